@@ -1,0 +1,1 @@
+"""Paper-style figures that check themselves: `python -m experiments` lists them."""
