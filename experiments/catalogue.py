@@ -1,0 +1,65 @@
+"""What experiments there are, read from the heads of their files without importing them."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What the head docstring of an experiment says.
+
+    Attributes:
+        name: the experiment's name.
+        title: its first line.
+        paper: the papers it reproduces.
+        figure: which of their figures and tables.
+        minutes: cost of the default preset on two cores.
+    """
+
+    name: str
+    title: str
+    paper: str
+    figure: str
+    minutes: str
+
+
+def read_head(file: Path) -> Head | None:
+    """Read the head of a file.
+
+    Args:
+        file: a module of this package.
+
+    Returns:
+        Its head, or None if its docstring gives no command of its own: then it is a part, not an experiment.
+
+    Raises:
+        ValueError: if an experiment's docstring lacks a field.
+    """
+    docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    if not re.search(rf"^Command:.*\bexperiments\.{file.stem}\b", docstring, re.MULTILINE):
+        return None
+    fields = {}
+    for field in ("Paper", "Figure", "Command", "Minutes", "Expected"):
+        found = re.search(rf"^{field}:\s*(.+(?:\n[ ]+.+)*)", docstring, re.MULTILINE)
+        if found is None:
+            raise ValueError(f"the docstring of {file.name} has no line '{field}: ...'")
+        fields[field.lower()] = " ".join(found[1].split())
+    return Head(
+        file.stem, docstring.splitlines()[0], fields["paper"], fields["figure"], fields["minutes"].split()[0]
+    )
+
+
+def heads(folder: Path = FOLDER) -> list[Head]:
+    """Read the heads of all experiments in a folder, by name.
+
+    Args:
+        folder: where the experiments are.
+    """
+    found = (read_head(file) for file in sorted(folder.glob("[a-z]*.py")))
+    return [head for head in found if head is not None]

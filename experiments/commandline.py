@@ -1,0 +1,131 @@
+"""The command line of every experiment: preset, results folder, and one option a field of its Config."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+PRESET_NAMES = ("smoke", "laptop", "paper")
+DEFAULT_PRESET = "laptop"
+DEFAULT_OUT = Path("results")
+
+Config = TypeVar("Config")
+
+
+class UsageError(Exception):
+    """A command that cannot be carried out as typed; its message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command(Generic[Config]):
+    """What the user asked for.
+
+    Attributes:
+        preset: smoke (seconds), laptop (minutes on two cores) or paper (the larger set-up).
+        out: folder of all results; this run goes to OUT/NAME/PRESET.
+        config: settings; their defaults are those of the preset.
+    """
+
+    preset: str
+    out: Path
+    config: Config
+
+
+def unknown(kind: str, word: str, known: Iterable[str]) -> str:
+    """Say in one line that a word is unknown, which one is meant most likely, and which there are.
+
+    Args:
+        kind: what the word should name, e.g. "preset".
+        word: the word as typed.
+        known: the words that there are.
+
+    Returns:
+        The message.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"no {kind} is called {word!r}.{hint} There are: {', '.join(known)}"
+
+
+def parse(
+    prog: str, description: str, presets: Mapping[str, Config], arguments: Sequence[str]
+) -> Command[Config]:
+    """Read an experiment's command line.
+
+    Args:
+        prog: the command as typed, for the help text.
+        description: head of the help text.
+        presets: preset name to settings, a dataclass with a field `seed`.
+        arguments: what follows the command.
+
+    Returns:
+        The command.
+
+    Raises:
+        UsageError: an unknown option, preset or value; the message names the nearest match.
+        SystemExit: with 0 after --help.
+    """
+    import tyro
+
+    preset = _find_preset(arguments)
+    default = presets[preset]
+    _reject_unknown_options(arguments, default)
+
+    form: Any = Command[type(default)]  # type: ignore[misc]  # tyro reads the types of the options from this
+    start = Command(preset, DEFAULT_OUT, default)
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message):
+            return tyro.cli(
+                form,
+                default=start,
+                prog=prog,
+                description=description,
+                args=list(arguments),
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        raise UsageError(_first_line(message.getvalue())) from None
+
+
+def _find_preset(arguments: Sequence[str]) -> str:
+    """Find the preset beforehand: the defaults of all other options hang on it."""
+    found = DEFAULT_PRESET
+    for position, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option == "--preset":
+            found = value if equals else "".join(arguments[position + 1 : position + 2])
+    if found not in PRESET_NAMES:
+        raise UsageError(unknown("preset", found, PRESET_NAMES))
+    return found
+
+
+def _reject_unknown_options(arguments: Sequence[str], config: Any) -> None:
+    fields = [field.name.replace("_", "-") for field in dataclasses.fields(config)]
+    switches = [f"no-{name}" for name in fields]
+    known = [f"--{name}" for name in ("preset", "out", "help", *fields)]
+    for argument in arguments:
+        option = argument.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and option not in known and option[2:] not in switches:
+            raise UsageError(unknown("option", option, known))
+
+
+def _first_line(box: str) -> str:
+    """Take the message out of tyro's box: the lines up to the first rule."""
+    lines: list[str] = []
+    for line in box.splitlines():
+        text = line.strip("│ ")
+        if text.startswith("╭"):
+            continue
+        if not text.strip("─╰╯"):
+            break
+        lines.append(text)
+    return " ".join(lines) or "the command could not be read"
