@@ -1,0 +1,161 @@
+"""Plots: what is drawn is what was given, in grey too; nothing is computed, nothing global changes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.colors import LogNorm, to_rgb
+from matplotlib.figure import Figure
+
+import gradflow as gf
+
+plots = gf.plots
+RATES = {"sigmoid": 0.1 ** np.arange(20.0), "ReLU": np.ones(20)}
+
+
+class TinyFlow(dict):
+    """The part of a Flow that a plot reads."""
+
+    layers: tuple[str, ...] = ()
+    taps: tuple[str, ...] = ()
+    carries: tuple[str, ...] = ()
+
+
+def tiny_flow(**shapes: tuple[int, ...]) -> TinyFlow:
+    flow = TinyFlow()
+    flow.layers = tuple(shapes)
+    for index, (name, shape) in enumerate(shapes.items()):
+        forward = np.full(shape, 1.0 + index, np.float32)
+        backward = np.geomspace(1e-6, 1, max(1, int(np.prod(shape))), dtype=np.float32).reshape(shape)
+        flow[name] = SimpleNamespace(output_rms=forward, output_grad_rms=backward)
+    return flow
+
+
+def drawn(figure: Figure, label: str) -> tuple[np.ndarray, np.ndarray]:
+    for axes in figure.axes:
+        for line in axes.get_lines():
+            if line.get_label() == label:
+                return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+    raise AssertionError(f"no line {label!r}")
+
+
+MAKERS = {
+    "profile": lambda axes: plots.profile(
+        RATES, ylabel="rms", theory={"sigmoid": RATES["sigmoid"]}, axes=axes
+    ),
+    "heatmap": lambda axes: plots.heatmap(
+        np.stack(list(RATES.values())), np.arange(0, 200, 10), label="rms", axes=axes
+    ),
+    "training_curves": lambda axes: plots.training_curves(
+        np.arange(20), RATES, reference={"chance": 0.1}, axes=axes
+    ),
+    "movement": lambda axes: plots.movement(RATES, resolution=1e-8, axes=axes),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_plot_draws_into_its_own_figure_or_into_axes_given(name, tmp_path):
+    before = dict(mpl.rcParams)
+    own = MAKERS[name](None)
+    assert isinstance(own, Figure)
+    own.savefig(tmp_path / "own.png")
+    shared = Figure()
+    axes = shared.subplots(1, 2)
+    assert MAKERS[name](axes[1]) is shared
+    assert axes[1].has_data()
+    assert not axes[0].has_data()
+    assert dict(mpl.rcParams) == before
+    assert axes[1].get_xlabel()
+    assert axes[1].get_ylabel()
+
+
+def test_profile_draws_the_values_on_a_log_axis_with_a_legend():
+    figure = MAKERS["profile"](None)
+    depth, values = drawn(figure, "sigmoid")
+    np.testing.assert_array_equal(depth, np.arange(1, 21))
+    np.testing.assert_array_equal(values, RATES["sigmoid"])
+    axes = figure.axes[0]
+    assert axes.get_yscale() == "log"
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"theory", "sigmoid", "ReLU"}
+
+
+def test_profile_refuses_theory_for_a_line_that_is_not_there():
+    with pytest.raises(ValueError, match="theory is given for 'tanh'"):
+        plots.profile(RATES, ylabel="rms", theory={"tanh": np.ones(3)})
+
+
+def test_zeros_are_left_out_on_a_log_axis_and_kept_on_a_linear_one():
+    lines = {"a": np.array([1.0, 0.0, 2.0])}
+    np.testing.assert_array_equal(drawn(plots.profile(lines, ylabel="y"), "a")[1], [1, np.nan, 2])
+    np.testing.assert_array_equal(drawn(plots.profile(lines, ylabel="y", log=False), "a")[1], [1, 0, 2])
+
+
+def test_heatmap_shows_the_values_with_the_first_layer_at_the_bottom():
+    values = np.array([[1e-3, 0.0], [1.0, 10.0]])
+    figure = plots.heatmap(values, np.array([0, 50]), label="rms")
+    image = figure.axes[0].get_images()[0]
+    np.testing.assert_array_equal(image.get_array().filled(np.nan), [[1e-3, np.nan], [1.0, 10.0]])
+    assert image.origin == "lower"
+    assert isinstance(image.norm, LogNorm)
+    assert (image.norm.vmin, image.norm.vmax) == (1e-3, 10.0)
+    assert image.get_extent() == [-25, 75, 0.5, 2.5]
+    assert figure.axes[1].get_ylabel() == "rms"
+
+
+@pytest.mark.parametrize("values", [np.zeros((2, 3)), np.full((2, 3), 2.0), np.full((2, 3), np.nan)])
+def test_heatmap_of_one_value_or_none_can_be_drawn(values, tmp_path):
+    plots.heatmap(values, np.arange(3), label="rms").savefig(tmp_path / "heat.png")
+
+
+def test_movement_below_the_resolution_is_drawn_on_it_with_open_markers():
+    figure = plots.movement({"sigmoid": np.array([0.0, 1e-9, 1e-2])}, resolution=1e-8)
+    np.testing.assert_array_equal(drawn(figure, "sigmoid")[1], [1e-8, 1e-8, 1e-2])
+    open_markers = [line for line in figure.axes[0].get_lines() if line.get_markerfacecolor() == "white"]
+    assert [line.get_xdata().tolist() for line in open_markers] == [[1, 2]]
+
+
+def test_line_styles_stay_distinct_without_colour():
+    styles = plots.line_styles()
+    assert len({(style["marker"], str(style["linestyle"])) for style in styles}) == len(styles) == 35
+    assert len({style["color"] for style in styles[:7]}) == 7
+
+
+def test_the_heat_maps_lightness_rises_steadily():
+    colors = mpl.colormaps[plots.HEAT](np.linspace(0, 1, 64))[:, :3]
+    lightness = colors @ np.array([0.2126, 0.7152, 0.0722])
+    assert (np.diff(lightness) > 0).all()
+    assert all(to_rgb(color) for color in plots.COLORS)
+
+
+def test_flow_over_depth():
+    figure = plots.flow(tiny_flow(Dense_0=(), Dense_1=(), Dense_2=()))
+    assert drawn(figure, "forward: rms of output")[1].tolist() == [1, 2, 3]
+    assert len(figure.axes) == 2
+    assert [axes.get_yscale() for axes in figure.axes] == ["log", "log"]
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["Dense_0", "Dense_1", "Dense_2"]
+
+
+def test_flow_over_time_has_one_row_of_colours_a_scanned_layer(tmp_path):
+    flow = tiny_flow(cell=(30,), short=(10,), head=())
+    flow.carries = ("carry/h",)
+    flow["carry/h"] = flow["cell"]
+    figure = plots.flow(flow, title="LSTM")
+    image = next(image for axes in figure.axes for image in axes.get_images())
+    shown = image.get_array()
+    assert shown.shape == (3, 30)
+    np.testing.assert_allclose(shown[0], flow["cell"].output_grad_rms)
+    assert shown.mask[1].tolist() == [False] * 10 + [True] * 20
+    figure.savefig(tmp_path / "flow.png")
+
+
+def test_flow_with_leading_axes_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(4, 30\); expected \(\) or \(time,\)"):
+        plots.flow(tiny_flow(cell=(4, 30)))
+
+
+def test_deep_flow_names_some_layers_only():
+    figure = plots.flow(tiny_flow(**{f"Dense_{index}": () for index in range(100)}))
+    assert len(figure.axes[0].get_xticklabels()) <= 26
