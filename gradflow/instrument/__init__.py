@@ -1,1 +1,8 @@
-"""Filled by its modules."""
+"""The instrument: a function transformation that reports the flow of gradients through any JAX model."""
+
+from gradflow.instrument.errors import FlowError
+from gradflow.instrument.flow import Flow, LayerFlow
+from gradflow.instrument.tap import tap
+from gradflow.instrument.transform import value_grad_and_flow
+
+__all__ = ["Flow", "FlowError", "LayerFlow", "tap", "value_grad_and_flow"]

@@ -1,0 +1,141 @@
+"""Name each site by the path of its parameter, whatever framework wrote the path."""
+
+from __future__ import annotations
+
+import collections
+import fnmatch
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from gradflow.instrument.errors import FlowError
+from gradflow.instrument.layers import Site
+
+Select = str | Sequence[str] | Callable[[str], bool] | None
+
+
+def path_parts(path: Sequence[Any]) -> tuple[str, ...]:
+    """Turn a pytree path into names, less what frameworks add around the user's own.
+
+    Examples:
+        >>> import jax
+        >>> path_parts(jax.tree_util.tree_flatten_with_path({"params": {"Dense_0": {"kernel": 1}}})[0][0][0])
+        ('Dense_0', 'kernel')
+    """
+    keys = list(path)
+    if len(keys) > 1 and isinstance(keys[-1], jax.tree_util.GetAttrKey) and keys[-1].name in ("value", "raw_value"):
+        keys.pop()  # a Flax NNX Variable
+    parts = [jax.tree_util.keystr((k,), simple=True) for k in keys]
+    if len(parts) > 1 and parts[0] == "params":
+        parts.pop(0)
+    return tuple(p for part in parts for p in part.split("/"))
+
+
+def name_sites(sites: Sequence[Site], leaf_parts: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return a distinct name for every site.
+
+    A layer is its leaf's path less the leaf's own name; two leaves under one path keep their own names; a second use of
+    the same leaf is `name#2`. A leaf known only by its number in a list is named by the scope that the code was traced in.
+
+    Raises:
+        FlowError: if a name given by hand is used twice.
+    """
+    bases = [_base(site, leaf_parts) for site in sites]
+    leaves_of: dict[str, set[frozenset[int]]] = collections.defaultdict(set)
+    for site, base in zip(sites, bases, strict=True):
+        if site.weight is not None:
+            leaves_of[base].add(site.weight.leaves)
+    names: list[str] = []
+    for site, base in zip(sites, bases, strict=True):
+        if site.weight is not None and len(leaves_of[base]) > 1:
+            base = _with_leaf(base, site, leaf_parts)
+        names.append(base)
+    names = _with_carries(sites, names)
+    return _distinct(sites, names)
+
+
+def selected(names: Sequence[str], select: Select) -> list[bool]:
+    """Tell which names match a pattern (`fnmatch`), any of several, or a predicate.
+
+    Raises:
+        FlowError: if none does.
+    """
+    if select is None:
+        return [True] * len(names)
+    if callable(select):
+        chosen = [bool(select(n)) for n in names]
+    else:
+        patterns = [select] if isinstance(select, str) else list(select)
+        chosen = [any(fnmatch.fnmatchcase(n, p) for p in patterns) for n in names]
+    if not any(chosen):
+        raise FlowError(
+            expected="select= to match at least one name",
+            got=f"{select!r}, which matches none of {', '.join(names)}",
+            cause="a typing error, or a pattern without wildcards (use 'Dense_*', '*/attention/*')",
+            fix="choose among the names above, or leave select out",
+        )
+    return chosen
+
+
+def _base(site: Site, leaf_parts: Sequence[tuple[str, ...]]) -> str:
+    if site.kind == "tap":
+        return site.given
+    if site.kind == "carry":
+        return ""
+    if site.weight is None:
+        return site.scope or "contraction"
+    parents = sorted({leaf_parts[k][:-1] for k in site.weight.leaves})
+    if len(parents) == 1:
+        if parents[0]:
+            return "/".join(parents[0])
+        if len(site.weight.leaves) == 1:
+            own = "/".join(leaf_parts[next(iter(site.weight.leaves))])
+            return site.scope or own if own.isdigit() else own or "weight"
+        return "+".join("/".join(leaf_parts[k]) for k in sorted(site.weight.leaves))
+    common = os.path.commonprefix(parents)
+    rests = ["/".join(p[len(common) :]) or "." for p in parents]
+    return "/".join((*common, "+".join(rests))) if len(rests) <= 4 else "/".join(common) or "weight"
+
+
+def _with_leaf(base: str, site: Site, leaf_parts: Sequence[tuple[str, ...]]) -> str:
+    assert site.weight is not None
+    own = "+".join(leaf_parts[k][-1] for k in sorted(site.weight.leaves) if leaf_parts[k])
+    return base if base == own or base.endswith("/" + own) else f"{base}/{own}"
+
+
+def _with_carries(sites: Sequence[Site], names: Sequence[str]) -> list[str]:
+    """Name a scan's carries after what the layers inside it have in common."""
+    out = list(names)
+    for k, site in enumerate(sites):
+        if site.kind != "carry":
+            continue
+        scan = site.chain[-1]
+        inside = [
+            tuple(n.split("/"))
+            for s, n in zip(sites, names, strict=True)
+            if s.kind not in ("carry", "tap") and s.path[: len(scan)] == scan
+        ]
+        common = os.path.commonprefix(inside)
+        out[k] = "/".join((*common, f"carry_{site.order[-1]}"))
+    return out
+
+
+def _distinct(sites: Sequence[Site], names: Sequence[str]) -> list[str]:
+    count: collections.Counter[str] = collections.Counter()
+    given = [n for s, n in zip(sites, names, strict=True) if s.kind == "tap"]
+    others = {n for s, n in zip(sites, names, strict=True) if s.kind != "tap"}
+    for name in given:
+        if given.count(name) > 1 or name in others:
+            raise FlowError(
+                expected="every gradflow.tap to have a name of its own",
+                got=f"{name!r} used twice",
+                cause="one function with a tap in it is called twice, or a layer has that name already",
+                fix="build the name from an argument, as in tap(f'block_{i}', x)",
+            )
+    out = []
+    for name in names:
+        count[name] += 1
+        out.append(name if count[name] == 1 else f"{name}#{count[name]}")
+    return out
