@@ -226,7 +226,7 @@ def training_curves(
 def movement(
     lines: Mapping[str, Float[np.ndarray, " layers"]],
     *,
-    resolution: float | None = None,
+    zero_at: float | None = None,
     styles: Mapping[str, Mapping[str, Any]] | None = None,
     title: str = "",
     axes: Axes | None = None,
@@ -235,8 +235,8 @@ def movement(
 
     Args:
         lines: name to ||W_t - W_0|| / ||W_0|| by layer, the layer nearest the input first.
-        resolution: smallest movement that the number format can hold; layers below it are drawn on it,
-            as open markers: their weights did not change by a single bit.
+        zero_at: where on the log axis to draw, as open markers, the layers whose weights did not change by a
+            single bit; by default they are left out.
         styles: line style by name; by default taken from `line_styles` in order.
         title: title of the panel.
         axes: where to draw; a new figure by default.
@@ -246,19 +246,17 @@ def movement(
     """
     axes = _axes_or_new(axes)
     chosen = _styles(lines, styles)
-    floor = 0.0 if resolution is None else resolution
-    raised = {name: np.maximum(values, floor) for name, values in lines.items()}
-    profile(raised, ylabel=r"$\|W_t - W_0\|\,/\,\|W_0\|$", styles=chosen, title=title, axes=axes)
-    if resolution is not None:
-        axes.axhline(resolution, color="#777777", lw=1, ls=":")
+    profile(lines, ylabel=r"$\|W_t - W_0\|\,/\,\|W_0\|$", styles=chosen, title=title, axes=axes)
+    if zero_at is not None:
+        axes.axhline(zero_at, color="#777777", lw=1, ls=":")
         axes.annotate(
-            "not a single bit changed", (1, resolution), xycoords=("axes fraction", "data"), xytext=(-3, 3),
+            "not a single bit changed", (1, zero_at), xycoords=("axes fraction", "data"), xytext=(-3, 3),
             textcoords="offset points", ha="right", color="#555555", fontsize=8,
         )  # fmt: skip
         for name, values in lines.items():
-            still = np.flatnonzero(np.asarray(values) < resolution)
+            still = np.flatnonzero(np.asarray(values) == 0)
             style = {"marker": chosen[name]["marker"], "color": chosen[name]["color"], "mfc": "white"}
-            axes.plot(still + 1, np.full(len(still), resolution), ls="none", zorder=3, **style)
+            axes.plot(still + 1, np.full(len(still), zero_at), ls="none", zorder=3, **style)
     return _figure_of(axes)
 
 

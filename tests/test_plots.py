@@ -52,7 +52,7 @@ MAKERS = {
     "training_curves": lambda axes: plots.training_curves(
         np.arange(20), RATES, reference={"chance": 0.1}, axes=axes
     ),
-    "movement": lambda axes: plots.movement(RATES, resolution=1e-8, axes=axes),
+    "movement": lambda axes: plots.movement(RATES, zero_at=1e-22, axes=axes),
 }
 
 
@@ -110,11 +110,12 @@ def test_heatmap_of_one_value_or_none_can_be_drawn(values, tmp_path):
     plots.heatmap(values, np.arange(3), label="rms").savefig(tmp_path / "heat.png")
 
 
-def test_movement_below_the_resolution_is_drawn_on_it_with_open_markers():
-    figure = plots.movement({"sigmoid": np.array([0.0, 1e-9, 1e-2])}, resolution=1e-8)
-    np.testing.assert_array_equal(drawn(figure, "sigmoid")[1], [1e-8, 1e-8, 1e-2])
+def test_layers_that_did_not_move_are_drawn_as_open_markers():
+    figure = plots.movement({"sigmoid": np.array([0.0, 0.0, 1e-9, 1e-2])}, zero_at=1e-11)
+    np.testing.assert_array_equal(drawn(figure, "sigmoid")[1], [np.nan, np.nan, 1e-9, 1e-2])
     open_markers = [line for line in figure.axes[0].get_lines() if line.get_markerfacecolor() == "white"]
     assert [line.get_xdata().tolist() for line in open_markers] == [[1, 2]]
+    assert [line.get_ydata().tolist() for line in open_markers] == [[1e-11, 1e-11]]
 
 
 def test_line_styles_stay_distinct_without_colour():
