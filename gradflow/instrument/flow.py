@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow.instrument.statistics import HIGH_SCALE, LOW_SCALE, OF_WEIGHT, STATISTICS
+from gradflow.instrument.statistics import HIGH_SCALE, LOW_SCALE, STATISTICS
 from gradflow.instrument.table import render
 
 _VALID_MEAN_SQUARE = 2.0**-94  # below this the plain sum of squares may have lost entries to underflow
@@ -225,8 +225,7 @@ class LayerFlow:
     @property
     def zero_grad_fraction(self) -> Any:
         """Fraction of the entries of dL/d(output) that are exactly 0."""
-        entries = self._mean("nonzero", self._size)
-        return _where(self._calls_array() > 0, 1 - entries, 0 * entries)
+        return self._mean("zero", self._size)
 
     @property
     def dead_fraction(self) -> Any:
@@ -241,11 +240,13 @@ class LayerFlow:
     @property
     def similarity(self) -> Any:
         """Mean cosine similarity between the outputs for different examples; 1 = all look alike."""
-        if self._entry.examples == 0 or "similarity_sum" not in self._flow._meta.main_columns:
+        if self._entry.examples == 0 or "similarity" not in self._flow._meta.wanted:
             return self._absent()
-        total, pairs = self._column("similarity_sum"), self._column("similarity_pairs")
-        xp = _namespace(total)
-        return _f32(xp, xp.where(pairs > 0, total / xp.where(pairs > 0, pairs, 1), np.nan))
+        # Every device and call holds the sum over all of them, so their mean is that sum.
+        count, direction = self._mean("alive", 1), self._mean("direction", 1)
+        xp = _namespace(count)
+        pairs = count * (count - 1)
+        return _f32(xp, xp.where(pairs > 0, (direction - count) / xp.where(pairs > 0, pairs, 1), np.nan))
 
     @property
     def nonfinite(self) -> Nonfinite:
@@ -294,9 +295,6 @@ class LayerFlow:
         calls = self._column("calls")
         return np.full(calls.shape, np.nan, np.float32)
 
-    def _calls_array(self) -> Any:
-        return self._column("calls")
-
     def _column(self, name: str, *, handed: bool = False) -> Any:
         meta, entry = self._flow._meta, self._entry
         columns, start = (meta.handed_columns, entry.handed) if handed else (meta.main_columns, entry.main)
@@ -333,11 +331,6 @@ def _namespace(x: Any) -> Any:
 
 def _f32(xp: Any, x: Any) -> Any:
     return xp.asarray(x, dtype=xp.float32)
-
-
-def _where(condition: Any, a: Any, b: Any) -> Any:
-    xp = _namespace(a)
-    return _f32(xp, xp.where(condition, a, b))
 
 
 def _rms(plain: Any, low: Any, high: Any, count: Any) -> Any:
@@ -377,4 +370,4 @@ def validate_statistics(names: Any) -> frozenset[str]:
     return frozenset(chosen)
 
 
-__all__ = ["LAYER_KINDS", "OF_WEIGHT", "Entry", "Flow", "LayerFlow", "Meta", "Nonfinite", "validate_statistics"]
+__all__ = ["LAYER_KINDS", "Entry", "Flow", "LayerFlow", "Meta", "Nonfinite", "validate_statistics"]

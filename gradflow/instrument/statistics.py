@@ -8,9 +8,8 @@ float32 when squared: 1e-25 is a fine float32, its square is 0.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,83 +18,99 @@ from jaxtyping import Array, Float, Num
 
 from gradflow.instrument.jaxprs import varying_axes
 
+T = TypeVar("T")
 LOW_SCALE = 2.0**64
 HIGH_SCALE = 2.0**-96
 # A mean square above this loses nothing that float32 keeps, even if a few entries carry all of it.
 HEALTHY_MEAN_SQUARE = 2.0**-80
 HEALTHY_SUM = 2.0**100
-_PACK = 1 << 16
+_PACK_BITS = 16
+_PACK = 1 << _PACK_BITS
 
-FORWARD = ("output_rms", "output_mean", "similarity", "nonfinite", "input_rms")
-BACKWARD = ("output_grad_rms", "zero_grad_fraction", "dead_fraction", "underflow_fraction", "nonfinite")
-OF_WEIGHT = ("weight_rms", "weight_grad_rms", "weight_grad_norm")
-STATISTICS = tuple(dict.fromkeys((*FORWARD, *BACKWARD, "input_grad_rms", *OF_WEIGHT)))
-
-_SQUARES = ("sum", "low", "high")
+STATISTICS = (
+    "input_rms", "output_rms", "output_mean", "output_grad_rms", "input_grad_rms",
+    "weight_rms", "weight_grad_rms", "weight_grad_norm",
+    "zero_grad_fraction", "dead_fraction", "underflow_fraction", "similarity", "nonfinite",
+)  # fmt: skip
+SCALES = ("sum", "low", "high")
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Which numbers a tap returns, by name, in order: `main` from the value's tap, `handed` from the input's."""
+    """Which numbers a tap returns, by name, in order.
+
+    Attributes:
+        wanted: fields of `LayerFlow` that were asked for; sums that none of them needs are not formed.
+    """
 
     wanted: frozenset[str]
 
     @property
-    def main(self) -> tuple[str, ...]:
-        """Columns of the tap on a value: forward, then backward."""
-        return (*self.forward_input, *self.forward_output, *self.backward)
-
-    @property
-    def forward_input(self) -> tuple[str, ...]:
-        """Columns of the layer's input, forward."""
-        return tuple(f"input_{s}" for s in _SQUARES) if "input_rms" in self.wanted else ()
-
-    @property
-    def forward_output(self) -> tuple[str, ...]:
-        """Columns of the tapped value, forward."""
-        columns: list[str] = []
-        if "output_rms" in self.wanted:
-            columns += [f"output_{s}" for s in _SQUARES]
+    def forward(self) -> tuple[str, ...]:
+        """Columns from the forward pass: the layer's input, then its output."""
+        columns = [*(f"input_{s}" for s in SCALES)] if "input_rms" in self.wanted else []
+        if self.squares_output:
+            columns += [f"output_{s}" for s in SCALES]
         if "output_mean" in self.wanted:
             columns.append("output_total")
         if "similarity" in self.wanted:
-            columns += ["similarity_sum", "similarity_pairs"]
+            columns += ["direction", "alive"]
         if "nonfinite" in self.wanted:
             columns.append("nonfinite_forward")
         return tuple(columns)
 
     @property
     def backward(self) -> tuple[str, ...]:
-        """Columns of the tapped value's cotangent."""
+        """Columns of the output's cotangent."""
         columns = ["calls"]
-        if "output_grad_rms" in self.wanted:
-            columns += [f"cotangent_{s}" for s in _SQUARES]
+        if self.squares_cotangent:
+            columns += [f"cotangent_{s}" for s in SCALES]
         if "nonfinite" in self.wanted:
             columns.append("nonfinite_backward")
         if self.counts_entries:
-            columns += ["nonzero", "flushed", "dead"]
+            columns += ["zero", "flushed", "dead"]
         return tuple(columns)
+
+    @property
+    def main(self) -> tuple[str, ...]:
+        """Columns of the tap on a value."""
+        return self.forward + self.backward
+
+    @property
+    def handed(self) -> tuple[str, ...]:
+        """Columns of the cotangent that a layer hands down to its input."""
+        return ("calls", *(f"cotangent_{s}" for s in SCALES)) if "input_grad_rms" in self.wanted else ()
+
+    @property
+    def squares_output(self) -> bool:
+        """Whether the output is squared and summed."""
+        return bool(self.wanted & {"output_rms", "nonfinite", "similarity"})
+
+    @property
+    def squares_cotangent(self) -> bool:
+        """Whether the output's cotangent is squared and summed."""
+        return bool(self.wanted & {"output_grad_rms", "nonfinite"})
 
     @property
     def counts_entries(self) -> bool:
         """Whether cotangent entries are looked at one by one."""
         return bool(self.wanted & {"zero_grad_fraction", "dead_fraction", "underflow_fraction"})
 
-    @property
-    def handed(self) -> tuple[str, ...]:
-        """Columns of the cotangent that a layer hands down to its input."""
-        return ("calls", *(f"cotangent_{s}" for s in _SQUARES)) if "input_grad_rms" in self.wanted else ()
-
 
 class Squares(NamedTuple):
-    """Sums of squares of an array at three scales; `rows` are the sums along one kept axis, times `scale` squared."""
+    """Sums of squares of one array.
 
-    rows: Float[Array, "*rows"]
-    scale: Float[Array, ""]
+    Attributes:
+        sum: over all entries.
+        rows: along the kept axis, of the entries times `scale`.
+        scale: 1, or what brought the entries back into range.
+        rescue: the sums at the low and at the high scale and the count of NaN and Inf; zeros where `sum` is healthy.
+    """
+
     sum: Float[Array, ""]
-    low: Float[Array, ""]
-    high: Float[Array, ""]
-    nonfinite: Float[Array, ""]
+    rows: Float[Array, " rows"]
+    scale: Float[Array, ""]
+    rescue: Float[Array, " 3"]
 
 
 def on_cpu() -> bool:
@@ -104,117 +119,110 @@ def on_cpu() -> bool:
 
 
 def squares(x: Num[Array, "..."], keep: int | None = None) -> Squares:
-    """Sum the squares of all entries, along the axis `keep` one by one if given.
+    """Sum the squares of all entries of an array, also row by row along the axis `keep` if one is given.
 
     On a CPU only the plain sum is formed; a branch that is hardly ever taken forms the others when it says that they
-    are needed. On GPU and TPU the sums are one fused pass, so all are formed at once.
+    are needed. On GPU and TPU all sums are one fused pass.
     """
     axes = tuple(k for k in range(x.ndim) if k != keep)
     x32 = x.astype(jnp.float32)
     rows = jnp.sum(jnp.square(x32), axis=axes)
-    total = jnp.sum(rows) if keep is not None else rows
+    # The barrier keeps XLA from turning the sum of row sums into a second pass over the squares, written out in memory.
+    total = rows if keep is None else jnp.sum(lax.optimization_barrier(rows))
+    healthy = (total > x.size * HEALTHY_MEAN_SQUARE) & (total < HEALTHY_SUM)
     one = jnp.ones_like(total)
 
-    def at_all_scales(_: None) -> Squares:
+    def rescue() -> tuple[Array, Array, Array]:
         low = jnp.sum(jnp.square(x32 * LOW_SCALE), axis=axes)
         high = jnp.sum(jnp.square(x32 * HIGH_SCALE), axis=axes)
-        bad = jnp.sum(~jnp.isfinite(x32), axis=axes, dtype=jnp.int32).astype(jnp.float32)
+        bad = jnp.sum(~jnp.isfinite(x32), dtype=jnp.int32).astype(jnp.float32)
         large = ~(total < HEALTHY_SUM)
-        chosen = jnp.where(large, high, low)
-        scale = jnp.where(large, one * HIGH_SCALE, one * LOW_SCALE)
-        return Squares(chosen, scale, total, jnp.sum(low), jnp.sum(high), jnp.sum(bad))
+        sums = jnp.stack([jnp.sum(low), jnp.sum(high), bad])
+        return jnp.where(large, high, low), jnp.where(large, one * HIGH_SCALE, one * LOW_SCALE), sums
 
-    healthy = (total > x.size * HEALTHY_MEAN_SQUARE) & (total < HEALTHY_SUM)
-    plain = Squares(rows, one, total, 0 * one, 0 * one, 0 * one)
+    rows, scale, rescued = choose(healthy, lambda: (rows, one, jnp.stack([0 * one] * 3)), rescue)
+    return Squares(total, rows, scale, rescued)
+
+
+def choose(healthy: Array, plain: Callable[[], T], rescue: Callable[[], T]) -> T:
+    """Return `plain()` if healthy, else `rescue()`: by a branch on the CPU, by selection where both are one fused pass."""
     if on_cpu():
-        return lax.cond(healthy, lambda _: plain, at_all_scales, None)
-    robust = at_all_scales(None)
-    return robust._replace(
-        rows=jnp.where(healthy, rows, robust.rows), scale=jnp.where(healthy, one, robust.scale)
-    )
+        return lax.cond(healthy, plain, rescue)
+    return jax.tree.map(lambda a, b: jnp.where(healthy, a, b), plain(), rescue())
 
 
 def forward(
-    y: Num[Array, "..."], layout: Layout, example_axes: Sequence[int], mesh_axes: Sequence[str]
+    y: Num[Array, "..."], x: Num[Array, "..."] | None, layout: Layout, example_axes: Sequence[int], mesh: Sequence[str]
 ) -> Float[Array, " columns"]:
-    """Reduce a tapped value to the columns `layout.forward_output`."""
-    first = example_axes[0] if example_axes and "similarity" in layout.wanted else None
-    out: dict[str, Array] = {}
-    if layout.wanted & {"output_rms", "similarity", "nonfinite"}:
-        sums = squares(y, first)
-        out |= {f"output_{s}": getattr(sums, s) for s in _SQUARES}
-        out["nonfinite_forward"] = sums.nonfinite
-        if first is not None:
-            out["similarity_sum"], out["similarity_pairs"] = _similarity(y, sums, first, mesh_axes)
+    """Reduce a tapped value `y`, and the input `x` of its layer if there is one, to the columns `layout.forward`."""
+    zero = jnp.zeros((), jnp.float32)
+    pieces: list[Array] = []
+    if "input_rms" in layout.wanted:
+        entering = squares(x) if x is not None else None
+        pieces += [entering.sum, entering.rescue[:2]] if entering is not None else [jnp.zeros((3,), jnp.float32)]
+    alike = "similarity" in layout.wanted
+    first = example_axes[0] if alike and example_axes else None
+    if layout.squares_output:
+        leaving = squares(y, first)
+        pieces += [leaving.sum, leaving.rescue[:2]]
+    weights = [jnp.ones((y.shape[first],), jnp.float32)] if first is not None and "output_mean" in layout.wanted else []
+    if first is not None:
+        alive = leaving.rows > 0
+        weights.append(jnp.where(alive, lax.rsqrt(jnp.where(alive, leaving.rows, 1.0)) * leaving.scale, 0.0))
+    if weights:
+        totals = _weighted_sums(jnp.stack(weights), y.astype(jnp.float32), first)
     if "output_mean" in layout.wanted:
-        out["output_total"] = jnp.sum(y.astype(jnp.float32))
-    return _columns(out, layout.forward_output)
-
-
-def forward_input(x: Num[Array, "..."], layout: Layout) -> Float[Array, " columns"]:
-    """Reduce a layer's input to the columns `layout.forward_input`."""
-    if not layout.forward_input:
-        return jnp.zeros((0,), jnp.float32)
-    sums = squares(x)
-    return _columns({f"input_{s}": getattr(sums, s) for s in _SQUARES}, layout.forward_input)
+        pieces.append(jnp.sum(totals[0]) if weights else jnp.sum(y.astype(jnp.float32)))
+    if alike and first is not None:
+        pieces.append(jnp.sum(jnp.square(_over_mesh(totals[-1], mesh))))
+        pieces.append(_over_mesh(jnp.sum(alive.astype(jnp.float32)), mesh))
+    elif alike:
+        pieces += [zero, zero]
+    if "nonfinite" in layout.wanted:
+        pieces.append(leaving.rescue[2:])
+    return _joined(pieces)
 
 
 def backward(
-    g: Num[Array, "..."],
-    layout: Layout,
-    unit_axes: Sequence[int],
-    mesh_axes: Sequence[str],
-    flush_below: float,
+    g: Num[Array, "..."], layout: Layout, unit_axes: Sequence[int], mesh: Sequence[str], flush_below: float
 ) -> Float[Array, " columns"]:
     """Reduce a tapped value's cotangent to the columns `layout.backward`."""
-    out = {"calls": jnp.ones((), jnp.float32)}
-    if layout.wanted & {"output_grad_rms", "nonfinite"}:
+    pieces = [jnp.ones((), jnp.float32)]
+    if layout.squares_cotangent:
         sums = squares(g)
-        out |= {f"cotangent_{s}": getattr(sums, s) for s in _SQUARES}
-        out["nonfinite_backward"] = sums.nonfinite
+        pieces += [sums.sum, sums.rescue[:2]]
+        if "nonfinite" in layout.wanted:
+            pieces.append(sums.rescue[2:])
     if layout.counts_entries:
         nonzero, flushed = _count_by_unit(g, unit_axes, flush_below)
-        out["nonzero"] = jnp.sum(nonzero).astype(jnp.float32)
-        out["flushed"] = jnp.sum(flushed).astype(jnp.float32)
-        out["dead"] = jnp.sum(_over_mesh(nonzero, mesh_axes) == 0, dtype=jnp.int32).astype(jnp.float32)
-    return _columns(out, layout.backward)
+        dead = _over_mesh(nonzero, mesh) == 0
+        examples = g.size // nonzero.size
+        counts = jnp.stack([(examples - nonzero).astype(jnp.float32), flushed.astype(jnp.float32), dead.astype(jnp.float32)])
+        pieces.append(jnp.sum(counts, axis=tuple(range(1, counts.ndim))))
+    return _joined(pieces)
 
 
-def handed_down(g: Num[Array, "..."], layout: Layout) -> Float[Array, " columns"]:
-    """Reduce the cotangent that a layer hands to its input to the columns `layout.handed`."""
+def handed_down(g: Num[Array, "..."]) -> Float[Array, " columns"]:
+    """Reduce the cotangent that a layer hands to its input to the columns `Layout.handed`."""
     sums = squares(g)
-    out = {f"cotangent_{s}": getattr(sums, s) for s in _SQUARES}
-    return _columns(out | {"calls": jnp.ones((), jnp.float32)}, layout.handed)
+    return _joined([jnp.ones((), jnp.float32), sums.sum, sums.rescue[:2]])
 
 
-def _columns(values: dict[str, Array], order: Sequence[str]) -> Float[Array, " columns"]:
-    zero = jnp.zeros((), jnp.float32)
-    return jnp.stack([values.get(name, zero) for name in order]) if order else jnp.zeros((0,), jnp.float32)
+def _joined(pieces: Sequence[Array]) -> Float[Array, " columns"]:
+    return jnp.concatenate([jnp.atleast_1d(p) for p in pieces]) if pieces else jnp.zeros((0,), jnp.float32)
 
 
-def _over_mesh(x: Array, mesh_axes: Sequence[str]) -> Array:
-    return lax.psum(x, tuple(mesh_axes)) if mesh_axes else x
+def _over_mesh(x: Array, mesh: Sequence[str]) -> Array:
+    return lax.psum(x, tuple(mesh)) if mesh else x
 
 
-def _similarity(
-    y: Array, sums: Squares, axis: int, mesh_axes: Sequence[str]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    r"""Sum the cosine over ordered pairs of different examples: \|sum_b y_b/|y_b|\|^2 - m for m non-zero examples."""
-    alive = sums.rows > 0
-    inverse = jnp.where(alive, lax.rsqrt(jnp.where(alive, sums.rows, 1.0)) * sums.scale, 0.0)
-    direction = _weighted_sum(inverse, y.astype(jnp.float32), axis)
-    count = _over_mesh(jnp.sum(alive, dtype=jnp.int32).astype(jnp.float32), mesh_axes)
-    direction = _over_mesh(direction, mesh_axes)
-    return jnp.sum(jnp.square(direction)) - count, count * (count - 1)
-
-
-def _weighted_sum(weights: Float[Array, " examples"], y: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """Sum `y` over one axis with weights: a matrix product where that is the quicker pass over memory."""
+def _weighted_sums(weights: Float[Array, "k examples"], y: Float[Array, "..."], axis: int) -> Float[Array, "k ..."]:
+    """Sum `y` over one axis with each row of weights: a matrix product where that is the quicker pass over memory."""
     if on_cpu() and axis in (0, y.ndim - 1) and not _explicitly_sharded(y):
-        return lax.dot_general(weights, y, (((0,), (axis,)), ((), ())))
+        return lax.dot_general(weights, y, (((1,), (axis,)), ((), ())))
     shape = [1] * y.ndim
     shape[axis] = y.shape[axis]
-    return jnp.sum(y * weights.reshape(shape), axis=axis)
+    return jnp.stack([jnp.sum(y * row.reshape(shape), axis=axis) for row in weights])
 
 
 def _explicitly_sharded(x: Array) -> bool:
@@ -225,22 +233,25 @@ def _explicitly_sharded(x: Array) -> bool:
 def _count_by_unit(g: Array, unit_axes: Sequence[int], flush_below: float) -> tuple[Array, Array]:
     """Count, for each unit, the entries that are not 0 and those that a 16-bit cast would make 0, in one pass.
 
-    Both counts travel in one int32 as long as neither can overflow its half.
+    Both counts travel in one int32. The longest example axis is summed in short runs first: XLA's CPU backend writes the
+    codes out in memory before it sums a long axis, and does not for a short one.
     """
     size = jnp.abs(g.astype(jnp.float32))
-    nonzero, flushed = size != 0, (size != 0) & (size <= flush_below)
-    examples = [k for k in range(g.ndim) if k not in unit_axes]
-    packed: list[int] = []
-    for axis in sorted(examples, reverse=True):
-        if math.prod(g.shape[k] for k in (*packed, axis)) < _PACK // 2:
-            packed.append(axis)
-    if not packed:
-        return jnp.sum(nonzero, axis=tuple(examples), dtype=jnp.int32), jnp.sum(
-            flushed, axis=tuple(examples), dtype=jnp.int32
-        )
-    code = jnp.sum(nonzero.astype(jnp.int32) + _PACK * flushed.astype(jnp.int32), axis=tuple(packed), keepdims=True)
-    rest = tuple(examples)
-    return jnp.sum(code & (_PACK - 1), axis=rest), jnp.sum(code >> 16, axis=rest)
+    nonzero = size != 0
+    code = nonzero.astype(jnp.int32) + _PACK * (nonzero & (size <= flush_below)).astype(jnp.int32)
+    examples = tuple(k for k in range(g.ndim) if k not in unit_axes)
+    if not examples:
+        return nonzero.astype(jnp.int32), code >> _PACK_BITS
+    axis = max(examples, key=lambda k: _run(g.shape[k]))
+    run = _run(g.shape[axis])
+    split = code.reshape(*g.shape[:axis], g.shape[axis] // run, run, *g.shape[axis + 1 :])
+    runs = jnp.sum(split, axis=axis + 1)
+    return jnp.sum(runs & (_PACK - 1), axis=examples), jnp.sum(runs >> _PACK_BITS, axis=examples)
+
+
+def _run(length: int) -> int:
+    """Return the largest divisor of a length that is at most 16."""
+    return next(d for d in range(16, 0, -1) if length % d == 0)
 
 
 def mesh_axes_of(y: Array, axes: Sequence[str]) -> tuple[str, ...]:

@@ -69,48 +69,38 @@ class TapSpec:
 def apply_tap(
     spec: TapSpec, y: Num[Array, "..."], x: Num[Array, "..."] | None, sink: Float[Array, " columns"]
 ) -> Num[Array, "..."]:
-    """Return `y`; the gradient with respect to `sink` is its statistics, and the forward ones of the input `x`."""
-    if x is None:
-        entering = jnp.zeros((len(spec.layout.forward_input),), jnp.float32)
-    else:
-        entering = statistics.forward_input(jax.lax.stop_gradient(x), spec.layout)
-    return _value_tap(spec, y, entering, _as_varying(sink, y))
+    """Return `y`; the gradient with respect to `sink` is its statistics, and the forward ones of the layer's input `x`."""
+    axes = statistics.mesh_axes_of(y, spec.mesh_axes)
+    ahead = statistics.forward(*jax.lax.stop_gradient((y, x)), spec.layout, spec.example_axes, axes)
+    return _value_tap(spec, y, as_varying(ahead, y), as_varying(sink, y))
 
 
 def apply_input_tap(spec: TapSpec, x: Num[Array, "..."], sink: Float[Array, " columns"]) -> Num[Array, "..."]:
     """Return `x`; the gradient with respect to `sink` is the statistics of the cotangent that this use of `x` gets."""
-    return _input_tap(spec, x, _as_varying(sink, x))
+    return _input_tap(spec, x, as_varying(sink, x))
 
 
-def _as_varying(sink: Array, like: Any) -> Array:
-    """Let the sink differ from device to device as the value does: its gradient is then summed over the devices."""
-    missing = varying_axes(like) - varying_axes(sink)
-    return jax.lax.pcast(sink, tuple(sorted(missing)), to="varying") if missing else sink
+def as_varying(x: Array, like: Any) -> Array:
+    """Let `x` differ from device to device as `like` does; the gradient of a sink is then summed over the devices."""
+    missing = varying_axes(like) - varying_axes(x)
+    return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _value_tap(spec: TapSpec, y: Array, entering: Array, sink: Array) -> Array:
-    del spec, entering, sink
+def _value_tap(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> Array:
+    del spec, ahead, sink
     return y
 
 
-def _value_tap_fwd(spec: TapSpec, y: Array, entering: Array, sink: Array) -> tuple[Array, Array]:
-    del sink
-    axes = statistics.mesh_axes_of(y, spec.mesh_axes)
-    leaving = statistics.forward(y, spec.layout, spec.example_axes, axes)
-    return y, jnp.concatenate([_like(entering, leaving, y), _like(leaving, leaving, y)])
+def _value_tap_fwd(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> tuple[Array, Array]:
+    del spec, sink
+    return y, ahead
 
 
 def _value_tap_bwd(spec: TapSpec, ahead: Array, g: Array) -> tuple[Array, None, Array]:
     axes = statistics.mesh_axes_of(g, spec.mesh_axes)
     back = statistics.backward(g, spec.layout, spec.unit_axes, axes, spec.flush_below)
-    return g, None, jnp.concatenate([ahead, _like(back, ahead, g)])
-
-
-def _like(columns: Array, *others: Array) -> Array:
-    """Give columns the device-variation of the values beside them, so that they can be stacked."""
-    missing = frozenset[str]().union(*(varying_axes(o) for o in others)) - varying_axes(columns)
-    return jax.lax.pcast(columns, tuple(sorted(missing)), to="varying") if missing else columns
+    return g, None, jnp.concatenate([ahead, as_varying(back, g)])
 
 
 _value_tap.defvjp(_value_tap_fwd, _value_tap_bwd)
@@ -128,8 +118,8 @@ def _input_tap_fwd(spec: TapSpec, x: Array, sink: Array) -> tuple[Array, None]:
 
 
 def _input_tap_bwd(spec: TapSpec, _: None, g: Array) -> tuple[Array, Array]:
-    columns = statistics.handed_down(g, spec.layout)
-    return g, _like(columns, g)
+    del spec
+    return g, as_varying(statistics.handed_down(g), g)
 
 
 _input_tap.defvjp(_input_tap_fwd, _input_tap_bwd)

@@ -107,7 +107,7 @@ def reduce(
 
 def _sums(x: Array) -> Float[Array, " 3"]:
     sums = squares(x)
-    return jnp.stack([sums.sum, sums.low, sums.high])
+    return jnp.concatenate([sums.sum[None], sums.rescue[:2]])
 
 
 def _count(x: Array) -> Array:
