@@ -68,10 +68,10 @@ def close(
         raise ValueError(f"give relative or absolute, one of the two; got {relative} and {absolute}")
     expected, measured = float(expected), float(measured)
     if relative is not None:
-        band, words = relative * abs(expected), f"± {100 * relative:g} %"
+        band, words = relative * abs(expected), f"± {100 * relative:.3g} %"
     else:
         assert absolute is not None
-        band, words = absolute, f"± {absolute:g}"
+        band, words = absolute, f"± {absolute:.3g}"
     return Claim(claim, source, expected, measured, words, abs(measured - expected) <= band)
 
 

@@ -136,6 +136,7 @@ def report(experiment: Experiment, claims: Sequence[Claim], folder: Path) -> Non
         folder: its results.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{experiment.name}: claims", title_justify="left")
@@ -146,7 +147,12 @@ def report(experiment: Experiment, claims: Sequence[Claim], folder: Path) -> Non
     for claim in claims:
         mark = "[green]yes[/]" if claim.holds else "[bold red]NO[/]"
         table.add_row(
-            claim.claim, claim.source, _number(claim.expected), _number(claim.measured), claim.tolerance, mark
+            escape(claim.claim),
+            escape(claim.source),
+            _number(claim.expected),
+            _number(claim.measured),
+            claim.tolerance,
+            mark,
         )
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)

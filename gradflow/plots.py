@@ -18,7 +18,7 @@ from jaxtyping import Float, Num
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 if TYPE_CHECKING:
     from gradflow.instrument import Flow
@@ -121,7 +121,7 @@ def profile(
     if log:
         _log_axis(axes)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xticks(_depth_ticks(max(map(len, lines.values()), default=1)))
     _legend(axes)
     return _figure_of(axes)
 
@@ -169,7 +169,7 @@ def heatmap(
     axes.set_facecolor("#BBBBBB")
     axes.grid(False)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_yticks(_depth_ticks(len(values)))
     figure = _figure_of(axes)
     if colorbar:
         figure.colorbar(image, ax=axes, label=label)
@@ -208,8 +208,8 @@ def training_curves(
     for name, level in (reference or {}).items():
         axes.axhline(level, color="#777777", lw=1, ls=":")
         axes.annotate(
-            name, (1, level), xycoords=("axes fraction", "data"), xytext=(-3, 3), textcoords="offset points",
-            ha="right", color="#555555", fontsize=8,
+            name, (1, level), xycoords=("axes fraction", "data"), xytext=(-3, -3), textcoords="offset points",
+            ha="right", va="top", color="#555555", fontsize=8,
         )  # fmt: skip
     for name, values in curves.items():
         axes.plot(
@@ -374,6 +374,13 @@ def _limits(shown: np.ma.MaskedArray, log: bool) -> tuple[float, float]:
     if low < high:
         return low, high
     return (low / 2, high * 2) if log else (low - 1, high + 1)
+
+
+def _depth_ticks(layers: int) -> list[int]:
+    """Tick the first layer and every 1, 2, 5, 10, 20, 50 ... layers after, six ticks at most."""
+    steps = (factor * 10**power for power in range(9) for factor in (1, 2, 5))
+    step = next(step for step in steps if layers / step <= 6)
+    return sorted({1, *range(step, layers + 1, step)})
 
 
 def _markevery(count: int) -> int:

@@ -160,3 +160,18 @@ def test_flow_with_leading_axes_is_refused():
 def test_deep_flow_names_some_layers_only():
     figure = plots.flow(tiny_flow(**{f"Dense_{index}": () for index in range(100)}))
     assert len(figure.axes[0].get_xticklabels()) <= 26
+
+
+@pytest.mark.parametrize(
+    "layers, ticks",
+    [
+        (1, [1]),
+        (3, [1, 2, 3]),
+        (20, [1, 5, 10, 15, 20]),
+        (59, [1, 10, 20, 30, 40, 50]),
+        (10_000, [1, 2000, 4000, 6000, 8000, 10_000]),
+    ],
+)
+def test_depth_axis_starts_at_layer_1_and_goes_on_in_round_numbers(layers, ticks):
+    figure = plots.profile({"a": np.ones(layers)}, ylabel="y")
+    assert figure.axes[0].get_xticks().tolist() == ticks
