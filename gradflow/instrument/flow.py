@@ -320,7 +320,10 @@ class LayerFlow:
             return self._absent()
         group, index = entry.weight
         array = self._flow._host[1][group]
-        at = [index * len(meta.weight_columns) + meta.weight_columns.index(f"{which}_{s}") for s in ("sum", "low", "high")]
+        at = [
+            index * len(meta.weight_columns) + meta.weight_columns.index(f"{which}_{s}")
+            for s in ("sum", "low", "high")
+        ]
         sums = [array[..., k] for k in at]
         return _rms(*sums, float(entry.weight_size))
 

@@ -80,7 +80,9 @@ class Interpreter:
                 jaxprs.evaluate(jaxpr.eqns[start:stop], outs, env)
         return [env[v] if jaxprs.is_var(v) else v.val for v in jaxpr.outvars]
 
-    def _equation(self, node: _Node, index: int, eqn: core.JaxprEqn, env: dict[Any, Any], sinks: Sinks) -> None:
+    def _equation(
+        self, node: _Node, index: int, eqn: core.JaxprEqn, env: dict[Any, Any], sinks: Sinks
+    ) -> None:
         here = [self.sites[k] for k in node.taps.get(index, ())]
         inputs = {v: env[v] for v in eqn.invars if jaxprs.is_var(v)}
         entering = {}
@@ -110,16 +112,24 @@ class Interpreter:
         outs = self._call(below[0], jaxprs.inner_jaxpr(eqn), args, sinks)
         return _constrained(outs, eqn.params.get("out_shardings", ()))
 
-    def _remat(self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks) -> list[Any]:
+    def _remat(
+        self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks
+    ) -> list[Any]:
         def run(args: Sequence[Any], sinks: Sinks) -> list[Any]:
             return self._call(below[0], jaxprs.inner_jaxpr(eqn), args, sinks)
 
         remat = jax.checkpoint(run, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
         return remat(list(args), _needed(below[0], sinks))
 
-    def _scan(self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks) -> list[Any]:
+    def _scan(
+        self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks
+    ) -> list[Any]:
         num_consts, num_carry = jaxprs.scan_arity(eqn)
-        consts, carry, rows = args[:num_consts], args[num_consts : num_consts + num_carry], args[num_consts + num_carry :]
+        consts, carry, rows = (
+            args[:num_consts],
+            args[num_consts : num_consts + num_carry],
+            args[num_consts + num_carry :],
+        )
         node = below[0]
 
         def body(carry: list[Any], step: tuple[list[Any], Sinks]) -> tuple[list[Any], list[Any]]:
@@ -146,7 +156,9 @@ class Interpreter:
         numbers |= {number for kind, number, _ in node.keys if kind == "pack"}
         return {("pack", n, ""): sinks[("pack", n, "")] for n in sorted(numbers)}
 
-    def _cond(self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks) -> list[Any]:
+    def _cond(
+        self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks
+    ) -> list[Any]:
         def branch(number: int) -> Callable[[list[Any], Sinks], list[Any]]:
             closed = eqn.params["branches"][number]
             return lambda args, sinks: self._call(below.get(number, _Node()), closed, args, sinks)

@@ -76,3 +76,9 @@ def any_equation(jaxpr: core.Jaxpr, predicate: Callable[[core.JaxprEqn], bool]) 
 def varying_axes(x: Any) -> frozenset[str]:
     """Return the manual mesh axes over which a value differs from device to device (empty outside `shard_map`)."""
     return frozenset(getattr(jax.typeof(x), "vma", ()) or ())
+
+
+def as_varying(x: jax.Array, like: Any) -> jax.Array:
+    """Let `x` differ from device to device as `like` does; the gradient of a sink is then summed over the devices."""
+    missing = varying_axes(like) - varying_axes(x)
+    return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x

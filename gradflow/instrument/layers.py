@@ -111,11 +111,15 @@ class _Analysis:
     def collect(self, feeding_loss: int) -> list[Site]:
         alive = [s for p, s in self.found.items() if s.kind == "tap" or self.bits[p] & feeding_loss]
         carries = [
-            s for s in self.extra.values() if any(s.chain[-1] == layer.path[: len(s.chain[-1])] for layer in alive)
+            s
+            for s in self.extra.values()
+            if any(s.chain[-1] == layer.path[: len(s.chain[-1])] for layer in alive)
         ]
         return sorted([*alive, *carries], key=lambda s: s.order)
 
-    def walk(self, jaxpr: core.Jaxpr, consts: list[Origin], args: list[Origin], place: _Place) -> list[Origin]:
+    def walk(
+        self, jaxpr: core.Jaxpr, consts: list[Origin], args: list[Origin], place: _Place
+    ) -> list[Origin]:
         env: dict[Any, Origin] = dict(zip(jaxpr.constvars, consts, strict=True))
         env.update(zip(jaxpr.invars, args, strict=True))
 
@@ -200,7 +204,8 @@ class _Analysis:
 
     def cond(self, eqn: core.JaxprEqn, origins: list[Origin], index: int, place: _Place) -> list[Origin]:
         branches = [
-            self.call(branch, origins[1:], place.into(index, k)) for k, branch in enumerate(eqn.params["branches"])
+            self.call(branch, origins[1:], place.into(index, k))
+            for k, branch in enumerate(eqn.params["branches"])
         ]
         outs = branches[0]
         for branch in branches[1:]:
@@ -222,7 +227,9 @@ class _Analysis:
         if eqn.primitive.name not in jaxprs.CUSTOM_RULES:
             return [join(origins)] * len(eqn.outvars)
         inner = _Analysis(self.activations)
-        outs = inner.call(jaxprs.inner_jaxpr(eqn), [dataclasses.replace(o, layers=0) for o in origins], _Place())
+        outs = inner.call(
+            jaxprs.inner_jaxpr(eqn), [dataclasses.replace(o, layers=0) for o in origins], _Place()
+        )
         passed = join(origins)
         outs = [dataclasses.replace(o, layers=passed.layers) for o in outs]
         weights = [s.weight for s in inner.found.values() if s.weight is not None]
@@ -249,7 +256,9 @@ class _Analysis:
                 expected=f"gradflow.tap({name!r}, ...) where a cotangent passes",
                 got=f"one inside {'a while loop' if loop else 'a ' + eqn.primitive.name}",
                 cause="a while loop has no reverse mode" if loop else "custom rules are never broken open",
-                fix="use lax.scan or a fori_loop with constant bounds" if loop else "tap the value outside of it",
+                fix="use lax.scan or a fori_loop with constant bounds"
+                if loop
+                else "tap the value outside of it",
             )
 
     def hand_tap(self, eqn: core.JaxprEqn, origins: list[Origin], index: int, place: _Place) -> list[Origin]:
@@ -266,14 +275,18 @@ class _Analysis:
         if not operand.is_weight:
             return [join(origins)]
         if not examples or not is_inexact(out):
-            return [dataclasses.replace(join_indices(operand, [indices]), steps=(*operand.steps, ("opaque",)))]
+            return [
+                dataclasses.replace(join_indices(operand, [indices]), steps=(*operand.steps, ("opaque",)))
+            ]
         bit = self.add(
             eqn, index, place, "embedding", 0, None, operand, (tuple(dims.offset_dims), examples), [indices]
         )
         joined = join(origins)
         return [dataclasses.replace(joined, layers=indices.layers | bit)]
 
-    def contraction(self, eqn: core.JaxprEqn, origins: list[Origin], index: int, place: _Place) -> list[Origin]:
+    def contraction(
+        self, eqn: core.JaxprEqn, origins: list[Origin], index: int, place: _Place
+    ) -> list[Origin]:
         lhs, rhs = origins
         joined = join(origins)
         if not (lhs.is_weight or rhs.is_weight):
@@ -349,7 +362,11 @@ def _definition(jaxpr: core.Jaxpr, var: Any, path: Path) -> tuple[Path, int, Any
             if eqn.primitive.name in jaxprs.INLINED | jaxprs.REMAT:
                 inner, _ = jaxprs.opened(jaxprs.inner_jaxpr(eqn))
                 if jaxprs.is_var(inner.outvars[out]):
-                    return _definition(inner, inner.outvars[out], (*path, index, 0)) or ((*path, index), out, var)
+                    return _definition(inner, inner.outvars[out], (*path, index, 0)) or (
+                        (*path, index),
+                        out,
+                        var,
+                    )
             return (*path, index), out, var
     return None
 

@@ -25,7 +25,11 @@ def path_parts(path: Sequence[Any]) -> tuple[str, ...]:
         ('Dense_0', 'kernel')
     """
     keys = list(path)
-    if len(keys) > 1 and isinstance(keys[-1], jax.tree_util.GetAttrKey) and keys[-1].name in ("value", "raw_value"):
+    if (
+        len(keys) > 1
+        and isinstance(keys[-1], jax.tree_util.GetAttrKey)
+        and keys[-1].name in ("value", "raw_value")
+    ):
         keys.pop()  # a Flax NNX Variable
     parts = [jax.tree_util.keystr((k,), simple=True) for k in keys]
     if len(parts) > 1 and parts[0] == "params":

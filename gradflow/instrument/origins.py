@@ -58,9 +58,7 @@ _UNCHANGED = frozenset(
     }
 )  # fmt: skip
 _OPAQUE_VIEWS = frozenset({"broadcast_in_dim", "dynamic_slice", "rev"})
-_SAME_EVERYWHERE = frozenset(
-    {"psum", "psum_invariant", "pmax", "pmin", "all_gather", "all_gather_invariant"}
-)
+_SAME_EVERYWHERE = frozenset({"psum", "psum_invariant", "pmax", "pmin", "all_gather", "all_gather_invariant"})
 _RESCALING = frozenset({"mul", "div", "add", "sub"})
 
 
@@ -162,7 +160,9 @@ def _collected(name: str, origin: Origin) -> Origin:
 
 def _axis_names(params: dict[str, Any]) -> frozenset[str]:
     names = params.get("axes", params.get("axis_name", ()))
-    return frozenset(n for n in (names if isinstance(names, (tuple, list)) else (names,)) if isinstance(n, str))
+    return frozenset(
+        n for n in (names if isinstance(names, (tuple, list)) else (names,)) if isinstance(n, str)
+    )
 
 
 def size_of(atom: Any) -> int:

@@ -1,31 +1,28 @@
 """Array -> a few float32 numbers: the reductions that a tap makes of a value and of its cotangent.
 
 Everything is a sum, so that scan steps, branches, shards and repeated uses add up; `flow.py` forms means, rms and
-fractions at the end. Squares are summed at three scales because a gradient that vanishes or explodes leaves the range of
-float32 when squared: 1e-25 is a fine float32, its square is 0.
+fractions at the end. A gradient that vanishes or explodes leaves the range of float32 when squared (1e-25 is a fine
+float32, its square is 0), so an array is brought near 1 by a power of two before it is squared, and its sum of squares is
+reported at three scales, of which at least one can hold it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from gradflow.instrument.jaxprs import varying_axes
 
-T = TypeVar("T")
 LOW_SCALE = 2.0**64
 HIGH_SCALE = 2.0**-96
-# A mean square above this loses nothing that float32 keeps, even if a few entries carry all of it.
-HEALTHY_MEAN_SQUARE = 2.0**-80
-HEALTHY_SUM = 2.0**100
-_PACK_BITS = 16
-_PACK = 1 << _PACK_BITS
+_RUN = 16
+_BITS = 10
+_SMALL = 1024
 
 STATISTICS = (
     "input_rms", "output_rms", "output_mean", "output_grad_rms", "input_grad_rms",
@@ -49,7 +46,7 @@ class Layout:
     def forward(self) -> tuple[str, ...]:
         """Columns from the forward pass: the layer's input, then its output."""
         columns = [*(f"input_{s}" for s in SCALES)] if "input_rms" in self.wanted else []
-        if self.squares_output:
+        if "output_rms" in self.wanted:
             columns += [f"output_{s}" for s in SCALES]
         if "output_mean" in self.wanted:
             columns.append("output_total")
@@ -63,12 +60,10 @@ class Layout:
     def backward(self) -> tuple[str, ...]:
         """Columns of the output's cotangent."""
         columns = ["calls"]
-        if self.squares_cotangent:
+        if "output_grad_rms" in self.wanted:
             columns += [f"cotangent_{s}" for s in SCALES]
-        if "nonfinite" in self.wanted:
-            columns.append("nonfinite_backward")
         if self.counts_entries:
-            columns += ["zero", "flushed", "dead"]
+            columns += ["zero", "flushed", "dead", "nonfinite_backward"]
         return tuple(columns)
 
     @property
@@ -82,105 +77,123 @@ class Layout:
         return ("calls", *(f"cotangent_{s}" for s in SCALES)) if "input_grad_rms" in self.wanted else ()
 
     @property
-    def squares_output(self) -> bool:
-        """Whether the output is squared and summed."""
-        return bool(self.wanted & {"output_rms", "nonfinite", "similarity"})
-
-    @property
-    def squares_cotangent(self) -> bool:
-        """Whether the output's cotangent is squared and summed."""
-        return bool(self.wanted & {"output_grad_rms", "nonfinite"})
-
-    @property
     def counts_entries(self) -> bool:
         """Whether cotangent entries are looked at one by one."""
-        return bool(self.wanted & {"zero_grad_fraction", "dead_fraction", "underflow_fraction"})
+        return bool(self.wanted & {"zero_grad_fraction", "dead_fraction", "underflow_fraction", "nonfinite"})
 
 
-class Squares(NamedTuple):
-    """Sums of squares of one array.
+def sum_of_squares(x: Num[Array, "..."]) -> Float[Array, " 3"]:
+    """Sum the squares of all entries: as they are, times `LOW_SCALE` squared, and times `HIGH_SCALE` squared.
 
-    Attributes:
-        sum: over all entries.
-        rows: along the kept axis, of the entries times `scale`.
-        scale: 1, or what brought the entries back into range.
-        rescue: the sums at the low and at the high scale and the count of NaN and Inf; zeros where `sum` is healthy.
+    One pass over memory. The scale comes from a sample of 64 entries: sums keep their digits as long as the largest
+    entry and the sample's lie within 10^15 of each other. (A sample of zeros leaves the array as it is.)
     """
-
-    sum: Float[Array, ""]
-    rows: Float[Array, " rows"]
-    scale: Float[Array, ""]
-    rescue: Float[Array, " 3"]
-
-
-def on_cpu() -> bool:
-    """Whether the default backend is the CPU, where every reduction is a pass of its own over memory."""
-    return jax.default_backend() == "cpu"
-
-
-def squares(x: Num[Array, "..."], keep: int | None = None) -> Squares:
-    """Sum the squares of all entries of an array, also row by row along the axis `keep` if one is given.
-
-    On a CPU only the plain sum is formed; a branch that is hardly ever taken forms the others when it says that they
-    are needed. On GPU and TPU all sums are one fused pass.
-    """
-    axes = tuple(k for k in range(x.ndim) if k != keep)
     x32 = x.astype(jnp.float32)
-    rows = jnp.sum(jnp.square(x32), axis=axes)
-    # The barrier keeps XLA from turning the sum of row sums into a second pass over the squares, written out in memory.
-    total = rows if keep is None else jnp.sum(lax.optimization_barrier(rows))
-    healthy = (total > x.size * HEALTHY_MEAN_SQUARE) & (total < HEALTHY_SUM)
-    one = jnp.ones_like(total)
-
-    def rescue() -> tuple[Array, Array, Array]:
-        low = jnp.sum(jnp.square(x32 * LOW_SCALE), axis=axes)
-        high = jnp.sum(jnp.square(x32 * HIGH_SCALE), axis=axes)
-        bad = jnp.sum(~jnp.isfinite(x32), dtype=jnp.int32).astype(jnp.float32)
-        large = ~(total < HEALTHY_SUM)
-        sums = jnp.stack([jnp.sum(low), jnp.sum(high), bad])
-        return jnp.where(large, high, low), jnp.where(large, one * HIGH_SCALE, one * LOW_SCALE), sums
-
-    rows, scale, rescued = choose(healthy, lambda: (rows, one, jnp.stack([0 * one] * 3)), rescue)
-    return Squares(total, rows, scale, rescued)
+    # Behind a barrier, because XLA would otherwise trace the inverse back to the sample and make more kernels of it.
+    scale = lax.optimization_barrier(_power_of_two(x32))
+    total = jnp.sum(jnp.square(x32 * scale))
+    inverse = _from_exponent(254 - _exponent(scale))
+    factors = jnp.stack([inverse, inverse * LOW_SCALE, inverse * HIGH_SCALE])
+    # 0 times an overflown factor would be NaN.
+    return jnp.where(total == 0, 0.0, total * factors * factors)
 
 
-def choose(healthy: Array, plain: Callable[[], T], rescue: Callable[[], T]) -> T:
-    """Return `plain()` if healthy, else `rescue()`: by a branch on the CPU, by selection where both are one fused pass."""
-    if on_cpu():
-        return lax.cond(healthy, plain, rescue)
-    return jax.tree.map(lambda a, b: jnp.where(healthy, a, b), plain(), rescue())
+def _power_of_two(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """Return the power of two that brings the largest of 64 evenly spread entries into [1, 2)."""
+    counts = {x.ndim - 1: 64} if x.ndim == 1 else {x.ndim - 1: 8, x.ndim - 2: 8}
+    strides = [max(1, -(-length // counts.get(axis, 1))) for axis, length in enumerate(x.shape)]
+    sample = lax.slice(x, [0] * x.ndim, x.shape, strides)
+    exponent = _exponent(jnp.max(jnp.abs(sample), initial=0.0))
+    exponent = jnp.where(
+        (exponent > 0) & (exponent < 254), exponent, 127
+    )  # 0, subnormal, Inf and NaN: leave as it is
+    return _from_exponent(254 - exponent)
+
+
+def _exponent(x: Float[Array, ""]) -> Int[Array, ""]:
+    return lax.bitcast_convert_type(x, jnp.int32) >> 23
+
+
+def _from_exponent(biased: Int[Array, ""]) -> Float[Array, ""]:
+    return lax.bitcast_convert_type(biased << 23, jnp.float32)
+
+
+def _count(marks: Bool[Array, "..."]) -> Float[Array, ""]:
+    """Count marked entries in one pass."""
+    return jnp.sum(_sum_runs(marks.astype(jnp.int32), tuple(range(marks.ndim))).astype(jnp.float32))
+
+
+def _sum_runs(x: Num[Array, "..."], axes: Sequence[int]) -> Num[Array, "..."]:
+    """Sum runs of up to 16 entries along that one of the axes that allows the longest, not the last if possible.
+
+    XLA's CPU backend writes an expression out in memory before it sums a long axis, but not before it sums a run of at
+    most 32: so runs come first, and what they leave is small.
+    """
+    if not axes:
+        return x
+    axis = max(axes, key=lambda k: (_run(x.shape[k]), k != x.ndim - 1))
+    run = _run(x.shape[axis])
+    return jnp.sum(x.reshape(*x.shape[:axis], x.shape[axis] // run, run, *x.shape[axis + 1 :]), axis=axis + 1)
+
+
+def _run(length: int) -> int:
+    """Return the largest divisor of a length that is at most 16."""
+    return next((d for d in range(_RUN, 0, -1) if length % d == 0), 1)
+
+
+def small_sums(x: Num[Array, "k *rest"]) -> Num[Array, " k"]:
+    """Sum each row of a small array by one kernel, together with whatever follows.
+
+    XLA's CPU backend splits a sum over an axis longer than 32 into two kernels, and sees through a plain reshape.
+    """
+    shape = [x.shape[0]]
+    for length in x.shape[1:]:
+        while length > 32 and (factor := next((d for d in range(32, 1, -1) if length % d == 0), 0)):
+            shape.append(factor)
+            length //= factor
+        shape.append(length)
+    return jnp.sum(lax.optimization_barrier(x.reshape(shape)), axis=tuple(range(1, len(shape))))
 
 
 def forward(
-    y: Num[Array, "..."], x: Num[Array, "..."] | None, layout: Layout, example_axes: Sequence[int], mesh: Sequence[str]
+    y: Num[Array, "..."],
+    x: Num[Array, "..."] | None,
+    layout: Layout,
+    example_axes: Sequence[int],
+    mesh: Sequence[str],
 ) -> Float[Array, " columns"]:
     """Reduce a tapped value `y`, and the input `x` of its layer if there is one, to the columns `layout.forward`."""
-    zero = jnp.zeros((), jnp.float32)
     pieces: list[Array] = []
     if "input_rms" in layout.wanted:
-        entering = squares(x) if x is not None else None
-        pieces += [entering.sum, entering.rescue[:2]] if entering is not None else [jnp.zeros((3,), jnp.float32)]
-    alike = "similarity" in layout.wanted
-    first = example_axes[0] if alike and example_axes else None
-    if layout.squares_output:
-        leaving = squares(y, first)
-        pieces += [leaving.sum, leaving.rescue[:2]]
-    weights = [jnp.ones((y.shape[first],), jnp.float32)] if first is not None and "output_mean" in layout.wanted else []
-    if first is not None:
-        alive = leaving.rows > 0
-        weights.append(jnp.where(alive, lax.rsqrt(jnp.where(alive, leaving.rows, 1.0)) * leaving.scale, 0.0))
-    if weights:
-        totals = _weighted_sums(jnp.stack(weights), y.astype(jnp.float32), first)
-    if "output_mean" in layout.wanted:
-        pieces.append(jnp.sum(totals[0]) if weights else jnp.sum(y.astype(jnp.float32)))
-    if alike and first is not None:
-        pieces.append(jnp.sum(jnp.square(_over_mesh(totals[-1], mesh))))
-        pieces.append(_over_mesh(jnp.sum(alive.astype(jnp.float32)), mesh))
-    elif alike:
-        pieces += [zero, zero]
+        pieces.append(jnp.zeros((3,), jnp.float32) if x is None else sum_of_squares(x))
+    if "output_rms" in layout.wanted:
+        pieces.append(sum_of_squares(y))
+    pieces += _totals(y, example_axes, layout, mesh)
     if "nonfinite" in layout.wanted:
-        pieces.append(leaving.rescue[2:])
+        pieces.append(_count(~jnp.isfinite(y)))
     return _joined(pieces)
+
+
+def _totals(
+    y: Num[Array, "..."], example_axes: Sequence[int], layout: Layout, mesh: Sequence[str]
+) -> list[Array]:
+    r"""Form `output_total`, `direction` = \|sum_b y_b/|y_b|\|^2 and `alive`, the number of examples that are not 0."""
+    mean, alike = "output_mean" in layout.wanted, "similarity" in layout.wanted
+    y32 = y.astype(jnp.float32)
+    if not (alike and example_axes):
+        return ([jnp.sum(y32)] if mean else []) + ([jnp.zeros((2,), jnp.float32)] if alike else [])
+    first = example_axes[0]
+    # Behind a barrier, because XLA would write squares out in memory if it saw that another sum needs them too.
+    rows = jnp.sum(
+        jnp.square(lax.optimization_barrier(y32)), axis=tuple(k for k in range(y.ndim) if k != first)
+    )
+    inverse = jnp.where(rows > 0, lax.rsqrt(jnp.where(rows > 0, rows, 1.0)), 0.0)
+    # The row of ones makes it a product of matrices, a library call; with a vector XLA compiles a loop.
+    weights = lax.optimization_barrier(jnp.stack([inverse, jnp.ones_like(inverse)]))
+    totals = _weighted_sums(weights, y32, first)
+    count = _over_mesh(small_sums((weights[:1] > 0).astype(jnp.float32))[0], mesh)
+    direction = small_sums(jnp.square(_over_mesh(totals[:1], mesh)))[0]
+    return ([small_sums(totals[1:])[0]] if mean else []) + [direction, count]
 
 
 def backward(
@@ -188,37 +201,52 @@ def backward(
 ) -> Float[Array, " columns"]:
     """Reduce a tapped value's cotangent to the columns `layout.backward`."""
     pieces = [jnp.ones((), jnp.float32)]
-    if layout.squares_cotangent:
-        sums = squares(g)
-        pieces += [sums.sum, sums.rescue[:2]]
-        if "nonfinite" in layout.wanted:
-            pieces.append(sums.rescue[2:])
+    if "output_grad_rms" in layout.wanted:
+        pieces.append(sum_of_squares(g))
     if layout.counts_entries:
-        nonzero, flushed = _count_by_unit(g, unit_axes, flush_below)
-        dead = _over_mesh(nonzero, mesh) == 0
-        examples = g.size // nonzero.size
-        counts = jnp.stack([(examples - nonzero).astype(jnp.float32), flushed.astype(jnp.float32), dead.astype(jnp.float32)])
-        pieces.append(jnp.sum(counts, axis=tuple(range(1, counts.ndim))))
+        nonzero, flushed, bad = lax.optimization_barrier(_count_by_unit(g, unit_axes, flush_below))
+        dead = (_over_mesh(nonzero, mesh) == 0).astype(jnp.int32)
+        zero = g.size // nonzero.size - nonzero
+        pieces.append(small_sums(jnp.stack([zero, flushed, dead, bad]).astype(jnp.float32)))
     return _joined(pieces)
+
+
+def _count_by_unit(
+    g: Num[Array, "..."], unit_axes: Sequence[int], flush_below: float
+) -> list[Int[Array, "*units"]]:
+    """Count, for each unit, the entries that are not 0, those that a 16-bit cast would make 0, and NaN and Inf.
+
+    In one pass: for a short run the three counts fit side by side into one integer.
+    """
+    size = jnp.abs(g.astype(jnp.float32))
+    marks = (size != 0, (size != 0) & (size <= flush_below), ~jnp.isfinite(size))
+    code = sum(mark.astype(jnp.int32) << (_BITS * k) for k, mark in enumerate(marks))
+    examples = tuple(k for k in range(g.ndim) if k not in unit_axes)
+    runs = _sum_runs(jnp.asarray(code), examples)
+    return [jnp.sum((runs >> (_BITS * k)) & ((1 << _BITS) - 1), axis=examples) for k in range(len(marks))]
 
 
 def handed_down(g: Num[Array, "..."]) -> Float[Array, " columns"]:
     """Reduce the cotangent that a layer hands to its input to the columns `Layout.handed`."""
-    sums = squares(g)
-    return _joined([jnp.ones((), jnp.float32), sums.sum, sums.rescue[:2]])
+    return _joined([jnp.ones((), jnp.float32), sum_of_squares(g)])
 
 
 def _joined(pieces: Sequence[Array]) -> Float[Array, " columns"]:
-    return jnp.concatenate([jnp.atleast_1d(p) for p in pieces]) if pieces else jnp.zeros((0,), jnp.float32)
+    """Put numbers into one vector, by one small kernel: without the barrier XLA makes each a kernel of its own."""
+    if not pieces:
+        return jnp.zeros((0,), jnp.float32)
+    return lax.optimization_barrier(jnp.concatenate([jnp.atleast_1d(p) for p in pieces]))
 
 
 def _over_mesh(x: Array, mesh: Sequence[str]) -> Array:
     return lax.psum(x, tuple(mesh)) if mesh else x
 
 
-def _weighted_sums(weights: Float[Array, "k examples"], y: Float[Array, "..."], axis: int) -> Float[Array, "k ..."]:
+def _weighted_sums(
+    weights: Float[Array, "k examples"], y: Float[Array, "..."], axis: int
+) -> Float[Array, "k ..."]:
     """Sum `y` over one axis with each row of weights: a matrix product where that is the quicker pass over memory."""
-    if on_cpu() and axis in (0, y.ndim - 1) and not _explicitly_sharded(y):
+    if jax.default_backend() == "cpu" and axis in (0, y.ndim - 1) and not _explicitly_sharded(y):
         return lax.dot_general(weights, y, (((1,), (axis,)), ((), ())))
     shape = [1] * y.ndim
     shape[axis] = y.shape[axis]
@@ -228,30 +256,6 @@ def _weighted_sums(weights: Float[Array, "k examples"], y: Float[Array, "..."], 
 def _explicitly_sharded(x: Array) -> bool:
     sharding = getattr(jax.typeof(x), "sharding", None)
     return sharding is not None and any(entry is not None for entry in sharding.spec)
-
-
-def _count_by_unit(g: Array, unit_axes: Sequence[int], flush_below: float) -> tuple[Array, Array]:
-    """Count, for each unit, the entries that are not 0 and those that a 16-bit cast would make 0, in one pass.
-
-    Both counts travel in one int32. The longest example axis is summed in short runs first: XLA's CPU backend writes the
-    codes out in memory before it sums a long axis, and does not for a short one.
-    """
-    size = jnp.abs(g.astype(jnp.float32))
-    nonzero = size != 0
-    code = nonzero.astype(jnp.int32) + _PACK * (nonzero & (size <= flush_below)).astype(jnp.int32)
-    examples = tuple(k for k in range(g.ndim) if k not in unit_axes)
-    if not examples:
-        return nonzero.astype(jnp.int32), code >> _PACK_BITS
-    axis = max(examples, key=lambda k: _run(g.shape[k]))
-    run = _run(g.shape[axis])
-    split = code.reshape(*g.shape[:axis], g.shape[axis] // run, run, *g.shape[axis + 1 :])
-    runs = jnp.sum(split, axis=axis + 1)
-    return jnp.sum(runs & (_PACK - 1), axis=examples), jnp.sum(runs >> _PACK_BITS, axis=examples)
-
-
-def _run(length: int) -> int:
-    """Return the largest divisor of a length that is at most 16."""
-    return next(d for d in range(16, 0, -1) if length % d == 0)
 
 
 def mesh_axes_of(y: Array, axes: Sequence[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Num
 
 from gradflow.instrument import statistics
-from gradflow.instrument.jaxprs import varying_axes
+from gradflow.instrument.jaxprs import as_varying
 
 T = TypeVar("T")
 TAP_PREFIX = "gradflow:"
@@ -78,12 +78,6 @@ def apply_tap(
 def apply_input_tap(spec: TapSpec, x: Num[Array, "..."], sink: Float[Array, " columns"]) -> Num[Array, "..."]:
     """Return `x`; the gradient with respect to `sink` is the statistics of the cotangent that this use of `x` gets."""
     return _input_tap(spec, x, as_varying(sink, x))
-
-
-def as_varying(x: Array, like: Any) -> Array:
-    """Let `x` differ from device to device as `like` does; the gradient of a sink is then summed over the devices."""
-    missing = varying_axes(like) - varying_axes(x)
-    return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

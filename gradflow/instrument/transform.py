@@ -70,7 +70,9 @@ def value_grad_and_flow(
         9.0 (3, 2) 3.0
     """
     if not callable(fun):
-        raise TypeError(f"value_grad_and_flow: expected a function, got {type(fun).__name__}; pass loss_fn, not loss_fn(...)")
+        raise TypeError(
+            f"value_grad_and_flow: expected a function, got {type(fun).__name__}; pass loss_fn, not loss_fn(...)"
+        )
     wanted = validate_statistics(statistics)
     options = _Options(select, Layout(wanted), activations, data_gradients, _flush_below(underflow_dtype))
 
@@ -111,7 +113,9 @@ def _flush_below(dtype: Any) -> float:
     return float(jnp.finfo(dtype).smallest_subnormal) / 2
 
 
-def _trace(fun: Callable[..., Any], argnums: Any, has_aux: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Traced:
+def _trace(
+    fun: Callable[..., Any], argnums: Any, has_aux: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> _Traced:
     single = isinstance(argnums, (int, np.integer))
     numbers = _normalised((argnums,) if single else tuple(argnums), len(args))
     chosen = args[numbers[0]] if single else tuple(args[n] for n in numbers)
@@ -150,7 +154,8 @@ def _run(traced: _Traced, options: _Options) -> tuple[Any, Any, Any, Flow]:
     sites, names = _sites(traced, options)
     layout = options.layout
     handed = [
-        bool(layout.handed) and s.source is not None and (s.source_active or options.data_gradients) for s in sites
+        bool(layout.handed) and s.source is not None and (s.source_active or options.data_gradients)
+        for s in sites
     ]
     packs = pack_sites(sites, layout, handed)
     specs = [TapSpec(layout, s.unit_axes, s.example_axes, s.mesh_axes, options.flush_below) for s in sites]
@@ -161,7 +166,9 @@ def _run(traced: _Traced, options: _Options) -> tuple[Any, Any, Any, Flow]:
         return loss, aux
 
     sinks = [pack.zeros() for pack in packs]
-    (value, aux), (grads, sums) = jax.value_and_grad(instrumented, argnums=(0, 1), has_aux=True)(traced.leaves, sinks)
+    (value, aux), (grads, sums) = jax.value_and_grad(instrumented, argnums=(0, 1), has_aux=True)(
+        traced.leaves, sinks
+    )
     groups = weights.group(sites)
     weight_sums = weights.reduce(groups, traced.leaves, grads, layout.wanted)
     meta = Meta(
@@ -177,7 +184,8 @@ def _run(traced: _Traced, options: _Options) -> tuple[Any, Any, Any, Flow]:
 def _sites(traced: _Traced, options: _Options) -> tuple[list[Site], list[str]]:
     jaxpr, consts = opened(traced.jaxpr)
     parameters = [
-        Origin(Kind.VIEW, frozenset({k}), active=True, axes=varying_axes(leaf)) for k, leaf in enumerate(traced.leaves)
+        Origin(Kind.VIEW, frozenset({k}), active=True, axes=varying_axes(leaf))
+        for k, leaf in enumerate(traced.leaves)
     ]
     data = [Origin(Kind.DATA, axes=varying_axes(c)) for c in consts]
     sites = find_sites(traced.jaxpr, parameters, data, activations=options.activations)
@@ -215,7 +223,20 @@ def _entries(
         weight = groups.where(site.weight)
         weight_size = weights.size(site.weight, leaves)
         entries.append(
-            Entry(name, site.kind, site.shape, units, size, examples, site.lengths, number, main, handed, weight, weight_size)
+            Entry(
+                name,
+                site.kind,
+                site.shape,
+                units,
+                size,
+                examples,
+                site.lengths,
+                number,
+                main,
+                handed,
+                weight,
+                weight_size,
+            )
         )
     return tuple(entries)
 
@@ -275,7 +296,11 @@ def _check_scalar(loss: Any) -> None:
     shapes = [jnp.shape(leaf) for leaf in leaves]
     if len(leaves) != 1 or leaves[0] is not loss or shapes[0] != ():
         if isinstance(loss, tuple):
-            got, cause, fix = f"a tuple of {len(loss)}", "the function also returns something else", "pass has_aux=True"
+            got, cause, fix = (
+                f"a tuple of {len(loss)}",
+                "the function also returns something else",
+                "pass has_aux=True",
+            )
         elif len(leaves) == 1 and leaves[0] is loss:
             got, cause, fix = f"an array of shape {shapes[0]}", "one loss for each example", "return its mean"
         else:
@@ -283,5 +308,8 @@ def _check_scalar(loss: Any) -> None:
         raise FlowError("a loss function that returns a scalar", got, cause, fix)
     if not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
         raise FlowError(
-            "a floating-point loss", f"one of type {jnp.result_type(loss)}", "a count or a metric", "return the loss itself"
+            "a floating-point loss",
+            f"one of type {jnp.result_type(loss)}",
+            "a count or a metric",
+            "return the loss itself",
         )

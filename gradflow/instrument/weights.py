@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float
 
 from gradflow.instrument.layers import Site
 from gradflow.instrument.origins import Kind, Origin
-from gradflow.instrument.statistics import squares
+from gradflow.instrument.statistics import sum_of_squares
 
 COLUMNS = ("weight_sum", "weight_low", "weight_high", "gradient_sum", "gradient_low", "gradient_high")
 Cut = tuple[tuple[Any, ...], ...]
@@ -81,37 +82,53 @@ def size(weight: Origin | None, leaves: Sequence[Any]) -> int:
         return 0
     part = part_of(weight)
     cut = _cutter(part.steps)
-    return sum(math.prod(jax.eval_shape(lambda x: cut(x, _count), leaves[k]).shape) for k in sorted(part.leaves))
+    rows = sum(step[0] == "scan" for step in part.steps)
+    return sum(
+        math.prod(jax.eval_shape(lambda x: cut(x, lambda part: part), leaves[k]).shape[rows:])
+        for k in sorted(part.leaves)
+    )
 
 
 def reduce(
     groups: Groups, leaves: Sequence[Any], grads: Sequence[Any], wanted: frozenset[str]
 ) -> tuple[Float[Array, "*rows columns"], ...]:
     """Return, for each group, the sums of squares of weights and gradients side by side along the last axis."""
-    zeros = jnp.zeros((3,), jnp.float32)
-    of_weight, of_grad = "weight_rms" in wanted, bool(wanted & {"weight_grad_rms", "weight_grad_norm"})
-    if not (of_weight or of_grad):
+    sources = []
+    if "weight_rms" in wanted:
+        sources.append((0, leaves))
+    if wanted & {"weight_grad_rms", "weight_grad_norm"}:
+        sources.append((1, grads))
+    if not sources:
         return ()
     out = []
     for parts in groups.parts:
-        columns = []
-        for part in parts:
-            cut = _cutter(part.steps)
-            for needed, values in ((of_weight, leaves), (of_grad, grads)):
-                sums = [cut(jnp.asarray(values[k]), _sums) for k in sorted(part.leaves)]
-                total = sum(sums[1:], sums[0])
-                columns.append(total if needed else jnp.zeros_like(total) + zeros)
-        out.append(jnp.concatenate(columns, axis=-1))
+        arrays = [
+            _cutter(part.steps)(jnp.asarray(values[k]), lambda x: x)
+            for part in parts
+            for _, values in sources
+            for k in sorted(part.leaves)
+        ]
+        rows = sum(step[0] == "scan" for step in parts[0].steps)
+        out.append(_summed(parts, arrays, rows, [at for at, _ in sources]))
     return tuple(out)
 
 
-def _sums(x: Array) -> Float[Array, " 3"]:
-    sums = squares(x)
-    return jnp.concatenate([sums.sum[None], sums.rescue[:2]])
+def _summed(
+    parts: Sequence[Part], arrays: list[Array], rows: int, places: list[int]
+) -> Float[Array, "*rows columns"]:
+    def sums(arrays: list[Array]) -> Array:
+        rest = iter(arrays)
+        pieces: list[Array] = []
+        for part in parts:
+            columns = [jnp.zeros((3,), jnp.float32)] * 2
+            for at in places:
+                columns[at] = functools.reduce(jnp.add, [sum_of_squares(next(rest)) for _ in part.leaves])
+            pieces += columns
+        return jnp.concatenate(pieces)
 
-
-def _count(x: Array) -> Array:
-    return x
+    for _ in range(rows):
+        sums = jax.vmap(sums)
+    return sums(arrays)
 
 
 def _cutter(steps: Cut) -> Callable[[Array, Callable[[Array], Array]], Array]:
