@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,8 +71,8 @@ class Meta:
 class Flow(Mapping[str, "LayerFlow"]):
     """Forward and backward signal of every layer, from one backward pass.
 
-    A mapping from names, in forward order, to `LayerFlow`; also a pytree, so that it can be returned from `jit`, stacked
-    by `vmap` and `scan` (statistics gain the leading axes) and summed over devices. `layers` are the contractions and
+    A mapping from names, in forward order, to `LayerFlow`; also a pytree, so that it can be returned from `jit`,
+    stacked by `vmap` and `scan` (statistics gain the leading axes) and summed over devices. `layers` are the contractions and
     embedding look-ups, `carries` what scans carry from step to step, `taps` what was named by hand.
 
     Examples:
@@ -194,7 +194,7 @@ class LayerFlow:
 
     @property
     def calls(self) -> Any:
-        """How often the backward pass came through: 1; 0 in a branch not taken; the number of devices in a shard_map."""
+        """How often the backward pass came through: 0 in a branch not taken, once for each device in a shard_map."""
         return self._column("calls")
 
     @property
@@ -311,7 +311,7 @@ class LayerFlow:
         if size == 0:
             return self._absent()
         sums = [self._column(f"{prefix}_{s}", handed=handed) for s in ("sum", "low", "high")]
-        return _rms(*sums, self._column("calls", handed=handed) * float(size))
+        return _rms(sums, self._column("calls", handed=handed) * float(size))
 
     def _weight_rms(self, which: str) -> Any:
         meta, entry = self._flow._meta, self._entry
@@ -321,11 +321,10 @@ class LayerFlow:
         group, index = entry.weight
         array = self._flow._host[1][group]
         at = [
-            index * len(meta.weight_columns) + meta.weight_columns.index(f"{which}_{s}")
-            for s in ("sum", "low", "high")
+            index * len(meta.weight_columns) + meta.weight_columns.index(f"{which}_{s}") for s in ("sum", "low", "high")
         ]
         sums = [array[..., k] for k in at]
-        return _rms(*sums, float(entry.weight_size))
+        return _rms(sums, float(entry.weight_size))
 
 
 def _namespace(x: Any) -> Any:
@@ -336,8 +335,9 @@ def _f32(xp: Any, x: Any) -> Any:
     return xp.asarray(x, dtype=xp.float32)
 
 
-def _rms(plain: Any, low: Any, high: Any, count: Any) -> Any:
+def _rms(sums: Sequence[Any], count: Any) -> Any:
     """Form the root mean square from the scale at which the sum of squares kept its digits."""
+    plain, low, high = sums
     xp = _namespace(plain)
     count = xp.maximum(count, 1)
     small = plain / count <= _VALID_MEAN_SQUARE

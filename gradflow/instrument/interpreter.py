@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax.extend import core
 
 from gradflow.instrument import jaxprs
 from gradflow.instrument.layers import Site
-from gradflow.instrument.sinks import Chain, Pack, SiteKey, Sinks
+from gradflow.instrument.sinks import Chain, Pack, Sinks, SiteKey
 from gradflow.instrument.tap import TapSpec, apply_input_tap, apply_tap
 
 
@@ -78,11 +79,9 @@ class Interpreter:
                 self._equation(node, start, jaxpr.eqns[start], env, sinks)
             else:
                 jaxprs.evaluate(jaxpr.eqns[start:stop], outs, env)
-        return [env[v] if jaxprs.is_var(v) else v.val for v in jaxpr.outvars]
+        return [env[v] if jaxprs.is_var(v) else jaxprs.literal_value(v) for v in jaxpr.outvars]
 
-    def _equation(
-        self, node: _Node, index: int, eqn: core.JaxprEqn, env: dict[Any, Any], sinks: Sinks
-    ) -> None:
+    def _equation(self, node: _Node, index: int, eqn: core.JaxprEqn, env: dict[Any, Any], sinks: Sinks) -> None:
         here = [self.sites[k] for k in node.taps.get(index, ())]
         inputs = {v: env[v] for v in eqn.invars if jaxprs.is_var(v)}
         entering = {}
@@ -92,7 +91,7 @@ class Interpreter:
                 entering[k] = env[var]
                 if ("site", k, "handed") in sinks:
                     inputs[var] = apply_input_tap(self.specs[k], env[var], sinks[("site", k, "handed")])
-        args = [inputs[v] if jaxprs.is_var(v) else v.val for v in eqn.invars]
+        args = [inputs[v] if jaxprs.is_var(v) else jaxprs.literal_value(v) for v in eqn.invars]
         below = [(branch, child) for (at, branch), child in node.below.items() if at == index]
         if below:
             outs = _HANDLERS[eqn.primitive.name](self, eqn, dict(below), args, sinks)
@@ -105,25 +104,19 @@ class Interpreter:
             var = eqn.outvars[site.out]
             env[var] = apply_tap(self.specs[k], env[var], entering.get(k), sinks[("site", k, "main")])
 
-    def _inline(
-        self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks
-    ) -> list[Any]:
+    def _inline(self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks) -> list[Any]:
         args = _constrained(args, eqn.params.get("in_shardings", ()))
         outs = self._call(below[0], jaxprs.inner_jaxpr(eqn), args, sinks)
         return _constrained(outs, eqn.params.get("out_shardings", ()))
 
-    def _remat(
-        self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks
-    ) -> list[Any]:
+    def _remat(self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks) -> list[Any]:
         def run(args: Sequence[Any], sinks: Sinks) -> list[Any]:
             return self._call(below[0], jaxprs.inner_jaxpr(eqn), args, sinks)
 
         remat = jax.checkpoint(run, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
         return remat(list(args), _needed(below[0], sinks))
 
-    def _scan(
-        self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks
-    ) -> list[Any]:
+    def _scan(self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks) -> list[Any]:
         num_consts, num_carry = jaxprs.scan_arity(eqn)
         consts, carry, rows = (
             args[:num_consts],
@@ -134,9 +127,7 @@ class Interpreter:
 
         def body(carry: list[Any], step: tuple[list[Any], Sinks]) -> tuple[list[Any], list[Any]]:
             rows, sinks = step
-            outs = self._call(
-                node, jaxprs.inner_jaxpr(eqn), [*consts, *carry, *rows], self._opened(node, dict(sinks))
-            )
+            outs = self._call(node, jaxprs.inner_jaxpr(eqn), [*consts, *carry, *rows], self._opened(node, dict(sinks)))
             return outs[:num_carry], outs[num_carry:]
 
         last, stacked = lax.scan(
@@ -156,9 +147,7 @@ class Interpreter:
         numbers |= {number for kind, number, _ in node.keys if kind == "pack"}
         return {("pack", n, ""): sinks[("pack", n, "")] for n in sorted(numbers)}
 
-    def _cond(
-        self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks
-    ) -> list[Any]:
+    def _cond(self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks) -> list[Any]:
         def branch(number: int) -> Callable[[list[Any], Sinks], list[Any]]:
             closed = eqn.params["branches"][number]
             return lambda args, sinks: self._call(below.get(number, _Node()), closed, args, sinks)
@@ -167,9 +156,7 @@ class Interpreter:
         branches = [branch(n) for n in range(len(eqn.params["branches"]))]
         return lax.switch(args[0], branches, list(args[1:]), needed)
 
-    def _shard_map(
-        self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks
-    ) -> list[Any]:
+    def _shard_map(self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Sinks) -> list[Any]:
         needed = _needed(below[0], sinks)
 
         def run(args: list[Any], sinks: Sinks) -> list[Any]:
@@ -219,7 +206,7 @@ def _pieces(jaxpr: core.Jaxpr, touched: set[int]) -> list[tuple[int, int, list[A
         last.update((v, index) for v in eqn.invars if jaxprs.is_var(v))
     last.update((v, len(jaxpr.eqns)) for v in jaxpr.outvars if jaxprs.is_var(v))
     pieces = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         made = (v for eqn in jaxpr.eqns[start:stop] for v in eqn.outvars)
         pieces.append((start, stop, [v for v in made if last.get(v, -1) >= stop]))
     return pieces

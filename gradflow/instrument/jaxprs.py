@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core
 
 INLINED = frozenset({"jit", "pjit", "closed_call", "core_call"})
@@ -34,6 +35,22 @@ def scan_arity(eqn: core.JaxprEqn) -> tuple[int, int]:
     return len(consts), len(carry)
 
 
+def shape_of(atom: Any) -> tuple[int, ...]:
+    """Return the shape of a variable or literal."""
+    return tuple(atom.aval.shape)
+
+
+def literal_value(atom: Any) -> Any:
+    """Return the value of a literal."""
+    return atom.val
+
+
+def is_inexact(atom: Any) -> bool:
+    """Tell whether a variable or literal holds floating-point or complex numbers."""
+    dtype = getattr(atom.aval, "dtype", None)
+    return dtype is not None and bool(jnp.issubdtype(dtype, jnp.inexact))
+
+
 def is_var(atom: Any) -> bool:
     """Tell a variable from a literal."""
     return not isinstance(atom, core.Literal)
@@ -47,7 +64,7 @@ def source_scope(eqn: core.JaxprEqn) -> str:
 def evaluate(eqns: Sequence[core.JaxprEqn], outs: Sequence[Any], env: dict[Any, Any]) -> None:
     """Run consecutive equations as JAX itself would, reading their inputs from `env` and writing `outs` to it."""
     defined = {v for e in eqns for v in e.outvars}
-    used = list(dict.fromkeys(v for e in eqns for v in e.invars if is_var(v) and v not in defined))
+    used: list[Any] = list(dict.fromkeys(v for e in eqns for v in e.invars if is_var(v) and v not in defined))
     piece = core.ClosedJaxpr(core.Jaxpr((), used, list(outs), list(eqns)), ())
     env.update(zip(outs, core.jaxpr_as_fun(piece)(*(env[v] for v in used)), strict=True))
 

@@ -1,8 +1,9 @@
-"""Find the layers of a jaxpr: which contractions meet a weight, what their axes mean, and which of them feed the loss."""
+"""Find the layers of a jaxpr: which contractions meet a weight, what their axes mean, which of them feed the loss."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +15,11 @@ from gradflow.instrument.origins import (
     NEUTRAL,
     Kind,
     Origin,
-    is_inexact,
     join,
     join_indices,
     merge,
     propagate,
     scanned,
-    size_of,
     stacked,
 )
 from gradflow.instrument.tap import TAP_PREFIX
@@ -39,7 +38,7 @@ class Site:
         out: which output of the equation is tapped.
         source: which operand enters as the layer's input, None where there is none to speak of.
         weight: origin of the weight, None where there is none.
-        unit_axes, example_axes: axes of the tapped value; the first example axis is the one that `similarity` runs over.
+        unit_axes, example_axes: axes of the tapped value; `similarity` runs over the first example axis.
         shape, input_shape: of the tapped value and of the input.
         mesh_axes: manual mesh axes over which the examples are split.
         lengths: lengths of the scans around it, outermost first.
@@ -82,9 +81,7 @@ class _Place:
         return _Place(path, (*self.lengths, length), (*self.chain, path))
 
 
-def find_sites(
-    closed: Any, parameters: Sequence[Origin], consts: Sequence[Origin], *, activations: bool
-) -> list[Site]:
+def find_sites(closed: Any, parameters: Sequence[Origin], consts: Sequence[Origin], *, activations: bool) -> list[Site]:
     """Return what can be tapped in a traced loss function, in forward order.
 
     Args:
@@ -111,15 +108,11 @@ class _Analysis:
     def collect(self, feeding_loss: int) -> list[Site]:
         alive = [s for p, s in self.found.items() if s.kind == "tap" or self.bits[p] & feeding_loss]
         carries = [
-            s
-            for s in self.extra.values()
-            if any(s.chain[-1] == layer.path[: len(s.chain[-1])] for layer in alive)
+            s for s in self.extra.values() if any(s.chain[-1] == layer.path[: len(s.chain[-1])] for layer in alive)
         ]
         return sorted([*alive, *carries], key=lambda s: s.order)
 
-    def walk(
-        self, jaxpr: core.Jaxpr, consts: list[Origin], args: list[Origin], place: _Place
-    ) -> list[Origin]:
+    def walk(self, jaxpr: core.Jaxpr, consts: list[Origin], args: list[Origin], place: _Place) -> list[Origin]:
         env: dict[Any, Origin] = dict(zip(jaxpr.constvars, consts, strict=True))
         env.update(zip(jaxpr.invars, args, strict=True))
 
@@ -180,13 +173,13 @@ class _Analysis:
 
     def carry(self, jaxpr: core.Jaxpr, atom: Any, number: int, origin: Origin, place: _Place) -> None:
         """Note a scan's carry where it is computed, so that all its uses count (h_t also goes to the output)."""
-        if not jaxprs.is_var(atom) or not is_inexact(atom) or not atom.aval.shape or size_of(atom) < 2:
+        if not jaxprs.is_var(atom) or not jaxprs.is_inexact(atom) or math.prod(jaxprs.shape_of(atom)) < 2:
             return
         located = _definition(jaxpr, atom, place.path)
         if located is None:
             return
         path, out, var = located
-        rank = len(var.aval.shape)
+        rank = len(jaxprs.shape_of(var))
         self.extra[(path, out)] = Site(
             path,
             "carry",
@@ -195,7 +188,7 @@ class _Analysis:
             None,
             unit_axes=(rank - 1,),
             example_axes=tuple(range(rank - 1)),
-            shape=var.aval.shape,
+            shape=jaxprs.shape_of(var),
             mesh_axes=tuple(sorted(origin.axes)),
             lengths=place.lengths,
             chain=place.chain,
@@ -204,8 +197,7 @@ class _Analysis:
 
     def cond(self, eqn: core.JaxprEqn, origins: list[Origin], index: int, place: _Place) -> list[Origin]:
         branches = [
-            self.call(branch, origins[1:], place.into(index, k))
-            for k, branch in enumerate(eqn.params["branches"])
+            self.call(branch, origins[1:], place.into(index, k)) for k, branch in enumerate(eqn.params["branches"])
         ]
         outs = branches[0]
         for branch in branches[1:]:
@@ -227,18 +219,16 @@ class _Analysis:
         if eqn.primitive.name not in jaxprs.CUSTOM_RULES:
             return [join(origins)] * len(eqn.outvars)
         inner = _Analysis(self.activations)
-        outs = inner.call(
-            jaxprs.inner_jaxpr(eqn), [dataclasses.replace(o, layers=0) for o in origins], _Place()
-        )
+        outs = inner.call(jaxprs.inner_jaxpr(eqn), [dataclasses.replace(o, layers=0) for o in origins], _Place())
         passed = join(origins)
         outs = [dataclasses.replace(o, layers=passed.layers) for o in outs]
         weights = [s.weight for s in inner.found.values() if s.weight is not None]
-        floating = [k for k, v in enumerate(eqn.outvars) if is_inexact(v) and v.aval.shape]
+        floating = [k for k, v in enumerate(eqn.outvars) if jaxprs.is_inexact(v) and jaxprs.shape_of(v)]
         if not weights or len(floating) != 1 or outs[floating[0]].kind == Kind.VIEW:
             return outs
-        data = [k for k, o in enumerate(origins) if o.kind == Kind.DATA and is_inexact(eqn.invars[k])]
+        data = [k for k, o in enumerate(origins) if o.kind == Kind.DATA and jaxprs.is_inexact(eqn.invars[k])]
         k = floating[0]
-        rank = len(eqn.outvars[k].aval.shape)
+        rank = len(jaxprs.shape_of(eqn.outvars[k]))
         weight = weights[0] if len(set(weights)) == 1 else join(weights)
         axes = ((rank - 1,), tuple(range(rank - 1)))
         bit = self.add(eqn, index, place, "layer", k, data[0] if data else None, weight, axes, origins)
@@ -256,13 +246,11 @@ class _Analysis:
                 expected=f"gradflow.tap({name!r}, ...) where a cotangent passes",
                 got=f"one inside {'a while loop' if loop else 'a ' + eqn.primitive.name}",
                 cause="a while loop has no reverse mode" if loop else "custom rules are never broken open",
-                fix="use lax.scan or a fori_loop with constant bounds"
-                if loop
-                else "tap the value outside of it",
+                fix="use lax.scan or a fori_loop with constant bounds" if loop else "tap the value outside of it",
             )
 
     def hand_tap(self, eqn: core.JaxprEqn, origins: list[Origin], index: int, place: _Place) -> list[Origin]:
-        rank = len(eqn.outvars[0].aval.shape)
+        rank = len(jaxprs.shape_of(eqn.outvars[0]))
         axes = (tuple(range(rank))[-1:], tuple(range(max(rank - 1, 0))))
         self.add(eqn, index, place, "tap", 0, None, None, axes, origins)
         return origins
@@ -271,22 +259,16 @@ class _Analysis:
         operand, indices = origins
         dims = eqn.params["dimension_numbers"]
         out = eqn.outvars[0]
-        examples = tuple(k for k in range(len(out.aval.shape)) if k not in dims.offset_dims)
+        examples = tuple(k for k in range(len(jaxprs.shape_of(out))) if k not in dims.offset_dims)
         if not operand.is_weight:
             return [join(origins)]
-        if not examples or not is_inexact(out):
-            return [
-                dataclasses.replace(join_indices(operand, [indices]), steps=(*operand.steps, ("opaque",)))
-            ]
-        bit = self.add(
-            eqn, index, place, "embedding", 0, None, operand, (tuple(dims.offset_dims), examples), [indices]
-        )
+        if not examples or not jaxprs.is_inexact(out):
+            return [dataclasses.replace(join_indices(operand, [indices]), steps=(*operand.steps, ("opaque",)))]
+        bit = self.add(eqn, index, place, "embedding", 0, None, operand, (tuple(dims.offset_dims), examples), [indices])
         joined = join(origins)
         return [dataclasses.replace(joined, layers=indices.layers | bit)]
 
-    def contraction(
-        self, eqn: core.JaxprEqn, origins: list[Origin], index: int, place: _Place
-    ) -> list[Origin]:
+    def contraction(self, eqn: core.JaxprEqn, origins: list[Origin], index: int, place: _Place) -> list[Origin]:
         lhs, rhs = origins
         joined = join(origins)
         if not (lhs.is_weight or rhs.is_weight):
@@ -318,16 +300,16 @@ class _Analysis:
         path = (*place.path, index)
         shared = frozenset[str]() if weight is None else weight.axes
         varying = frozenset[str]().union(*(o.axes for o in origins)) - shared
-        floating = source is not None and is_inexact(eqn.invars[source])
+        entering = None if source is None or not jaxprs.is_inexact(eqn.invars[source]) else eqn.invars[source]
         self.found[path] = Site(
             path,
             kind,
             out,
-            source if floating else None,
+            None if entering is None else source,
             weight,
             *axes,
-            shape=eqn.outvars[out].aval.shape,
-            input_shape=eqn.invars[source].aval.shape if floating else None,
+            shape=jaxprs.shape_of(eqn.outvars[out]),
+            input_shape=None if entering is None else jaxprs.shape_of(entering),
             mesh_axes=tuple(sorted(varying)),
             lengths=place.lengths,
             chain=place.chain,
@@ -378,7 +360,7 @@ def _axis_roles(eqn: core.JaxprEqn, weight: int) -> tuple[tuple[int, ...], tuple
         unit, batch = (spec[1], spec[0]) if weight == 1 else (spec[0], spec[1])
         return (unit,), (batch, *spec[2:])
     (lhs_contract, rhs_contract), (lhs_batch, rhs_batch) = eqn.params["dimension_numbers"]
-    ranks = [len(v.aval.shape) for v in eqn.invars]
+    ranks = [len(jaxprs.shape_of(v)) for v in eqn.invars]
     batch = tuple(range(len(lhs_batch)))
     lhs_free = ranks[0] - len(lhs_contract) - len(lhs_batch)
     rhs_free = ranks[1] - len(rhs_contract) - len(rhs_batch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import fnmatch
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,11 +24,7 @@ def path_parts(path: Sequence[Any]) -> tuple[str, ...]:
         ('Dense_0', 'kernel')
     """
     keys = list(path)
-    if (
-        len(keys) > 1
-        and isinstance(keys[-1], jax.tree_util.GetAttrKey)
-        and keys[-1].name in ("value", "raw_value")
-    ):
+    if len(keys) > 1 and isinstance(keys[-1], jax.tree_util.GetAttrKey) and keys[-1].name in ("value", "raw_value"):
         keys.pop()  # a Flax NNX Variable
     parts = [jax.tree_util.keystr((k,), simple=True) for k in keys]
     if len(parts) > 1 and parts[0] == "params":
@@ -41,7 +36,7 @@ def name_sites(sites: Sequence[Site], leaf_parts: Sequence[tuple[str, ...]]) -> 
     """Return a distinct name for every site.
 
     A layer is its leaf's path less the leaf's own name; two leaves under one path keep their own names; a second use of
-    the same leaf is `name#2`. A leaf known only by its number in a list is named by the scope that the code was traced in.
+    the same leaf is `name#2`. A leaf known only by its number in a list is named by the scope it was used in.
 
     Raises:
         FlowError: if a name given by hand is used twice.
@@ -98,9 +93,19 @@ def _base(site: Site, leaf_parts: Sequence[tuple[str, ...]]) -> str:
             own = "/".join(leaf_parts[next(iter(site.weight.leaves))])
             return site.scope or own if own.isdigit() else own or "weight"
         return "+".join("/".join(leaf_parts[k]) for k in sorted(site.weight.leaves))
-    common = os.path.commonprefix(parents)
+    common = _common_start(parents)
     rests = ["/".join(p[len(common) :]) or "." for p in parents]
     return "/".join((*common, "+".join(rests))) if len(rests) <= 4 else "/".join(common) or "weight"
+
+
+def _common_start(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the parts that all paths begin with."""
+    common = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return tuple(common)
 
 
 def _with_leaf(base: str, site: Site, leaf_parts: Sequence[tuple[str, ...]]) -> str:
@@ -121,7 +126,7 @@ def _with_carries(sites: Sequence[Site], names: Sequence[str]) -> list[str]:
             for s, n in zip(sites, names, strict=True)
             if s.kind not in ("carry", "tap") and s.path[: len(scan)] == scan
         ]
-        common = os.path.commonprefix(inside)
+        common = _common_start(inside)
         out[k] = "/".join((*common, f"carry_{site.order[-1]}"))
     return out
 

@@ -1,4 +1,4 @@
-"""Abstract values: where a value of the jaxpr comes from, and the rule of each primitive that keeps a weight a weight."""
+"""Abstract values: where a value of the jaxpr comes from, and by which primitives a weight stays a weight."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import jax.numpy as jnp
 from jax.extend import core
+
+from gradflow.instrument.jaxprs import is_inexact, shape_of
 
 
 class Kind(enum.IntEnum):
@@ -124,7 +125,7 @@ def propagate(eqn: core.JaxprEqn, origins: list[Origin]) -> list[Origin]:
         return [_view(origins[0], ("split", sizes, params["axis"], k)) for k in range(len(sizes))]
     if name in _OPAQUE_VIEWS:
         out = _view(join_indices(origins[0], origins[1:]), ("opaque",))
-        uniform = name == "broadcast_in_dim" and (origins[0].uniform or size_of(eqn.invars[0]) == 1)
+        uniform = name == "broadcast_in_dim" and (origins[0].uniform or _is_single(eqn.invars[0]))
         return [dataclasses.replace(out, uniform=uniform)]
     if name in _RESCALING and (scaled := _rescaled(eqn, origins)) is not None:
         return [scaled]
@@ -147,10 +148,10 @@ def join_indices(operand: Origin, indices: Iterable[Origin]) -> Origin:
 def _rescaled(eqn: core.JaxprEqn, origins: list[Origin]) -> Origin | None:
     """Spectral normalization divides a weight by one number that depends on running (not learned) state."""
     for here, other, atom in ((0, 1, eqn.invars[1]), (1, 0, eqn.invars[0])):
-        if origins[here].is_weight and origins[other].kind == Kind.DATA and size_of(eqn.invars[here]) > 1:
-            if origins[other].uniform or size_of(atom) == 1:
-                number = dataclasses.replace(origins[other], kind=Kind.NEUTRAL)
-                return join((origins[here], number))
+        array, number = origins[here], origins[other]
+        single = number.kind == Kind.DATA and (number.uniform or _is_single(atom))
+        if array.is_weight and single and not _is_single(eqn.invars[here]):
+            return join((array, dataclasses.replace(number, kind=Kind.NEUTRAL)))
     return None
 
 
@@ -160,15 +161,8 @@ def _collected(name: str, origin: Origin) -> Origin:
 
 def _axis_names(params: dict[str, Any]) -> frozenset[str]:
     names = params.get("axes", params.get("axis_name", ()))
-    return frozenset(
-        n for n in (names if isinstance(names, (tuple, list)) else (names,)) if isinstance(n, str)
-    )
+    return frozenset(n for n in (names if isinstance(names, (tuple, list)) else (names,)) if isinstance(n, str))
 
 
-def size_of(atom: Any) -> int:
-    return math.prod(atom.aval.shape)
-
-
-def is_inexact(var: Any) -> bool:
-    dtype = getattr(var.aval, "dtype", None)
-    return dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+def _is_single(atom: Any) -> bool:
+    return math.prod(shape_of(atom)) == 1

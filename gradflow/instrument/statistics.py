@@ -2,8 +2,8 @@
 
 Everything is a sum, so that scan steps, branches, shards and repeated uses add up; `flow.py` forms means, rms and
 fractions at the end. A gradient that vanishes or explodes leaves the range of float32 when squared (1e-25 is a fine
-float32, its square is 0), so an array is brought near 1 by a power of two before it is squared, and its sum of squares is
-reported at three scales, of which at least one can hold it.
+float32, its square is 0), so an array is brought near 1 by a power of two before it is squared, and its sum of squares
+is reported at three scales, of which at least one can hold it.
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ def _power_of_two(x: Float[Array, "..."]) -> Float[Array, ""]:
     strides = [max(1, -(-length // counts.get(axis, 1))) for axis, length in enumerate(x.shape)]
     sample = lax.slice(x, [0] * x.ndim, x.shape, strides)
     exponent = _exponent(jnp.max(jnp.abs(sample), initial=0.0))
-    exponent = jnp.where(
-        (exponent > 0) & (exponent < 254), exponent, 127
-    )  # 0, subnormal, Inf and NaN: leave as it is
+    exponent = jnp.where((exponent > 0) & (exponent < 254), exponent, 127)  # 0, subnormal, Inf and NaN: leave as it is
     return _from_exponent(254 - exponent)
 
 
@@ -174,9 +172,7 @@ def forward(
     return _joined(pieces)
 
 
-def _totals(
-    y: Num[Array, "..."], example_axes: Sequence[int], layout: Layout, mesh: Sequence[str]
-) -> list[Array]:
+def _totals(y: Num[Array, "..."], example_axes: Sequence[int], layout: Layout, mesh: Sequence[str]) -> list[Array]:
     r"""Form `output_total`, `direction` = \|sum_b y_b/|y_b|\|^2 and `alive`, the number of examples that are not 0."""
     mean, alike = "output_mean" in layout.wanted, "similarity" in layout.wanted
     y32 = y.astype(jnp.float32)
@@ -184,9 +180,7 @@ def _totals(
         return ([jnp.sum(y32)] if mean else []) + ([jnp.zeros((2,), jnp.float32)] if alike else [])
     first = example_axes[0]
     # Behind a barrier, because XLA would write squares out in memory if it saw that another sum needs them too.
-    rows = jnp.sum(
-        jnp.square(lax.optimization_barrier(y32)), axis=tuple(k for k in range(y.ndim) if k != first)
-    )
+    rows = jnp.sum(jnp.square(lax.optimization_barrier(y32)), axis=tuple(k for k in range(y.ndim) if k != first))
     inverse = jnp.where(rows > 0, lax.rsqrt(jnp.where(rows > 0, rows, 1.0)), 0.0)
     # The row of ones makes it a product of matrices, a library call; with a vector XLA compiles a loop.
     weights = lax.optimization_barrier(jnp.stack([inverse, jnp.ones_like(inverse)]))
@@ -211,9 +205,7 @@ def backward(
     return _joined(pieces)
 
 
-def _count_by_unit(
-    g: Num[Array, "..."], unit_axes: Sequence[int], flush_below: float
-) -> list[Int[Array, "*units"]]:
+def _count_by_unit(g: Num[Array, "..."], unit_axes: Sequence[int], flush_below: float) -> list[Int[Array, "*units"]]:
     """Count, for each unit, the entries that are not 0, those that a 16-bit cast would make 0, and NaN and Inf.
 
     In one pass: for a short run the three counts fit side by side into one integer.
@@ -242,9 +234,7 @@ def _over_mesh(x: Array, mesh: Sequence[str]) -> Array:
     return lax.psum(x, tuple(mesh)) if mesh else x
 
 
-def _weighted_sums(
-    weights: Float[Array, "k examples"], y: Float[Array, "..."], axis: int
-) -> Float[Array, "k ..."]:
+def _weighted_sums(weights: Float[Array, "k examples"], y: Float[Array, "..."], axis: int) -> Float[Array, "k ..."]:
     """Sum `y` over one axis with each row of weights: a matrix product where that is the quicker pass over memory."""
     if jax.default_backend() == "cpu" and axis in (0, y.ndim - 1) and not _explicitly_sharded(y):
         return lax.dot_general(weights, y, (((1,), (axis,)), ((), ())))

@@ -32,9 +32,7 @@ def render(flow: Flow) -> str:
     names = list(flow)
     columns = [c for c in _COLUMNS if c[1] in flow.statistics]
     signal = {n: np.asarray(flow[n].output_grad_rms, np.float64) for n in names}
-    positive = np.concatenate(
-        [np.ravel(s[np.isfinite(s) & (s > 0)]) for s in signal.values()] or [np.ones(1)]
-    )
+    positive = np.concatenate([np.ravel(s[np.isfinite(s) & (s > 0)]) for s in signal.values()] or [np.ones(1)])
     low, high = (np.log10(positive.min()), np.log10(positive.max())) if positive.size else (0.0, 0.0)
     rows = [["layer", *(title for title, _, _ in columns)]]
     bars = [f"dL/doutput, 10^{int(np.floor(low))} … 10^{int(np.ceil(high))}" if signal else ""]

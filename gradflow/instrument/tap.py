@@ -69,7 +69,7 @@ class TapSpec:
 def apply_tap(
     spec: TapSpec, y: Num[Array, "..."], x: Num[Array, "..."] | None, sink: Float[Array, " columns"]
 ) -> Num[Array, "..."]:
-    """Return `y`; the gradient with respect to `sink` is its statistics, and the forward ones of the layer's input `x`."""
+    """Return `y`; the gradient with respect to `sink` is its statistics, and the forward ones of the input `x`."""
     axes = statistics.mesh_axes_of(y, spec.mesh_axes)
     ahead = statistics.forward(*jax.lax.stop_gradient((y, x)), spec.layout, spec.example_axes, axes)
     return _value_tap(spec, y, as_varying(ahead, y), as_varying(sink, y))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -154,8 +155,7 @@ def _run(traced: _Traced, options: _Options) -> tuple[Any, Any, Any, Flow]:
     sites, names = _sites(traced, options)
     layout = options.layout
     handed = [
-        bool(layout.handed) and s.source is not None and (s.source_active or options.data_gradients)
-        for s in sites
+        bool(layout.handed) and s.source is not None and (s.source_active or options.data_gradients) for s in sites
     ]
     packs = pack_sites(sites, layout, handed)
     specs = [TapSpec(layout, s.unit_axes, s.example_axes, s.mesh_axes, options.flush_below) for s in sites]
@@ -166,13 +166,11 @@ def _run(traced: _Traced, options: _Options) -> tuple[Any, Any, Any, Flow]:
         return loss, aux
 
     sinks = [pack.zeros() for pack in packs]
-    (value, aux), (grads, sums) = jax.value_and_grad(instrumented, argnums=(0, 1), has_aux=True)(
-        traced.leaves, sinks
-    )
-    groups = weights.group(sites)
+    (value, aux), (grads, sums) = jax.value_and_grad(instrumented, argnums=(0, 1), has_aux=True)(traced.leaves, sinks)
+    groups = weights.group(sites, traced.leaves)
     weight_sums = weights.reduce(groups, traced.leaves, grads, layout.wanted)
     meta = Meta(
-        _entries(sites, names, packs, groups, traced.leaves),
+        _entries(sites, names, packs, groups),
         layout.main,
         layout.handed,
         weights.COLUMNS,
@@ -184,8 +182,7 @@ def _run(traced: _Traced, options: _Options) -> tuple[Any, Any, Any, Flow]:
 def _sites(traced: _Traced, options: _Options) -> tuple[list[Site], list[str]]:
     jaxpr, consts = opened(traced.jaxpr)
     parameters = [
-        Origin(Kind.VIEW, frozenset({k}), active=True, axes=varying_axes(leaf))
-        for k, leaf in enumerate(traced.leaves)
+        Origin(Kind.VIEW, frozenset({k}), active=True, axes=varying_axes(leaf)) for k, leaf in enumerate(traced.leaves)
     ]
     data = [Origin(Kind.DATA, axes=varying_axes(c)) for c in consts]
     sites = find_sites(traced.jaxpr, parameters, data, activations=options.activations)
@@ -206,38 +203,30 @@ def _sites(traced: _Traced, options: _Options) -> tuple[list[Site], list[str]]:
     )
 
 
-def _entries(
-    sites: list[Site], names: list[str], packs: Sequence[Pack], groups: weights.Groups, leaves: list[Any]
-) -> tuple[Entry, ...]:
-    place = {}
+def _entries(sites: list[Site], names: list[str], packs: Sequence[Pack], groups: weights.Groups) -> tuple[Entry, ...]:
+    place: dict[tuple[int, str], tuple[int, int]] = {}
     for number, pack in enumerate(packs):
-        for (site, which), at in pack.offsets().items():
-            place[(site, which)] = (number, at)
+        for piece, at in pack.offsets().items():
+            place[piece] = (number, at)
     entries = []
     for k, (site, name) in enumerate(zip(sites, names, strict=True)):
         number, main = place[(k, "main")]
-        _, handed = place.get((k, "handed"), (0, -1))
-        units = int(np.prod([site.shape[a] for a in site.unit_axes], dtype=np.int64))
-        size = 0 if site.input_shape is None else int(np.prod(site.input_shape, dtype=np.int64))
-        examples = site.shape[site.example_axes[0]] if site.example_axes else 0
-        weight = groups.where(site.weight)
-        weight_size = weights.size(site.weight, leaves)
-        entries.append(
-            Entry(
-                name,
-                site.kind,
-                site.shape,
-                units,
-                size,
-                examples,
-                site.lengths,
-                number,
-                main,
-                handed,
-                weight,
-                weight_size,
-            )
+        weight, weight_size = groups.find(site.weight)
+        entry = Entry(
+            name=name,
+            kind=site.kind,
+            shape=site.shape,
+            units=math.prod(site.shape[a] for a in site.unit_axes),
+            input_size=0 if site.input_shape is None else math.prod(site.input_shape),
+            examples=site.shape[site.example_axes[0]] if site.example_axes else 0,
+            lengths=site.lengths,
+            pack=number,
+            main=main,
+            handed=place.get((k, "handed"), (0, -1))[1],
+            weight=weight,
+            weight_size=weight_size,
         )
+        entries.append(entry)
     return tuple(entries)
 
 
@@ -271,45 +260,40 @@ def _check_leaves(leaves: list[Any], paths: list[tuple[str, ...]]) -> None:
         name = "/".join(path)
         if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex)):
             raise TypeError(
-                f"value_grad_and_flow: expected arrays as parameters, got {type(leaf).__name__} at {name!r}. Likely cause: "
-                "a model object with functions or names in it. Fix: separate the arrays (eqx.partition, nnx.split) and "
-                "put the rest back inside the loss"
+                f"value_grad_and_flow: expected arrays as parameters, got {type(leaf).__name__} at {name!r}. "
+                "Likely cause: a model object with functions or names in it. "
+                "Fix: separate the arrays (eqx.partition, nnx.split) and put the rest back inside the loss"
             )
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise TypeError(
-                f"value_grad_and_flow: expected floating-point parameters, got {jnp.result_type(leaf)} at {name!r}. Likely "
-                "cause: a step counter, a random key or labels among the parameters, or argnums names the wrong argument. "
-                "Fix: pass it as another argument"
+                f"value_grad_and_flow: expected floating-point parameters, got {jnp.result_type(leaf)} at {name!r}. "
+                "Likely cause: a step counter, a random key or labels among the parameters, or argnums names the wrong "
+                "argument. Fix: pass it as another argument"
             )
 
 
 def _checked_pair(out: Any) -> tuple[Any, Any]:
     if not isinstance(out, tuple) or len(out) != 2:
         raise TypeError(
-            f"value_grad_and_flow: with has_aux=True expected the loss function to return (loss, aux), got {type(out).__name__}"
+            "value_grad_and_flow: with has_aux=True expected the loss function to return (loss, aux), "
+            f"got {type(out).__name__}"
         )
     return out
 
 
 def _check_scalar(loss: Any) -> None:
+    expected = "a loss function that returns a floating-point scalar"
     leaves = jax.tree_util.tree_leaves(loss)
-    shapes = [jnp.shape(leaf) for leaf in leaves]
-    if len(leaves) != 1 or leaves[0] is not loss or shapes[0] != ():
-        if isinstance(loss, tuple):
-            got, cause, fix = (
-                f"a tuple of {len(loss)}",
-                "the function also returns something else",
-                "pass has_aux=True",
-            )
-        elif len(leaves) == 1 and leaves[0] is loss:
-            got, cause, fix = f"an array of shape {shapes[0]}", "one loss for each example", "return its mean"
-        else:
-            got, cause, fix = f"{type(loss).__name__}", "the function returns no array", "return the loss"
-        raise FlowError("a loss function that returns a scalar", got, cause, fix)
+    if isinstance(loss, tuple):
+        got, cause = f"a tuple of {len(loss)}", "the function also returns something else"
+        raise FlowError(expected, got, cause, "pass has_aux=True")
+    if len(leaves) != 1 or leaves[0] is not loss:
+        raise FlowError(expected, type(loss).__name__, "the function returns no array", "return the loss")
+    if jnp.shape(loss) != ():
+        raise FlowError(
+            expected, f"an array of shape {jnp.shape(loss)}", "one loss for each example", "return the mean"
+        )
     if not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
         raise FlowError(
-            "a floating-point loss",
-            f"one of type {jnp.result_type(loss)}",
-            "a count or a metric",
-            "return the loss itself",
+            expected, f"one of type {jnp.result_type(loss)}", "a count or a metric", "return the loss itself"
         )

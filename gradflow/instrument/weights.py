@@ -31,19 +31,26 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """The distinct parts, grouped by how many scans cut them (their sums are stacked along one array's last axis)."""
+    """The distinct parts, grouped by the scans that cut them: the sums of a group are stacked along one last axis.
+
+    Attributes:
+        parts: the parts of each group.
+        sizes: the number of entries of each (of one row, where scans cut it).
+        rows: how many scans cut the parts of each group.
+    """
 
     parts: tuple[tuple[Part, ...], ...]
+    sizes: tuple[tuple[int, ...], ...]
+    rows: tuple[int, ...]
 
-    def where(self, weight: Origin | None) -> tuple[int, int] | None:
-        """Return (group, index) of a weight's part."""
+    def find(self, weight: Origin | None) -> tuple[tuple[int, int] | None, int]:
+        """Return (group, index) of a weight's part, None if there is no weight, and the part's size."""
         if weight is None:
-            return None
+            return None, 0
         part = part_of(weight)
-        for number, parts in enumerate(self.parts):
-            if part in parts:
-                return number, parts.index(part)
-        raise KeyError(part)
+        group = next(number for number, parts in enumerate(self.parts) if part in parts)
+        index = self.parts[group].index(part)
+        return (group, index), self.sizes[group][index]
 
 
 def part_of(weight: Origin) -> Part:
@@ -58,35 +65,23 @@ def part_of(weight: Origin) -> Part:
     return Part(weight.leaves, tuple(steps))
 
 
-def group(sites: Sequence[Site]) -> Groups:
+def group(sites: Sequence[Site], leaves: Sequence[Any]) -> Groups:
     """Collect the parts that the layers use."""
-    found: dict[tuple[Any, ...], list[Part]] = {}
-    for site in sites:
-        if site.weight is not None:
-            part = part_of(site.weight)
-            rows = _scan_lengths(site, part)
-            members = found.setdefault(rows, [])
-            if part not in members:
-                members.append(part)
-    return Groups(tuple(tuple(parts) for parts in found.values()))
-
-
-def _scan_lengths(site: Site, part: Part) -> tuple[int, ...]:
-    count = sum(step[0] == "scan" for step in part.steps)
-    return site.lengths[len(site.lengths) - count :]
-
-
-def size(weight: Origin | None, leaves: Sequence[Any]) -> int:
-    """Return the number of entries of a weight's part (of one row of it, if scans cut it)."""
-    if weight is None:
-        return 0
-    part = part_of(weight)
-    cut = _cutter(part.steps)
-    rows = sum(step[0] == "scan" for step in part.steps)
-    return sum(
-        math.prod(jax.eval_shape(lambda x: cut(x, lambda part: part), leaves[k]).shape[rows:])
-        for k in sorted(part.leaves)
+    found: dict[tuple[int, ...], dict[Part, int]] = {}
+    for part in dict.fromkeys(part_of(site.weight) for site in sites if site.weight is not None):
+        count = sum(step[0] == "scan" for step in part.steps)
+        shapes = [_cut_shape(part, leaves[k]) for k in sorted(part.leaves)]
+        found.setdefault(shapes[0][:count], {})[part] = sum(math.prod(shape[count:]) for shape in shapes)
+    return Groups(
+        tuple(tuple(parts) for parts in found.values()),
+        tuple(tuple(parts.values()) for parts in found.values()),
+        tuple(len(rows) for rows in found),
     )
+
+
+def _cut_shape(part: Part, leaf: Any) -> tuple[int, ...]:
+    cut = _cutter(part.steps)
+    return jax.eval_shape(lambda x: cut(jnp.asarray(x)), leaf).shape
 
 
 def reduce(
@@ -101,21 +96,18 @@ def reduce(
     if not sources:
         return ()
     out = []
-    for parts in groups.parts:
+    for parts, rows in zip(groups.parts, groups.rows, strict=True):
         arrays = [
-            _cutter(part.steps)(jnp.asarray(values[k]), lambda x: x)
+            _cutter(part.steps)(jnp.asarray(values[k]))
             for part in parts
             for _, values in sources
             for k in sorted(part.leaves)
         ]
-        rows = sum(step[0] == "scan" for step in parts[0].steps)
         out.append(_summed(parts, arrays, rows, [at for at, _ in sources]))
     return tuple(out)
 
 
-def _summed(
-    parts: Sequence[Part], arrays: list[Array], rows: int, places: list[int]
-) -> Float[Array, "*rows columns"]:
+def _summed(parts: Sequence[Part], arrays: list[Array], rows: int, places: list[int]) -> Float[Array, "*rows columns"]:
     def sums(arrays: list[Array]) -> Array:
         rest = iter(arrays)
         pieces: list[Array] = []
@@ -131,14 +123,14 @@ def _summed(
     return sums(arrays)
 
 
-def _cutter(steps: Cut) -> Callable[[Array, Callable[[Array], Array]], Array]:
-    """Return a function that cuts a leaf and applies another to the part, once for each row of the scans."""
+def _cutter(steps: Cut) -> Callable[[Array], Array]:
+    """Return a function that cuts a leaf down to the part; rows that scans cut off stay in front as axes."""
     if not steps:
-        return lambda x, then: then(x)
+        return lambda x: x
     rest = _cutter(steps[1:])
     if steps[0][0] == "scan":
-        return lambda x, then: jax.vmap(lambda row: rest(row, then))(x)
-    return lambda x, then: rest(_apply(steps[0], x), then)
+        return jax.vmap(rest)
+    return lambda x: rest(_apply(steps[0], x))
 
 
 def _apply(step: tuple[Any, ...], x: Array) -> Array:
