@@ -72,8 +72,8 @@ class Flow(Mapping[str, "LayerFlow"]):
     """Forward and backward signal of every layer, from one backward pass.
 
     A mapping from names, in forward order, to `LayerFlow`; also a pytree, so that it can be returned from `jit`,
-    stacked by `vmap` and `scan` (statistics gain the leading axes) and summed over devices. `layers` are the contractions and
-    embedding look-ups, `carries` what scans carry from step to step, `taps` what was named by hand.
+    stacked by `vmap` and `scan` (statistics gain the leading axes) and summed over devices. `layers` are the
+    contractions and embedding look-ups, `carries` what scans carry from step to step, `taps` what was named by hand.
 
     Examples:
         >>> import jax, jax.numpy as jnp, gradflow as gf

@@ -76,12 +76,13 @@ class Interpreter:
         env.update(zip(jaxpr.invars, args, strict=True))
         for start, stop, outs in _pieces(jaxpr, node.touched):
             if start in node.touched:
-                self._equation(node, start, jaxpr.eqns[start], env, sinks)
+                self._equation(node, start, jaxpr, env, sinks)
             else:
-                jaxprs.evaluate(jaxpr.eqns[start:stop], outs, env)
+                jaxprs.evaluate(jaxpr, jaxpr.eqns[start:stop], outs, env)
         return [env[v] if jaxprs.is_var(v) else jaxprs.literal_value(v) for v in jaxpr.outvars]
 
-    def _equation(self, node: _Node, index: int, eqn: core.JaxprEqn, env: dict[Any, Any], sinks: Sinks) -> None:
+    def _equation(self, node: _Node, index: int, jaxpr: core.Jaxpr, env: dict[Any, Any], sinks: Sinks) -> None:
+        eqn = jaxpr.eqns[index]
         here = [self.sites[k] for k in node.taps.get(index, ())]
         inputs = {v: env[v] for v in eqn.invars if jaxprs.is_var(v)}
         entering = {}
@@ -98,7 +99,7 @@ class Interpreter:
             env.update(zip(eqn.outvars, outs, strict=True))
         else:
             kept = [v for v in eqn.outvars if not isinstance(v, core.DropVar)]
-            jaxprs.evaluate([eqn], kept, inputs)
+            jaxprs.evaluate(jaxpr, [eqn], kept, inputs)
             env.update((v, inputs[v]) for v in kept)
         for k, site in zip(node.taps.get(index, ()), here, strict=True):
             var = eqn.outvars[site.out]

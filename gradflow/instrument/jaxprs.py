@@ -61,11 +61,12 @@ def source_scope(eqn: core.JaxprEqn) -> str:
     return str(getattr(eqn.source_info, "name_stack", ""))
 
 
-def evaluate(eqns: Sequence[core.JaxprEqn], outs: Sequence[Any], env: dict[Any, Any]) -> None:
-    """Run consecutive equations as JAX itself would, reading their inputs from `env` and writing `outs` to it."""
+def evaluate(jaxpr: core.Jaxpr, eqns: Sequence[core.JaxprEqn], outs: Sequence[Any], env: dict[Any, Any]) -> None:
+    """Run consecutive equations of `jaxpr` as JAX would, reading their inputs from `env` and writing `outs` to it."""
     defined = {v for e in eqns for v in e.outvars}
     used: list[Any] = list(dict.fromkeys(v for e in eqns for v in e.invars if is_var(v) and v not in defined))
-    piece = core.ClosedJaxpr(core.Jaxpr((), used, list(outs), list(eqns)), ())
+    info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    piece = core.ClosedJaxpr(core.Jaxpr((), used, list(outs), list(eqns), debug_info=info), ())
     env.update(zip(outs, core.jaxpr_as_fun(piece)(*(env[v] for v in used)), strict=True))
 
 
