@@ -50,9 +50,7 @@ def read_head(file: Path) -> Head | None:
         if found is None:
             raise ValueError(f"the docstring of {file.name} has no line '{field}: ...'")
         fields[field.lower()] = " ".join(found[1].split())
-    return Head(
-        file.stem, docstring.splitlines()[0], fields["paper"], fields["figure"], fields["minutes"].split()[0]
-    )
+    return Head(file.stem, docstring.splitlines()[0], fields["paper"], fields["figure"], fields["minutes"].split()[0])
 
 
 def heads(folder: Path = FOLDER) -> list[Head]:

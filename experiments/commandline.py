@@ -53,9 +53,7 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     return f"no {kind} is called {word!r}.{hint} There are: {', '.join(known)}"
 
 
-def parse(
-    prog: str, description: str, presets: Mapping[str, Config], arguments: Sequence[str]
-) -> Command[Config]:
+def parse(prog: str, description: str, presets: Mapping[str, Config], arguments: Sequence[str]) -> Command[Config]:
     """Read an experiment's command line.
 
     Args:

@@ -70,9 +70,7 @@ def write_data(file: Path, results: Mapping[str, np.ndarray]) -> None:
     arrays = {name: np.asarray(results[name]) for name in sorted(results)}
     for name, array in arrays.items():
         if array.dtype.hasobject:
-            raise ValueError(
-                f"result {name!r} holds Python objects; expected an array of numbers or of strings"
-            )
+            raise ValueError(f"result {name!r} holds Python objects; expected an array of numbers or of strings")
     with file.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **arrays)
 

@@ -55,9 +55,7 @@ def figures(results):
     return {"values": figure}
 
 
-TOY = Experiment(
-    "toy", "Head.", {"smoke": Config(10), "laptop": Config(), "paper": Config(1000)}, run, claims, figures
-)
+TOY = Experiment("toy", "Head.", {"smoke": Config(10), "laptop": Config(), "paper": Config(1000)}, run, claims, figures)
 
 
 def invoke(out: Path, *arguments: str, experiment: Experiment = TOY) -> int:
@@ -195,9 +193,7 @@ def test_further_files_belong_to_the_result(tmp_path):
 
 
 def test_python_objects_are_refused(tmp_path):
-    experiment = dataclasses.replace(
-        TOY, run=lambda config: {"values": np.array([None, {}])}, claims=lambda r: []
-    )
+    experiment = dataclasses.replace(TOY, run=lambda config: {"values": np.array([None, {}])}, claims=lambda r: [])
     with pytest.raises(ValueError, match="'values' holds Python objects"):
         invoke(tmp_path, experiment=dataclasses.replace(experiment, figures=lambda results: {}))
     assert list((tmp_path / "toy").iterdir()) == []
@@ -226,9 +222,7 @@ def test_interrupting_leaves_no_half_written_result(tmp_path, number, where):
     invoke(tmp_path)
     before = snapshot(tmp_path)
     command = [sys.executable, "-c", INTERRUPTIBLE, where, str(tmp_path)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         os.kill(process.pid, number)

@@ -1,0 +1,240 @@
+"""Training of the arms of `vanishing`: one program an architecture, the flow recorded every few steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import traverse_util
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+import gradflow as gf
+from experiments.progress import track
+from experiments.runner import Results
+from experiments.vanishing_arms import Arm
+
+STATISTICS = ("output_rms", "output_grad_rms", "dead_fraction")
+PROBE = 256  # training images that the flow is measured on, the same ones at every record
+EVALUATED = 1000  # images of each split that accuracy is measured on
+SATURATED_BELOW = 0.1  # of the largest |phi'|: beyond |z| = 3.6 for sigmoid, 1.8 for tanh
+
+Tree = dict[str, Any]
+
+
+class Setup(NamedTuple):
+    """What every arm has in common.
+
+    Attributes:
+        depth: hidden layers.
+        width: units of each.
+        batch: images a step.
+        learning_rate: of plain gradient descent.
+        steps: training steps.
+        record_every: steps between two records.
+        seed: of initialization and of the order of images.
+    """
+
+    depth: int
+    width: int
+    batch: int
+    learning_rate: float
+    steps: int
+    record_every: int
+    seed: int
+
+
+class Images(NamedTuple):
+    """Normalized images, one a row, with their labels."""
+
+    x: Float[Array, "examples pixels"]
+    y: Int[Array, " examples"]
+
+    def first(self, count: int) -> Images:
+        """Take the first `count` examples."""
+        return Images(self.x[:count], self.y[:count])
+
+
+def flat(data: gf.data.ImageDataset, split: gf.data.Split) -> Images:
+    """Normalize the images of a split and lay each out as one row.
+
+    Args:
+        data: the data set, for its normalization.
+        split: one of its splits.
+    """
+    rows = data.normalize(split.images).reshape(len(split), -1)
+    return Images(jnp.asarray(rows), jnp.asarray(split.labels))
+
+
+def network(arm: Arm, setup: Setup) -> nn.Module:
+    """Build the network of an arm: images (batch, pixels) to logits (batch, 10).
+
+    Args:
+        arm: what is changed.
+        setup: depth and width.
+    """
+    return gf.models.MLP(
+        features=(setup.width,) * setup.depth,
+        out=10,
+        activation=arm.activation,
+        initializer=arm.initializer,
+        residual=arm.residual,
+        batch_norm=arm.batch_norm,
+    )
+
+
+def measure(data: gf.data.ImageDataset, arms: tuple[Arm, ...], setup: Setup) -> Results:
+    """Train every arm on the same images in the same order, and record its flow.
+
+    Args:
+        data: images.
+        arms: networks.
+        setup: sizes, rate, steps.
+
+    Returns:
+        `steps` (records,); `test_accuracy`, `train_accuracy`, `loss` (arms, records); `gradient`, `forward`,
+        `dead`, `saturated` (arms, records, depth) of hidden layers; `movement` (arms, records, depth + 1),
+        with the output layer last.
+    """
+    train, test = flat(data, data.train), flat(data, data.test)
+    records = [
+        jax.device_get(train_arm(arm, setup, train, test)) for arm in track(arms, "training", lambda arm: arm.name)
+    ]
+    stacked = {name: np.stack([record[name] for record in records]) for name in records[0]}
+    return {"steps": np.arange(0, setup.steps + 1, setup.record_every), **stacked}
+
+
+def train_arm(arm: Arm, setup: Setup, train: Images, test: Images) -> dict[str, Array]:
+    """Train one arm.
+
+    Args:
+        arm: the network.
+        setup: sizes, rate, steps.
+        train: training images.
+        test: test images.
+
+    Returns:
+        The records that `measure` stacks, without the axis of arms.
+    """
+    init_key, order_key = jax.random.split(jax.random.key(setup.seed))
+    variables = network(arm, setup).init(init_key, train.x[:2])
+    # The initializer is used up now: networks that differ in nothing else share one compiled program.
+    model = network(dataclasses.replace(arm, initializer="standard"), setup)
+    return _train(variables, order_key, train, test, model, setup)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "setup"))
+def _train(
+    variables: Tree, key: PRNGKeyArray, train: Images, test: Images, model: nn.Module, setup: Setup
+) -> dict[str, Array]:
+    optimizer = optax.sgd(setup.learning_rate)
+    records = setup.steps // setup.record_every + 1
+    initial = variables["params"]
+
+    def loss(params: Tree, statistics: Tree, batch: Images) -> tuple[Array, Tree]:
+        logits, changed = model.apply({"params": params, **statistics}, batch.x, train=True, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y).mean(), changed
+
+    def step(number: Array, state: tuple[Tree, Tree, Any]) -> tuple[Tree, Tree, Any]:
+        params, statistics, memory = state
+        chosen = jax.random.randint(jax.random.fold_in(key, number), (setup.batch,), 0, len(train.y))
+        batch = Images(train.x[chosen], train.y[chosen])
+        grads, statistics = jax.grad(loss, has_aux=True)(params, statistics, batch)
+        updates, memory = optimizer.update(grads, memory, params)
+        return optax.apply_updates(params, updates), statistics, memory
+
+    def record_and_train(state: tuple[Tree, Tree, Any], number: Array) -> tuple[Any, dict[str, Array]]:
+        params, statistics, _ = state
+        instrumented = gf.value_grad_and_flow(loss, has_aux=True, statistics=STATISTICS)
+        (value, _), _, flow = instrumented(params, statistics, train.first(PROBE))
+        variables = {"params": params, **statistics}
+        record = {
+            "loss": value,
+            "movement": relative_movement(kernels(initial, flow.layers), kernels(params, flow.layers)),
+            **evaluate(model, variables, train.first(EVALUATED), test.first(EVALUATED)),
+            **profiles(flow),
+        }
+        first = number * setup.record_every
+        count = jnp.where(number < records - 1, setup.record_every, 0)
+        return jax.lax.fori_loop(first, first + count, step, state), record
+
+    statistics = {name: tree for name, tree in variables.items() if name != "params"}
+    state = (variables["params"], statistics, optimizer.init(variables["params"]))
+    _, recorded = jax.lax.scan(record_and_train, state, jnp.arange(records))
+    return recorded
+
+
+def kernels(params: Tree, layers: Sequence[str]) -> list[Float[Array, "inputs units"]]:
+    """Pick the weight matrices of some layers.
+
+    Args:
+        params: parameters of the network.
+        layers: names as in a `Flow`, paths into the parameters.
+    """
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    return [leaves[f"{layer}/kernel"] for layer in layers]
+
+
+def profiles(flow: gf.Flow) -> dict[str, Float[Array, " depth"]]:
+    """Line up a flow's statistics over the hidden layers.
+
+    Args:
+        flow: flow of one evaluation; its last layer is the output layer.
+    """
+    fields = {"gradient": "output_grad_rms", "forward": "output_rms", "dead": "dead_fraction"}
+    hidden = flow.layers[:-1]
+    return {name: jnp.stack([getattr(flow[layer], field) for layer in hidden]) for name, field in fields.items()}
+
+
+def relative_movement(
+    before: Sequence[Float[Array, "inputs units"]], now: Sequence[Float[Array, "inputs units"]]
+) -> Float[Array, " layers"]:
+    """||W_t - W_0|| / ||W_0|| (Frobenius) of each weight matrix.
+
+    Args:
+        before: the matrices at initialization.
+        now: the same matrices later.
+    """
+    norm = jnp.linalg.norm
+    return jnp.stack([norm(w - w_0) / norm(w_0) for w_0, w in zip(before, now, strict=True)])
+
+
+def evaluate(model: nn.Module, variables: Tree, train: Images, test: Images) -> dict[str, Array]:
+    """Accuracy on both splits and saturation on the test images: one forward pass with running averages.
+
+    Args:
+        model: the network.
+        variables: its parameters and running averages.
+        train: training images.
+        test: test images.
+
+    Returns:
+        `train_accuracy`, `test_accuracy` (); `saturated` (depth,), the part of units and test images at which
+        |phi'| is below a tenth of its largest value.
+    """
+    both = jnp.concatenate([train.x, test.x])
+    logits, captured = model.apply(variables, both, train=False, capture_intermediates=True)
+    right = jnp.argmax(logits, -1) == jnp.concatenate([train.y, test.y])
+    outputs = captured["intermediates"]
+    kind = "BatchNorm" if model.batch_norm else "Dense"
+    fractions = []
+    for index in range(len(model.features)):
+        z = outputs[f"{kind}_{index}"]["__call__"][0][len(train.y) :]
+        if model.activation == "prelu":
+            slope = jnp.abs(variables["params"][f"PReLU_{index}"]["negative_slope"])
+            derivative = jnp.where(z > 0, 1.0, slope) / jnp.maximum(1.0, slope)
+        else:
+            phi = gf.activations.get(model.activation)
+            derivative = jnp.vectorize(jax.grad(phi))(z) / {"sigmoid": 0.25}.get(model.activation, 1.0)
+        fractions.append(jnp.mean(jnp.abs(derivative) < SATURATED_BELOW))
+    return {
+        "train_accuracy": right[: len(train.y)].mean(),
+        "test_accuracy": right[len(train.y) :].mean(),
+        "saturated": jnp.stack(fractions),
+    }
