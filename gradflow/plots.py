@@ -115,9 +115,7 @@ def profile(
         axes.plot(depth, _positive(predicted, log), color="#9A9A9A", lw=4, alpha=0.55, label=label, zorder=1)
     for name, values in lines.items():
         depth = np.arange(1, len(values) + 1)
-        axes.plot(
-            depth, _positive(values, log), label=name, markevery=_markevery(len(values)), **chosen[name]
-        )
+        axes.plot(depth, _positive(values, log), label=name, markevery=_markevery(len(values)), **chosen[name])
     if log:
         _log_axis(axes)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
@@ -212,9 +210,7 @@ def training_curves(
             ha="right", va="top", color="#555555", fontsize=8,
         )  # fmt: skip
     for name, values in curves.items():
-        axes.plot(
-            steps, _positive(values, log), label=name, markevery=_markevery(len(values)), **chosen[name]
-        )
+        axes.plot(steps, _positive(values, log), label=name, markevery=_markevery(len(values)), **chosen[name])
     if log:
         _log_axis(axes)
     axes.set(xlabel="training step", ylabel=ylabel, title=title)
@@ -289,11 +285,7 @@ def flow(flow: Flow, *, title: str = "") -> Figure:
             )
     scanned = [name for name in names if backward[name].ndim == 1]
     figure = Figure(figsize=(7.2, 4.0 + (1.2 + 0.45 * len(scanned) if scanned else 0)), layout="constrained")
-    rows = (
-        figure.subplots(2, 1, height_ratios=(4.0, 1.2 + 0.45 * len(scanned)))
-        if scanned
-        else [figure.subplots()]
-    )
+    rows = figure.subplots(2, 1, height_ratios=(4.0, 1.2 + 0.45 * len(scanned))) if scanned else [figure.subplots()]
     _depth_panel(rows[0], names, forward, backward)
     if scanned:
         _time_panel(rows[1], {name: backward[name] for name in scanned})
@@ -354,9 +346,7 @@ def _figure_of(axes: Axes) -> Figure:
     return figure
 
 
-def _styles(
-    names: Mapping[str, Any], styles: Mapping[str, Mapping[str, Any]] | None
-) -> dict[str, dict[str, Any]]:
+def _styles(names: Mapping[str, Any], styles: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
     if styles is None:
         return dict(zip(names, itertools.cycle(line_styles()), strict=False))
     return {name: dict(styles[name]) for name in names}

@@ -92,9 +92,7 @@ def test_damaged_file_is_refused(tmp_path, monkeypatch, damage):
 
 
 def write_idx(path: Path, array: np.ndarray, packed: bool) -> None:
-    content = (
-        b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-    )
+    content = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
     if packed:
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(content))
     else:

@@ -43,15 +43,11 @@ def drawn(figure: Figure, label: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 MAKERS = {
-    "profile": lambda axes: plots.profile(
-        RATES, ylabel="rms", theory={"sigmoid": RATES["sigmoid"]}, axes=axes
-    ),
+    "profile": lambda axes: plots.profile(RATES, ylabel="rms", theory={"sigmoid": RATES["sigmoid"]}, axes=axes),
     "heatmap": lambda axes: plots.heatmap(
         np.stack(list(RATES.values())), np.arange(0, 200, 10), label="rms", axes=axes
     ),
-    "training_curves": lambda axes: plots.training_curves(
-        np.arange(20), RATES, reference={"chance": 0.1}, axes=axes
-    ),
+    "training_curves": lambda axes: plots.training_curves(np.arange(20), RATES, reference={"chance": 0.1}, axes=axes),
     "movement": lambda axes: plots.movement(RATES, zero_at=1e-22, axes=axes),
 }
 

@@ -46,9 +46,7 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     elif packed.is_file():
         content = gzip.decompress(packed.read_bytes())
     else:
-        raise FileNotFoundError(
-            f"neither {path} nor {packed.name} is there; --from names the folder of IDX files"
-        )
+        raise FileNotFoundError(f"neither {path} nor {packed.name} is there; --from names the folder of IDX files")
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is no IDX file of unsigned bytes: it starts with {content[:4].hex(' ')}")
     axes = content[3]
@@ -56,9 +54,7 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     shape = struct.unpack(f">{axes}I", content[4:start])
     array = np.frombuffer(content, np.uint8, offset=start)
     if array.size != np.prod(shape):
-        raise ValueError(
-            f"{path} announces shape {shape} but holds {array.size} bytes; is the download complete?"
-        )
+        raise ValueError(f"{path} announces shape {shape} but holds {array.size} bytes; is the download complete?")
     return array.reshape(shape)
 
 
