@@ -139,7 +139,7 @@ def _train(
 
     def loss(params: Tree, statistics: Tree, batch: Images) -> tuple[Array, Tree]:
         logits, changed = model.apply({"params": params, **statistics}, batch.x, train=True, mutable=["batch_stats"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y).mean(), changed
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y).mean(), dict(changed)
 
     def step(number: Array, state: tuple[Tree, Tree, Any]) -> tuple[Tree, Tree, Any]:
         params, statistics, memory = state

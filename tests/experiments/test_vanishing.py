@@ -134,7 +134,7 @@ def test_claims_can_fail(results):
     names = {claim.claim for claim in vanishing.claims(results)}
     assert len(names) == len(vanishing.claims(results)) >= 8
     spoilt = dict(results)
-    spoilt["gradient"] = results["gradient"] * np.geomspace((1, 1e-3, 1e3), (1e3, 1e3, 1e-3), 3).T[:, None]
+    spoilt["gradient"] = results["gradient"] * np.geomspace((1e3, 1e-3, 1e3), (1, 1e3, 1e-3), 3).T[:, None]
     spoilt["movement"] = results["movement"][..., ::-1] * np.geomspace(1e-9, 1e-3, 4)[::-1]
     spoilt["test_accuracy"] = np.where(np.arange(3)[:, None] == 0, 0.9, 0.1) * np.ones((3, 3))
     spoilt["tanh_rate"] = results["tanh_rate"] * 2
