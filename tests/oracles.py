@@ -45,8 +45,7 @@ class Probe:
 def probed(loss: Callable[..., Any], params: Any, *args: Any) -> dict[str, dict[str, np.ndarray]]:
     """Return, for each probed name, input, output and their cotangents as float64 arrays.
 
-    Args:
-        loss: loss(probe, params, *args) -> scalar.
+    `loss(probe, params, *args)` returns a scalar.
     """
     probe = Probe()
     loss(probe, params, *args)
@@ -56,7 +55,7 @@ def probed(loss: Callable[..., Any], params: Any, *args: Any) -> dict[str, dict[
         inner = Probe(perturbations)
         return loss(inner, params, *args), inner.seen
 
-    grads, seen = jax.grad(perturbed, has_aux=True)(shapes)
+    grads, seen = jax.jit(jax.grad(perturbed, has_aux=True))(shapes)
     return {
         name: {
             "input": np.asarray(seen[name][0], np.float64),

@@ -93,7 +93,7 @@ def any_equation(jaxpr: core.Jaxpr, predicate: Callable[[core.JaxprEqn], bool]) 
 
 def varying_axes(x: Any) -> frozenset[str]:
     """Return the manual mesh axes over which a value differs from device to device (empty outside `shard_map`)."""
-    return frozenset(getattr(jax.typeof(x), "vma", ()) or ())
+    return frozenset(getattr(getattr(jax.typeof(x), "manual_axis_type", None), "varying", ()))
 
 
 def as_varying(x: jax.Array, like: Any) -> jax.Array:
