@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -105,5 +104,5 @@ def _moments(activation: str, variance: float) -> Moments:
     weight /= weight.sum()
     z = jnp.asarray(grid * variance**0.5, jnp.float32)
     phi = gf.activations.get(activation)
-    value, slope = (np.asarray(f(z), np.float64) for f in (phi, jax.vmap(jax.grad(phi))))
+    value, slope = (np.asarray(f(z), np.float64) for f in (phi, phi.derivative))
     return Moments(float(weight @ value), float(weight @ value**2), float(weight @ slope**2))

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -24,7 +23,6 @@ from experiments.vanishing_arms import Arm
 STATISTICS = ("output_rms", "output_grad_rms", "dead_fraction")
 PROBE = 256  # training images that the flow is measured on, the same ones at every record
 EVALUATED = 1000  # images of each split that accuracy is measured on
-SATURATED_BELOW = 0.1  # of the largest |phi'|: beyond |z| = 3.6 for sigmoid, 1.8 for tanh
 
 Tree = dict[str, Any]
 Record = dict[str, np.ndarray]
@@ -74,7 +72,7 @@ def flat(data: gf.data.ImageDataset, split: gf.data.Split) -> Images:
     return Images(jnp.asarray(rows), jnp.asarray(split.labels))
 
 
-def network(arm: Arm, setup: Setup) -> nn.Module:
+def network(arm: Arm, setup: Setup) -> gf.models.MLP:
     """Build the network of an arm: images (batch, pixels) to logits (batch, 10).
 
     Args:
@@ -82,12 +80,13 @@ def network(arm: Arm, setup: Setup) -> nn.Module:
         setup: depth and width.
     """
     return gf.models.MLP(
-        features=(setup.width,) * setup.depth,
-        out=10,
+        depth=setup.depth,
+        width=setup.width,
+        outputs=10,
         activation=arm.activation,
         initializer=arm.initializer,
-        residual=arm.residual,
-        batch_norm=arm.batch_norm,
+        residual="plain" if arm.residual else None,
+        normalization="batch" if arm.batch_norm else None,
     )
 
 
@@ -147,7 +146,7 @@ def train_arm(arm: Arm, setup: Setup, train: Images, test: Images) -> dict[str, 
 
 @functools.partial(jax.jit, static_argnames=("model", "setup"))
 def _train(
-    variables: Tree, key: PRNGKeyArray, train: Images, test: Images, model: nn.Module, setup: Setup
+    variables: Tree, key: PRNGKeyArray, train: Images, test: Images, model: gf.models.MLP, setup: Setup
 ) -> dict[str, Array]:
     optimizer = optax.sgd(setup.learning_rate)
     records = setup.steps // setup.record_every + 1
@@ -221,7 +220,7 @@ def relative_movement(
     return jnp.stack([norm(w - w_0) / norm(w_0) for w_0, w in zip(before, now, strict=True)])
 
 
-def evaluate(model: nn.Module, variables: Tree, train: Images, test: Images) -> dict[str, Array]:
+def evaluate(model: gf.models.MLP, variables: Tree, train: Images, test: Images) -> dict[str, Array]:
     """Accuracy on both splits and saturation on the test images: one forward pass with running averages.
 
     Args:
@@ -237,20 +236,31 @@ def evaluate(model: nn.Module, variables: Tree, train: Images, test: Images) -> 
     both = jnp.concatenate([train.x, test.x])
     logits, captured = model.apply(variables, both, train=False, capture_intermediates=True)
     right = jnp.argmax(logits, -1) == jnp.concatenate([train.y, test.y])
-    outputs = captured["intermediates"]
-    kind = "BatchNorm" if model.batch_norm else "Dense"
-    fractions = []
-    for index in range(len(model.features)):
-        z = outputs[f"{kind}_{index}"]["__call__"][0][len(train.y) :]
-        if model.activation == "prelu":
-            slope = jnp.abs(variables["params"][f"PReLU_{index}"]["negative_slope"])
-            derivative = jnp.where(z > 0, 1.0, slope) / jnp.maximum(1.0, slope)
-        else:
-            phi = gf.activations.get(model.activation)
-            derivative = jnp.vectorize(jax.grad(phi))(z) / {"sigmoid": 0.25}.get(model.activation, 1.0)
-        fractions.append(jnp.mean(jnp.abs(derivative) < SATURATED_BELOW))
+    kind = "Dense" if model.normalization is None else "BatchNorm"
+    saturated = []
+    for layer in range(model.depth):
+        z = captured["intermediates"][f"{kind}_{layer}"]["__call__"][0][len(train.y) :]
+        learned = jax.tree.leaves(variables["params"].get(f"PReLU_{layer}", {}))
+        saturated.append(saturated_fraction(model.activation, learned, z))
     return {
         "train_accuracy": right[: len(train.y)].mean(),
         "test_accuracy": right[len(train.y) :].mean(),
-        "saturated": jnp.stack(fractions),
+        "saturated": jnp.stack(saturated),
     }
+
+
+def saturated_fraction(activation: str, learned: list[Array], z: Float[Array, "images units"]) -> Float[Array, ""]:
+    """Fraction of pre-activations at which |phi'| is below a tenth of its largest value.
+
+    Args:
+        activation: name in `gf.activations`.
+        learned: the activation's learned parameter, if it has one.
+        z: pre-activations.
+    """
+    phi = gf.activations.get(activation)
+
+    def slope(x: Array) -> Array:
+        return jnp.abs(jax.jvp(lambda x: phi.fn(x, *learned), (x,), (jnp.ones_like(x),))[1])
+
+    largest = slope(jnp.linspace(-4.0, 4.0, 801)).max()  # every phi' here has its largest value near 0
+    return jnp.mean(slope(z) < gf.activations.SATURATED * largest)
