@@ -249,11 +249,11 @@ def evaluate(model: gf.models.MLP, variables: Tree, train: Images, test: Images)
     }
 
 
-def saturated_fraction(activation: str, learned: list[Array], z: Float[Array, "images units"]) -> Float[Array, ""]:
+def saturated_fraction(activation: Any, learned: list[Array], z: Float[Array, "images units"]) -> Float[Array, ""]:
     """Fraction of pre-activations at which |phi'| is below a tenth of its largest value.
 
     Args:
-        activation: name in `gf.activations`.
+        activation: whatever `gf.activations.get` takes, a name for one.
         learned: the activation's learned parameter, if it has one.
         z: pre-activations.
     """
