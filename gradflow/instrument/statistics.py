@@ -179,8 +179,7 @@ def _totals(y: Num[Array, "..."], example_axes: Sequence[int], layout: Layout, m
     if not (alike and example_axes):
         return ([jnp.sum(y32)] if mean else []) + ([jnp.zeros((2,), jnp.float32)] if alike else [])
     first = example_axes[0]
-    # Behind a barrier, because XLA would write squares out in memory if it saw that another sum needs them too.
-    rows = jnp.sum(jnp.square(lax.optimization_barrier(y32)), axis=tuple(k for k in range(y.ndim) if k != first))
+    rows = jnp.sum(jnp.square(y32), axis=tuple(k for k in range(y.ndim) if k != first))
     inverse = jnp.where(rows > 0, lax.rsqrt(jnp.where(rows > 0, rows, 1.0)), 0.0)
     # The row of ones makes it a product of matrices, a library call; with a vector XLA compiles a loop.
     weights = lax.optimization_barrier(jnp.stack([inverse, jnp.ones_like(inverse)]))

@@ -88,13 +88,15 @@ def _value_tap(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> Array:
 
 def _value_tap_fwd(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> tuple[Array, Array]:
     del spec, sink
-    return y, ahead
+    # Nothing goes on before it has been looked at: else XLA may look later, and keep the array alive until then.
+    return jax.lax.optimization_barrier((y, ahead))
 
 
 def _value_tap_bwd(spec: TapSpec, ahead: Array, g: Array) -> tuple[Array, None, Array]:
     axes = statistics.mesh_axes_of(g, spec.mesh_axes)
     back = statistics.backward(g, spec.layout, spec.unit_axes, axes, spec.flush_below)
-    return g, None, jnp.concatenate([ahead, as_varying(back, g)])
+    g, back = jax.lax.optimization_barrier((g, as_varying(back, g)))
+    return g, None, jnp.concatenate([ahead, back])
 
 
 _value_tap.defvjp(_value_tap_fwd, _value_tap_bwd)
@@ -113,7 +115,7 @@ def _input_tap_fwd(spec: TapSpec, x: Array, sink: Array) -> tuple[Array, None]:
 
 def _input_tap_bwd(spec: TapSpec, _: None, g: Array) -> tuple[Array, Array]:
     del spec
-    return g, as_varying(statistics.handed_down(g), g)
+    return jax.lax.optimization_barrier((g, as_varying(statistics.handed_down(g), g)))
 
 
 _input_tap.defvjp(_input_tap_fwd, _input_tap_bwd)
