@@ -122,8 +122,8 @@ def as_floating(x: Array, rank: int, layout: str, dtype: Any) -> Array:
         )
     if x.ndim != rank and not (rank < 0 and x.ndim >= -rank):
         raise ValueError(
-            f"expected inputs of shape {layout}, got {x.shape}. Likely cause: a single example without its batch axis, or "
-            "an axis of channels left out. Fix: x[None], or x[..., None]"
+            f"expected inputs of shape {layout}, got {x.shape}. Likely cause: a single example without its batch axis, "
+            "or an axis of channels left out. Fix: x[None], or x[..., None]"
         )
     return x.astype(dtype)
 
