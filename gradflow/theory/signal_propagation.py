@@ -1,0 +1,473 @@
+"""Mean-field theory of signal and gradient in wide fully connected networks at initialization.
+
+z_l = W_l phi(z_(l-1)) + b_l with W ~ N(0, sigma_w^2 / fan_in) and b ~ N(0, sigma_b^2), independent. As the width grows,
+the pre-activations z_l become Gaussian with variance q_l, those of two inputs with correlation c_l (Poole et al. 2016),
+and the backward signal's mean square changes by chi_l a layer (Schoenholz et al. 2017).
+
+`weight_variance` is sigma_w^2 and `bias_variance` sigma_b^2 throughout; `activation` is a name in
+`gradflow.activations`, a record of it, or any elementwise function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from numpy.typing import ArrayLike
+
+from gradflow.theory import gaussian
+
+if TYPE_CHECKING:
+    from gradflow.activations import Activation
+
+Phi = gaussian.Phi
+Phase = Literal["ordered", "critical", "chaotic"]
+
+_SMALLEST = 1e-12  # stands for q -> 0, where a kinked phi' still has both its sides
+_CLOSEST = -18.0  # ln(1 - c) below which rounding hides where c* is
+_LARGEST = 1e16  # stands for q -> infinity
+_CRITICAL = 1e-8  # |chi_1 - 1| below this is critical: what quadrature can tell
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedPoint:
+    """Where the signal of a deep network settles, and how fast.
+
+    Attributes:
+        q_star: the variance that q_l approaches from q_0 = 1; 0 if the signal dies, inf if it grows without bound. Where
+            every variance is a fixed point (He-initialized ReLU), the 1 that it started from.
+        c_star: the correlation that that of two inputs approaches: 1, or below it in the chaotic phase.
+        chi_1: sigma_w^2 E[phi'(z)^2] at q_star, the factor of the squared gradient a layer; at q_star = inf, its limit.
+        slope_at_c_star: derivative of the correlation map at c_star; equal to chi_1 where c_star = 1 and q_star is finite.
+        xi_q: layers in which |q_l - q_star| falls by e; inf where it does not fall exponentially.
+        xi_c: layers in which |c_l - c_star| falls by e, -1 / ln(slope_at_c_star); inf where it does not. Networks train
+            to a depth of about 6 xi_c (Schoenholz et al. 2017).
+        phase: by chi_1: below 1 "ordered" (gradients vanish), above 1 "chaotic" (they explode), else "critical".
+    """
+
+    q_star: float
+    c_star: float
+    chi_1: float
+    slope_at_c_star: float
+    xi_q: float
+    xi_c: float
+    phase: Phase
+
+
+class _Averages(NamedTuple):
+    """Gaussian averages of one activation, in double precision on the host, as functions of floats.
+
+    Attributes:
+        name: of the activation.
+        single: q -> E[phi], E[phi^2], E[phi'^2], E[x phi phi'], x ~ N(0, q).
+        pair: c, q -> E[phi(x) phi(y)], x and y of variance q and correlation c.
+        slope_pair: the same of phi'.
+    """
+
+    name: str
+    single: Callable[[float], tuple[float, ...]]
+    pair: Callable[[float, float], float]
+    slope_pair: Callable[[float, float], float]
+
+    def square(self, q: float) -> float:
+        """E[phi^2]."""
+        return self.single(q)[1]
+
+    def slope_square(self, q: float) -> float:
+        """E[phi'^2]; at q = 0 its limit from above, where a kinked phi' still has both its sides."""
+        return self.single(max(q, _SMALLEST))[2]
+
+    def square_derivative(self, q: float) -> float:
+        """Derivative of E[phi^2] by q, E[x phi phi'] / q, which needs no second derivative of phi."""
+        q = max(q, _SMALLEST)
+        return self.single(q)[3] / q
+
+
+def _averages(activation: Phi) -> _Averages:
+    from gradflow import activations
+
+    return _compiled(activations.get(activation))
+
+
+@functools.lru_cache(maxsize=128)
+def _compiled(record: Activation) -> _Averages:
+    def single(q: Array) -> Array:
+        def values(x: Array) -> Array:
+            phi, slope = record(x), record.derivative(x)
+            return jnp.stack([phi, phi**2, slope**2, x * phi * slope])
+
+        return gaussian.expectation(values, q, kinks=record.kinks)
+
+    def pair(c: Array, q: Array) -> Array:
+        return gaussian.pair_expectation(record, c, (q, q), kinks=record.kinks)
+
+    def slope_pair(c: Array, q: Array) -> Array:
+        return gaussian.pair_expectation(record.derivative, c, (q, q), kinks=record.kinks)
+
+    return _Averages(record.name, *(_on_host(record.name, fn) for fn in (single, pair, slope_pair)))
+
+
+def _on_host(name: str, fn: Callable[..., Array]) -> Callable[..., Any]:
+    """Compile fn for doubles, whatever the user's precision and also while something else is being traced."""
+    compiled = jax.jit(fn)
+
+    def call(*arguments: float) -> Any:
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+            values = np.asarray(compiled(*(jnp.asarray(x, jnp.float64) for x in arguments)))
+        if not np.isfinite(values).all():
+            raise ArithmeticError(
+                f"the Gaussian averages of {name} at q = {arguments[-1]:g} are not finite. Likely cause: an activation that "
+                "overflows or is not defined everywhere, or a variance that explodes. Fix: a smaller weight variance"
+            )
+        return tuple(values.tolist()) if values.ndim else float(values)
+
+    return call
+
+
+def variance_map(
+    activation: Phi, q: ArrayLike, weight_variance: float, bias_variance: float
+) -> Float[np.ndarray, "..."]:
+    """V(q) = sigma_w^2 E[phi(sqrt(q) z)^2] + sigma_b^2: variance of the next layer's pre-activations.
+
+    Poole et al. 2016, equation 3.
+
+    Args:
+        activation: name, record or function.
+        q: variances of the pre-activations, of any shape.
+        weight_variance: sigma_w^2.
+        bias_variance: sigma_b^2.
+
+    Returns:
+        V(q), of the shape of q.
+
+    Raises:
+        ValueError: for a negative variance or an unknown name.
+        ArithmeticError: where the expectation is not finite.
+
+    Examples:
+        >>> float(variance_map("relu", 3.0, 2.0, 0.5).round(9))
+        3.5
+    """
+    _check(weight_variance, bias_variance)
+    averages = _averages(activation)
+    return _each(lambda x: weight_variance * averages.square(x) + bias_variance, q)
+
+
+def correlation_map(
+    activation: Phi,
+    q: float,
+    c: ArrayLike,
+    weight_variance: float,
+    bias_variance: float,
+) -> Float[np.ndarray, "..."]:
+    """C(c) = (sigma_w^2 E[phi(x) phi(y)] + sigma_b^2) / V(q): correlation in the next layer of two inputs of variance q.
+
+    x and y are Gaussian with variance q and correlation c. Poole et al. 2016, equation 5; there q = q*.
+
+    Args:
+        activation: name, record or function.
+        q: variance of the pre-activations, the same for both inputs.
+        c: correlations in [-1, 1], of any shape.
+        weight_variance: sigma_w^2.
+        bias_variance: sigma_b^2.
+
+    Returns:
+        C(c), of the shape of c.
+
+    Raises:
+        ValueError: for variances or correlations out of range, or where the next layer's variance is 0.
+        ArithmeticError: where the expectation is not finite.
+
+    Examples:
+        >>> float(correlation_map("relu", 1.0, 0.0, 2.0, 0.0).round(6))  # 1 / pi
+        0.31831
+    """
+    _check(weight_variance, bias_variance)
+    averages = _averages(activation)
+    variance = weight_variance * averages.square(q) + bias_variance
+    if variance == 0:
+        raise ValueError(
+            f"expected a signal, got pre-activations of variance 0 after {averages.name} at q = {q:g}; a correlation is not "
+            "defined there. Fix: a positive q, weight variance or bias variance"
+        )
+    return _each(lambda x: (weight_variance * averages.pair(x, q) + bias_variance) / variance, c)
+
+
+def variance_profile(
+    activation: Phi,
+    depth: int,
+    q0: float,
+    *,
+    weight_variance: float,
+    bias_variance: float,
+) -> Float[np.ndarray, " depth"]:
+    """Pre-activation variances q_1 = sigma_w^2 q0 + sigma_b^2 and q_l = V(q_(l-1)), l = 2..depth.
+
+    Args:
+        activation: name, record or function.
+        depth: number of layers L.
+        q0: second moment of the network's input, mean over its entries and examples.
+        weight_variance: sigma_w^2.
+        bias_variance: sigma_b^2.
+
+    Returns:
+        q_1..q_L.
+
+    Raises:
+        ValueError: for a depth below 1 or a negative variance.
+        ArithmeticError: where the variance overflows or the expectation is not finite.
+
+    Examples:
+        >>> variance_profile("relu", 3, 1.0, weight_variance=1.0, bias_variance=0.0).round(6).tolist()
+        [1.0, 0.5, 0.25]
+    """
+    _check(weight_variance, bias_variance)
+    if depth < 1 or not 0 <= q0 < math.inf:
+        raise ValueError(f"expected depth >= 1 and a finite q0 >= 0, got depth {depth}, q0 {q0}")
+    averages = _averages(activation)
+    variances = [weight_variance * q0 + bias_variance]
+    for _ in range(depth - 1):
+        variances.append(weight_variance * averages.square(variances[-1]) + bias_variance)
+    return np.array(variances)
+
+
+def backward_rates(activation: Phi, variances: ArrayLike, *, weight_variance: float) -> Float[np.ndarray, "..."]:
+    """chi_l = sigma_w^2 E[phi'(sqrt(q_l) z)^2]: factor of the mean square gradient from z_(l+1) back to z_l.
+
+    That of a layer's input, dL/dphi(z_l), has the same factor one step shifted. The widths are taken as equal; where they are not,
+    the factor is multiplied by fan_out / fan_in of W_(l+1). Schoenholz et al. 2017, equation 9.
+
+    Args:
+        activation: name, record or function.
+        variances: q_l, of any shape, as from `variance_profile`.
+        weight_variance: sigma_w^2 of the layer above, W_(l+1).
+
+    Returns:
+        chi_l, of the shape of `variances`.
+
+    Raises:
+        ValueError: for a negative variance.
+
+    Examples:
+        >>> backward_rates("relu", [0.5, 2.0], weight_variance=2.0).round(9).tolist()
+        [1.0, 1.0]
+    """
+    _check(weight_variance, 0.0)
+    averages = _averages(activation)
+    return _each(lambda q: weight_variance * averages.slope_square(q), variances)
+
+
+def batchnorm_rate(activation: Phi) -> float:
+    """E[phi'(z)^2] / Var[phi(z)], z ~ N(0, 1): squared-gradient factor a layer of a plain net with batch normalization.
+
+    For x -> phi(BN(W x)) at initialization, with a batch large enough that the terms of order 1/batch are small; whatever sigma_w^2.
+    ReLU: pi / (pi - 1) = 1.467, linear: 1. Yang et al. 2019, "A Mean Field Theory of Batch Normalization".
+
+    Args:
+        activation: name, record or function.
+
+    Returns:
+        The factor; above 1, so that gradients explode, unless the activation is linear.
+
+    Raises:
+        ValueError: for a constant activation.
+
+    Examples:
+        >>> round(batchnorm_rate("relu"), 3)
+        1.467
+    """
+    averages = _averages(activation)
+    mean, square, slope_square, _ = averages.single(1.0)
+    variance = square - mean**2
+    if variance <= 1e-14 * square:
+        raise ValueError(f"expected an activation that varies, got {averages.name}, constant over N(0, 1)")
+    return slope_square / variance
+
+
+def fixed_point(activation: Phi, *, weight_variance: float, bias_variance: float) -> FixedPoint:
+    """Fixed points of the variance and correlation maps, and the depth scales around them.
+
+    q* = V(q*), reached from q = 1; c* = C(c*); chi_1 = sigma_w^2 E[phi'(z)^2] at q*, the slope of C at 1;
+    1/xi_q = -ln |V'(q*)|, 1/xi_c = -ln C'(c*). Poole et al. 2016; Schoenholz et al. 2017, equations 5-7.
+
+    Args:
+        activation: name, record or function.
+        weight_variance: sigma_w^2.
+        bias_variance: sigma_b^2.
+
+    Returns:
+        The fixed point. A signal that dies or grows without bound shows as q_star 0 or inf; then the other fields are the
+        limits on the way there.
+
+    Raises:
+        ValueError: for a negative variance.
+        ArithmeticError: where the variance map oscillates instead of settling, or grows faster than linearly.
+
+    Examples:
+        >>> point = fixed_point("tanh", weight_variance=2.5, bias_variance=0.05)
+        >>> point.phase, round(point.chi_1, 3), round(6 * point.xi_c)
+        ('chaotic', 1.134, 71)
+    """
+    _check(weight_variance, bias_variance)
+    averages = _averages(activation)
+    q_star = _variance_fixed_point(averages, weight_variance, bias_variance)
+    q = min(max(q_star, _SMALLEST), _LARGEST)
+    chi_1 = weight_variance * averages.slope_square(q)
+    pace = abs(weight_variance * averages.square_derivative(q))
+    if pace > 1 + 1e-6 and 0 < q_star < math.inf:
+        raise ArithmeticError(
+            f"the variance map of {averages.name} does not settle: at its fixed point q = {q_star:g} its slope is {pace:.3g} in size, "
+            "so that q_l oscillates around it. Mean-field theory has no q* here; follow `variance_profile` instead"
+        )
+    # Below infinity V(q) = q; towards it the correlation map has the limit's own slope.
+    next_variance = weight_variance * averages.square(q) + bias_variance if math.isinf(q_star) else q
+    distance, slope = _correlation_fixed_point(averages, q, weight_variance, next_variance, chi_1 * q / next_variance)
+    xi_q = math.inf if math.isinf(q_star) else _depth_scale(pace)
+    phase: Phase = "critical" if abs(chi_1 - 1) <= _CRITICAL else "ordered" if chi_1 < 1 else "chaotic"
+    return FixedPoint(q_star, 1 - distance, chi_1, slope, xi_q, _depth_scale(slope), phase)
+
+
+def critical_weight_variance(activation: Phi, *, bias_variance: float) -> float:
+    """sigma_w^2 at which chi_1 = 1 for this sigma_b^2: the edge of chaos.
+
+    chi_1 = 1 means sigma_w^2 = 1 / E[phi'^2] at q*, and q* = V(q*) then says
+    sigma_b^2 = q - E[phi^2] / E[phi'^2], one equation for q. Poole et al. 2016; Schoenholz et al. 2017.
+
+    Args:
+        activation: name, record or function.
+        bias_variance: sigma_b^2.
+
+    Returns:
+        sigma_w^2. Of several, the one with the smallest q* that is reached from q = 1.
+
+    Raises:
+        ValueError: where the activation has no critical point at this bias variance (ReLU with bias), or the variance is
+            negative.
+
+    Examples:
+        >>> round(critical_weight_variance("tanh", bias_variance=0.05), 3)
+        1.761
+    """
+    _check(0.0, bias_variance)
+    averages = _averages(activation)
+    for q in _critical_variances(averages, bias_variance):
+        weight_variance = 1 / averages.slope_square(q)
+        try:
+            point = fixed_point(activation, weight_variance=weight_variance, bias_variance=bias_variance)
+        except ArithmeticError:
+            continue
+        if abs(point.chi_1 - 1) <= 1e-6:
+            return weight_variance
+    raise ValueError(
+        f"{averages.name} has no critical weight variance at bias variance {bias_variance:g}: no finite q* that the variance map reaches "
+        "from 1 has chi_1 = 1. Likely cause: a rectifier with bias (its variance then grows without bound at chi_1 = 1) or "
+        "one that is not symmetric. Fix: bias_variance=0 for the ReLU family, or choose by `fixed_point` the chi_1 nearest 1"
+    )
+
+
+def _critical_variances(averages: _Averages, bias_variance: float) -> list[float]:
+    """The q, ascending, that solve q - E[phi^2] / E[phi'^2] = sigma_b^2."""
+
+    @functools.cache
+    def excess(log_q: float) -> float:
+        q = math.exp(log_q)
+        slope = averages.slope_square(q)
+        return 1 - (averages.square(q) / slope + bias_variance) / q if slope > 0 else -math.inf
+
+    grid = [float(x) for x in np.linspace(math.log(1e-8), math.log(1e8), 81)]
+    values = [excess(x) for x in grid]
+    if max(abs(value) for value in values) < 1e-9:
+        return [1.0]
+    found = [0.0] if bias_variance == 0 and abs(values[0]) < 1e-6 else []
+    for low, high in itertools.pairwise(grid):
+        if excess(low) * excess(high) < 0 and math.isfinite(excess(low) * excess(high)):
+            found.append(math.exp(_root(excess, low, high)))
+    return found
+
+
+def _variance_fixed_point(averages: _Averages, weight_variance: float, bias_variance: float) -> float:
+    """The q that q -> V(q) leads to from 1: the first sign change of V(q) - q in the direction it takes."""
+
+    def excess(log_q: float) -> float:
+        q = math.exp(log_q)
+        return (weight_variance * averages.square(q) + bias_variance) / q - 1
+
+    start = excess(0.0)
+    if abs(start) < 1e-13 or max(abs(start), abs(excess(1.0))) < 1e-9:
+        return 1.0
+    step = math.copysign(0.5, start)
+    end = math.log(_LARGEST if start > 0 else _SMALLEST)
+    here = 0.0
+    while abs(here) < abs(end):
+        if excess(here + step) * start <= 0:
+            return math.exp(_root(excess, here, here + step))
+        here += step
+    return math.inf if start > 0 else 0.0
+
+
+def _correlation_fixed_point(
+    averages: _Averages, q: float, weight_variance: float, next_variance: float, slope_at_1: float
+) -> tuple[float, float]:
+    """1 - c* and C'(c*). C is a power series with coefficients >= 0: c* = 1 if C'(1) <= 1, else the one below 1."""
+    if slope_at_1 <= 1 + _CRITICAL:
+        return 0.0, slope_at_1
+
+    def excess(log_distance: float) -> float:
+        distance = math.exp(log_distance)
+        fallen = averages.square(q) - averages.pair(1 - distance, q)
+        return weight_variance * fallen / (next_variance * distance) - 1
+
+    high, distance = 0.0, 1.0
+    if excess(high) < -1e-12:
+        low = -1.0
+        while excess(low) <= 0:
+            if low < _CLOSEST:
+                return 0.0, slope_at_1
+            low, high = 1.5 * low, low
+        distance = math.exp(_root(excess, low, high))
+    return distance, weight_variance * q / next_variance * averages.slope_pair(1 - distance, q)
+
+
+def _root(fn: Callable[[float], float], low: float, high: float) -> float:
+    """A sign change of fn between low and high, to 1e-13, by false position with the Illinois rule."""
+    at_low, at_high = fn(low), fn(high)
+    for _ in range(200):
+        if at_high == 0 or abs(high - low) < 1e-13:
+            break
+        middle = high - at_high * (high - low) / (at_high - at_low)
+        at_middle = fn(middle)
+        if at_middle * at_high < 0:
+            low, at_low = high, at_high
+        else:
+            at_low /= 2
+        moved, high, at_high = abs(middle - high), middle, at_middle
+        if moved < 1e-13:
+            break
+    return high
+
+
+def _depth_scale(slope: float) -> float:
+    """-1 / ln(slope); 0 for a slope of 0, inf where nothing falls exponentially."""
+    if slope <= 0:
+        return 0.0
+    return math.inf if slope >= 1 - _CRITICAL else -1 / math.log(slope)
+
+
+def _each(fn: Callable[[float], float], values: ArrayLike) -> Float[np.ndarray, "..."]:
+    """Apply fn to every entry, one by one."""
+    array = np.asarray(values, np.float64)
+    return np.array([fn(float(value)) for value in array.ravel()]).reshape(array.shape)
+
+
+def _check(weight_variance: float, bias_variance: float) -> None:
+    for name, value in (("weight_variance (sigma_w^2)", weight_variance), ("bias_variance (sigma_b^2)", bias_variance)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"expected a finite {name} of at least 0, got {value}")
