@@ -2,5 +2,6 @@
 
 from gradflow.models.layers import PReLU
 from gradflow.models.mlp import MLP
+from gradflow.models.resnet import ResNet
 
-__all__ = ["MLP", "PReLU"]
+__all__ = ["MLP", "PReLU", "ResNet"]
