@@ -2,6 +2,7 @@
 
 from gradflow.models.layers import PReLU
 from gradflow.models.mlp import MLP
+from gradflow.models.recurrent import Recurrent
 from gradflow.models.resnet import ResNet
 
-__all__ = ["MLP", "PReLU", "ResNet"]
+__all__ = ["MLP", "PReLU", "Recurrent", "ResNet"]
