@@ -15,25 +15,18 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from gradflow.theory import gaussian
+from gradflow.theory import averages
+from gradflow.theory.averages import LARGEST, SMALLEST, Averages, Phi, in_range
 
-if TYPE_CHECKING:
-    from gradflow.activations import Activation
-
-Phi = gaussian.Phi
 Phase = Literal["ordered", "critical", "chaotic"]
 
-_SMALLEST = 1e-12  # stands for q -> 0, where a kinked phi' still has both its sides
 _CLOSEST = -18.0  # ln(1 - c) below which rounding hides where c* is
-_LARGEST = 1e16  # stands for q -> infinity
 _CRITICAL = 1e-8  # |chi_1 - 1| below this is critical: what quadrature can tell
 
 
@@ -42,11 +35,11 @@ class FixedPoint:
     """Where the signal of a deep network settles, and how fast.
 
     Attributes:
-        q_star: the variance that q_l approaches from q_0 = 1; 0 if the signal dies, inf if it grows without bound. Where
-            every variance is a fixed point (He-initialized ReLU), the 1 that it started from.
-        c_star: the correlation that that of two inputs approaches: 1, or below it in the chaotic phase.
+        q_star: the variance that q_l approaches from 1; 0 if the signal dies, inf if it grows without bound. Where
+            V(q) = q to rounding on a whole interval, the first such q (He-initialized ReLU: 1).
+        c_star: what the correlation of two inputs approaches: 1, or in the chaotic phase a value below it.
         chi_1: sigma_w^2 E[phi'(z)^2] at q_star, the factor of the squared gradient a layer; at q_star = inf, its limit.
-        slope_at_c_star: derivative of the correlation map at c_star; equal to chi_1 where c_star = 1 and q_star is finite.
+        slope_at_c_star: derivative of the correlation map at c_star; chi_1 where c_star = 1 and q_star is finite.
         xi_q: layers in which |q_l - q_star| falls by e; inf where it does not fall exponentially.
         xi_c: layers in which |c_l - c_star| falls by e, -1 / ln(slope_at_c_star); inf where it does not. Networks train
             to a depth of about 6 xi_c (Schoenholz et al. 2017).
@@ -62,82 +55,12 @@ class FixedPoint:
     phase: Phase
 
 
-class _Averages(NamedTuple):
-    """Gaussian averages of one activation, in double precision on the host, as functions of floats.
-
-    Attributes:
-        name: of the activation.
-        single: q -> E[phi], E[phi^2], E[phi'^2], E[x phi phi'], x ~ N(0, q).
-        pair: c, q -> E[phi(x) phi(y)], x and y of variance q and correlation c.
-        slope_pair: the same of phi'.
-    """
-
-    name: str
-    single: Callable[[float], tuple[float, ...]]
-    pair: Callable[[float, float], float]
-    slope_pair: Callable[[float, float], float]
-
-    def square(self, q: float) -> float:
-        """E[phi^2]."""
-        return self.single(q)[1]
-
-    def slope_square(self, q: float) -> float:
-        """E[phi'^2]; at q = 0 its limit from above, where a kinked phi' still has both its sides."""
-        return self.single(max(q, _SMALLEST))[2]
-
-    def square_derivative(self, q: float) -> float:
-        """Derivative of E[phi^2] by q, E[x phi phi'] / q, which needs no second derivative of phi."""
-        q = max(q, _SMALLEST)
-        return self.single(q)[3] / q
-
-
-def _averages(activation: Phi) -> _Averages:
-    from gradflow import activations
-
-    return _compiled(activations.get(activation))
-
-
-@functools.lru_cache(maxsize=128)
-def _compiled(record: Activation) -> _Averages:
-    def single(q: Array) -> Array:
-        def values(x: Array) -> Array:
-            phi, slope = record(x), record.derivative(x)
-            return jnp.stack([phi, phi**2, slope**2, x * phi * slope])
-
-        return gaussian.expectation(values, q, kinks=record.kinks)
-
-    def pair(c: Array, q: Array) -> Array:
-        return gaussian.pair_expectation(record, c, (q, q), kinks=record.kinks)
-
-    def slope_pair(c: Array, q: Array) -> Array:
-        return gaussian.pair_expectation(record.derivative, c, (q, q), kinks=record.kinks)
-
-    return _Averages(record.name, *(_on_host(record.name, fn) for fn in (single, pair, slope_pair)))
-
-
-def _on_host(name: str, fn: Callable[..., Array]) -> Callable[..., Any]:
-    """Compile fn for doubles, whatever the user's precision and also while something else is being traced."""
-    compiled = jax.jit(fn)
-
-    def call(*arguments: float) -> Any:
-        with jax.ensure_compile_time_eval(), jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-            values = np.asarray(compiled(*(jnp.asarray(x, jnp.float64) for x in arguments)))
-        if not np.isfinite(values).all():
-            raise ArithmeticError(
-                f"the Gaussian averages of {name} at q = {arguments[-1]:g} are not finite. Likely cause: an activation that "
-                "overflows or is not defined everywhere, or a variance that explodes. Fix: a smaller weight variance"
-            )
-        return tuple(values.tolist()) if values.ndim else float(values)
-
-    return call
-
-
 def variance_map(
     activation: Phi, q: ArrayLike, weight_variance: float, bias_variance: float
 ) -> Float[np.ndarray, "..."]:
     """V(q) = sigma_w^2 E[phi(sqrt(q) z)^2] + sigma_b^2: variance of the next layer's pre-activations.
 
-    Poole et al. 2016, equation 3.
+    Poole et al. 2016.
 
     Args:
         activation: name, record or function.
@@ -157,8 +80,9 @@ def variance_map(
         3.5
     """
     _check(weight_variance, bias_variance)
-    averages = _averages(activation)
-    return _each(lambda x: weight_variance * averages.square(x) + bias_variance, q)
+    moments = averages.of(activation)
+    q = in_range("variances q", q, 0, LARGEST)
+    return _each(lambda x: weight_variance * moments.square(x) + bias_variance, q)
 
 
 def correlation_map(
@@ -168,9 +92,9 @@ def correlation_map(
     weight_variance: float,
     bias_variance: float,
 ) -> Float[np.ndarray, "..."]:
-    """C(c) = (sigma_w^2 E[phi(x) phi(y)] + sigma_b^2) / V(q): correlation in the next layer of two inputs of variance q.
+    """C(c) = (sigma_w^2 E[phi(x) phi(y)] + sigma_b^2) / V(q): the next layer's correlation of two inputs.
 
-    x and y are Gaussian with variance q and correlation c. Poole et al. 2016, equation 5; there q = q*.
+    x and y are Gaussian with variance q and correlation c. Poole et al. 2016; there q = q*.
 
     Args:
         activation: name, record or function.
@@ -191,14 +115,15 @@ def correlation_map(
         0.31831
     """
     _check(weight_variance, bias_variance)
-    averages = _averages(activation)
-    variance = weight_variance * averages.square(q) + bias_variance
-    if variance == 0:
+    moments = averages.of(activation)
+    q, c = float(in_range("a variance q", q, 0, LARGEST)), in_range("correlations c", c, -1, 1)
+    variance = weight_variance * moments.square(q) + bias_variance
+    if variance <= SMALLEST:
         raise ValueError(
-            f"expected a signal, got pre-activations of variance 0 after {averages.name} at q = {q:g}; a correlation is not "
-            "defined there. Fix: a positive q, weight variance or bias variance"
+            f"expected a signal, got pre-activations of variance 0 after {moments.name} at q = {q:g}; a "
+            "correlation is not defined there. Fix: a positive q, weight variance or bias variance"
         )
-    return _each(lambda x: (weight_variance * averages.pair(x, q) + bias_variance) / variance, c)
+    return _each(lambda x: (weight_variance * moments.pair(x, q) + bias_variance) / variance, c)
 
 
 def variance_profile(
@@ -223,27 +148,33 @@ def variance_profile(
 
     Raises:
         ValueError: for a depth below 1 or a negative variance.
-        ArithmeticError: where the variance overflows or the expectation is not finite.
+        ArithmeticError: where the variance passes 1e16.
 
     Examples:
         >>> variance_profile("relu", 3, 1.0, weight_variance=1.0, bias_variance=0.0).round(6).tolist()
         [1.0, 0.5, 0.25]
     """
     _check(weight_variance, bias_variance)
-    if depth < 1 or not 0 <= q0 < math.inf:
-        raise ValueError(f"expected depth >= 1 and a finite q0 >= 0, got depth {depth}, q0 {q0}")
-    averages = _averages(activation)
+    in_range("a second moment q0", q0, 0, LARGEST)
+    if depth < 1:
+        raise ValueError(f"expected a depth of at least 1, got {depth}")
+    moments = averages.of(activation)
     variances = [weight_variance * q0 + bias_variance]
-    for _ in range(depth - 1):
-        variances.append(weight_variance * averages.square(variances[-1]) + bias_variance)
+    while len(variances) < depth and variances[-1] <= LARGEST:
+        variances.append(weight_variance * moments.square(variances[-1]) + bias_variance)
+    if variances[-1] > LARGEST:
+        raise ArithmeticError(
+            f"the variance passes {LARGEST:g} at layer {len(variances)}: the signal explodes. Likely cause: a weight "
+            "variance above critical for an unbounded activation. Fix: a smaller one (`critical_weight_variance`), or "
+            f"fewer than {len(variances)} layers"
+        )
     return np.array(variances)
 
 
 def backward_rates(activation: Phi, variances: ArrayLike, *, weight_variance: float) -> Float[np.ndarray, "..."]:
     """chi_l = sigma_w^2 E[phi'(sqrt(q_l) z)^2]: factor of the mean square gradient from z_(l+1) back to z_l.
 
-    That of a layer's input, dL/dphi(z_l), has the same factor one step shifted. The widths are taken as equal; where they are not,
-    the factor is multiplied by fan_out / fan_in of W_(l+1). Schoenholz et al. 2017, equation 9.
+    Widths are taken as equal; where they are not, multiply by fan_out / fan_in of W_(l+1). Schoenholz et al. 2017.
 
     Args:
         activation: name, record or function.
@@ -261,14 +192,16 @@ def backward_rates(activation: Phi, variances: ArrayLike, *, weight_variance: fl
         [1.0, 1.0]
     """
     _check(weight_variance, 0.0)
-    averages = _averages(activation)
-    return _each(lambda q: weight_variance * averages.slope_square(q), variances)
+    moments = averages.of(activation)
+    variances = in_range("variances", variances, 0, LARGEST)
+    return _each(lambda q: weight_variance * moments.slope_square(q), variances)
 
 
 def batchnorm_rate(activation: Phi) -> float:
     """E[phi'(z)^2] / Var[phi(z)], z ~ N(0, 1): squared-gradient factor a layer of a plain net with batch normalization.
 
-    For x -> phi(BN(W x)) at initialization, with a batch large enough that the terms of order 1/batch are small; whatever sigma_w^2.
+    For x -> phi(BN(W x)) at initialization, whatever sigma_w^2, with a batch so large that terms of order 1/batch are
+    small.
     ReLU: pi / (pi - 1) = 1.467, linear: 1. Yang et al. 2019, "A Mean Field Theory of Batch Normalization".
 
     Args:
@@ -284,19 +217,21 @@ def batchnorm_rate(activation: Phi) -> float:
         >>> round(batchnorm_rate("relu"), 3)
         1.467
     """
-    averages = _averages(activation)
-    mean, square, slope_square, _ = averages.single(1.0)
+    moments = averages.of(activation)
+    mean, square, slope_square, *_ = moments.single(1.0)
     variance = square - mean**2
     if variance <= 1e-14 * square:
-        raise ValueError(f"expected an activation that varies, got {averages.name}, constant over N(0, 1)")
+        raise ValueError(f"expected an activation that varies, got {moments.name}, constant over N(0, 1)")
     return slope_square / variance
 
 
 def fixed_point(activation: Phi, *, weight_variance: float, bias_variance: float) -> FixedPoint:
     """Fixed points of the variance and correlation maps, and the depth scales around them.
 
-    q* = V(q*), reached from q = 1; c* = C(c*); chi_1 = sigma_w^2 E[phi'(z)^2] at q*, the slope of C at 1;
-    1/xi_q = -ln |V'(q*)|, 1/xi_c = -ln C'(c*). Poole et al. 2016; Schoenholz et al. 2017, equations 5-7.
+    q* = V(q*), the first in the direction that V takes from q = 1; c* = C(c*); chi_1 = sigma_w^2 E[phi'(z)^2] at q*,
+    the slope of C at 1; 1/xi_q = -ln |V'(q*)|, 1/xi_c = -ln C'(c*). Poole et al. 2016; Schoenholz et al. 2017.
+
+    d ln E[phi^2] / d ln q >= -1/2 for every activation, so V'(q*) >= -1/2: q_l does not oscillate around q*.
 
     Args:
         activation: name, record or function.
@@ -304,12 +239,12 @@ def fixed_point(activation: Phi, *, weight_variance: float, bias_variance: float
         bias_variance: sigma_b^2.
 
     Returns:
-        The fixed point. A signal that dies or grows without bound shows as q_star 0 or inf; then the other fields are the
-        limits on the way there.
+        The fixed point. A signal that dies or grows without bound shows as q_star 0 or inf; then the other fields are
+        the limits on the way there.
 
     Raises:
-        ValueError: for a negative variance.
-        ArithmeticError: where the variance map oscillates instead of settling, or grows faster than linearly.
+        ValueError: for a negative variance, or an activation that jumps.
+        ArithmeticError: where the variance grows without bound faster than linearly, or averages overflow.
 
     Examples:
         >>> point = fixed_point("tanh", weight_variance=2.5, bias_variance=0.05)
@@ -317,19 +252,26 @@ def fixed_point(activation: Phi, *, weight_variance: float, bias_variance: float
         ('chaotic', 1.134, 71)
     """
     _check(weight_variance, bias_variance)
-    averages = _averages(activation)
-    q_star = _variance_fixed_point(averages, weight_variance, bias_variance)
-    q = min(max(q_star, _SMALLEST), _LARGEST)
-    chi_1 = weight_variance * averages.slope_square(q)
-    pace = abs(weight_variance * averages.square_derivative(q))
-    if pace > 1 + 1e-6 and 0 < q_star < math.inf:
+    moments = averages.of(activation)
+    q_star = _variance_fixed_point(moments, weight_variance, bias_variance)
+    if moments.jump(1.0) > 1e-6:
+        raise ValueError(
+            f"expected a continuous activation with its own derivative, got {moments.name}: E[x phi] is not E[phi'] "
+            "over N(0, 1). Likely cause: a jump (sign, step) or a custom derivative. Fix: a smooth stand-in; "
+            "`variance_map` and `correlation_map` take jumps as well"
+        )
+    q = min(max(q_star, SMALLEST), LARGEST)
+    chi_1 = weight_variance * moments.slope_square(q)
+    pace = abs(weight_variance * moments.square_derivative(q))
+    if math.isinf(q_star) and moments.slope_square(q) > 1.01 * moments.slope_square(1e-4 * q):
         raise ArithmeticError(
-            f"the variance map of {averages.name} does not settle: at its fixed point q = {q_star:g} its slope is {pace:.3g} in size, "
-            "so that q_l oscillates around it. Mean-field theory has no q* here; follow `variance_profile` instead"
+            f"the variance map of {moments.name} grows faster than linearly: chi_1 has no limit as q_l goes to "
+            "infinity. Likely cause: a polynomial or exponential activation. Fix: a weight variance so small that the "
+            "signal stays finite"
         )
     # Below infinity V(q) = q; towards it the correlation map has the limit's own slope.
-    next_variance = weight_variance * averages.square(q) + bias_variance if math.isinf(q_star) else q
-    distance, slope = _correlation_fixed_point(averages, q, weight_variance, next_variance, chi_1 * q / next_variance)
+    next_variance = weight_variance * moments.square(q) + bias_variance if math.isinf(q_star) else q
+    distance, slope = _correlation_fixed_point(moments, q, weight_variance, next_variance, chi_1 * q / next_variance)
     xi_q = math.inf if math.isinf(q_star) else _depth_scale(pace)
     phase: Phase = "critical" if abs(chi_1 - 1) <= _CRITICAL else "ordered" if chi_1 < 1 else "chaotic"
     return FixedPoint(q_star, 1 - distance, chi_1, slope, xi_q, _depth_scale(slope), phase)
@@ -349,17 +291,17 @@ def critical_weight_variance(activation: Phi, *, bias_variance: float) -> float:
         sigma_w^2. Of several, the one with the smallest q* that is reached from q = 1.
 
     Raises:
-        ValueError: where the activation has no critical point at this bias variance (ReLU with bias), or the variance is
-            negative.
+        ValueError: where the activation has no critical point at this bias variance (ReLU with bias), or the variance
+            is negative.
 
     Examples:
         >>> round(critical_weight_variance("tanh", bias_variance=0.05), 3)
         1.761
     """
     _check(0.0, bias_variance)
-    averages = _averages(activation)
-    for q in _critical_variances(averages, bias_variance):
-        weight_variance = 1 / averages.slope_square(q)
+    moments = averages.of(activation)
+    for q in _critical_variances(moments, bias_variance):
+        weight_variance = 1 / moments.slope_square(q)
         try:
             point = fixed_point(activation, weight_variance=weight_variance, bias_variance=bias_variance)
         except ArithmeticError:
@@ -367,20 +309,21 @@ def critical_weight_variance(activation: Phi, *, bias_variance: float) -> float:
         if abs(point.chi_1 - 1) <= 1e-6:
             return weight_variance
     raise ValueError(
-        f"{averages.name} has no critical weight variance at bias variance {bias_variance:g}: no finite q* that the variance map reaches "
-        "from 1 has chi_1 = 1. Likely cause: a rectifier with bias (its variance then grows without bound at chi_1 = 1) or "
-        "one that is not symmetric. Fix: bias_variance=0 for the ReLU family, or choose by `fixed_point` the chi_1 nearest 1"
+        f"{moments.name} has no critical weight variance at bias variance {bias_variance:g}: no finite q* that the "
+        "variance map reaches from 1 has chi_1 = 1. Likely cause: a rectifier with bias, whose variance grows without "
+        "bound at chi_1 = 1, or one such as GELU, whose variance is unstable there. Fix: bias_variance=0 for the ReLU "
+        "family; else choose the chi_1 nearest 1 by `fixed_point`"
     )
 
 
-def _critical_variances(averages: _Averages, bias_variance: float) -> list[float]:
+def _critical_variances(moments: Averages, bias_variance: float) -> list[float]:
     """The q, ascending, that solve q - E[phi^2] / E[phi'^2] = sigma_b^2."""
 
     @functools.cache
     def excess(log_q: float) -> float:
         q = math.exp(log_q)
-        slope = averages.slope_square(q)
-        return 1 - (averages.square(q) / slope + bias_variance) / q if slope > 0 else -math.inf
+        slope = moments.slope_square(q)
+        return 1 - (moments.square(q) / slope + bias_variance) / q if slope > 0 else -math.inf
 
     grid = [float(x) for x in np.linspace(math.log(1e-8), math.log(1e8), 81)]
     values = [excess(x) for x in grid]
@@ -393,18 +336,18 @@ def _critical_variances(averages: _Averages, bias_variance: float) -> list[float
     return found
 
 
-def _variance_fixed_point(averages: _Averages, weight_variance: float, bias_variance: float) -> float:
+def _variance_fixed_point(moments: Averages, weight_variance: float, bias_variance: float) -> float:
     """The q that q -> V(q) leads to from 1: the first sign change of V(q) - q in the direction it takes."""
 
     def excess(log_q: float) -> float:
         q = math.exp(log_q)
-        return (weight_variance * averages.square(q) + bias_variance) / q - 1
+        return (weight_variance * moments.square(q) + bias_variance) / q - 1
 
     start = excess(0.0)
     if abs(start) < 1e-13 or max(abs(start), abs(excess(1.0))) < 1e-9:
         return 1.0
     step = math.copysign(0.5, start)
-    end = math.log(_LARGEST if start > 0 else _SMALLEST)
+    end = math.log(LARGEST if start > 0 else SMALLEST)
     here = 0.0
     while abs(here) < abs(end):
         if excess(here + step) * start <= 0:
@@ -414,7 +357,7 @@ def _variance_fixed_point(averages: _Averages, weight_variance: float, bias_vari
 
 
 def _correlation_fixed_point(
-    averages: _Averages, q: float, weight_variance: float, next_variance: float, slope_at_1: float
+    moments: Averages, q: float, weight_variance: float, next_variance: float, slope_at_1: float
 ) -> tuple[float, float]:
     """1 - c* and C'(c*). C is a power series with coefficients >= 0: c* = 1 if C'(1) <= 1, else the one below 1."""
     if slope_at_1 <= 1 + _CRITICAL:
@@ -422,7 +365,7 @@ def _correlation_fixed_point(
 
     def excess(log_distance: float) -> float:
         distance = math.exp(log_distance)
-        fallen = averages.square(q) - averages.pair(1 - distance, q)
+        fallen = moments.square(q) - moments.pair(1 - distance, q)
         return weight_variance * fallen / (next_variance * distance) - 1
 
     high, distance = 0.0, 1.0
@@ -433,7 +376,7 @@ def _correlation_fixed_point(
                 return 0.0, slope_at_1
             low, high = 1.5 * low, low
         distance = math.exp(_root(excess, low, high))
-    return distance, weight_variance * q / next_variance * averages.slope_pair(1 - distance, q)
+    return distance, weight_variance * q / next_variance * moments.slope_pair(1 - distance, q)
 
 
 def _root(fn: Callable[[float], float], low: float, high: float) -> float:
