@@ -14,7 +14,6 @@ import numpy as np
 from gradflow.instrument.statistics import HIGH_SCALE, LOW_SCALE, STATISTICS
 from gradflow.instrument.table import render
 
-_VALID_MEAN_SQUARE = 2.0**-94  # below this the plain sum of squares may have lost entries to underflow
 LAYER_KINDS = ("layer", "embedding", "activation")
 
 
@@ -336,14 +335,13 @@ def _f32(xp: Any, x: Any) -> Any:
 
 
 def _rms(sums: Sequence[Any], count: Any) -> Any:
-    """Form the root mean square from the scale at which the sum of squares kept its digits."""
-    plain, low, high = sums
-    xp = _namespace(plain)
+    """Form the root mean square from the sums of squares at the three scales, without leaving float32's range."""
+    xp = _namespace(sums[0])
     count = xp.maximum(count, 1)
-    small = plain / count <= _VALID_MEAN_SQUARE
-    at_plain = xp.sqrt(xp.where(small | ~xp.isfinite(plain), 1, plain / count))
-    at_low, at_high = xp.sqrt(low / count) / LOW_SCALE, xp.sqrt(high / count) / HIGH_SCALE
-    return _f32(xp, xp.where(small, at_low, xp.where(xp.isfinite(plain), at_plain, at_high)))
+    parts = [xp.sqrt(s / count) / scale for s, scale in zip(sums, (1.0, LOW_SCALE, HIGH_SCALE), strict=True)]
+    largest = xp.maximum(xp.maximum(parts[0], parts[1]), parts[2])
+    unit = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
+    return _f32(xp, unit * xp.sqrt(sum(xp.square(part / unit) for part in parts)))
 
 
 def _plain(x: Any) -> Any:

@@ -2,8 +2,8 @@
 
 Everything is a sum, so that scan steps, branches, shards and repeated uses add up; `flow.py` forms means, rms and
 fractions at the end. A gradient that vanishes or explodes leaves the range of float32 when squared (1e-25 is a fine
-float32, its square is 0), so an array is brought near 1 by a power of two before it is squared, and its sum of squares
-is reported at three scales, of which at least one can hold it.
+float32, its square is 0), so an array is scaled by a power of two before it is squared where that is needed, and sums
+of squares come in three columns, one for each scale.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from gradflow.instrument.jaxprs import varying_axes
 
-LOW_SCALE = 2.0**64
-HIGH_SCALE = 2.0**-96
+LOW_SCALE, SMALL = 2.0**64, 2.0**-40
+HIGH_SCALE, LARGE = 2.0**-96, 2.0**40
 _RUN = 16
 _BITS = 10
 _SMALL = 1024
@@ -83,37 +83,25 @@ class Layout:
 
 
 def sum_of_squares(x: Num[Array, "..."]) -> Float[Array, " 3"]:
-    """Sum the squares of all entries: as they are, times `LOW_SCALE` squared, and times `HIGH_SCALE` squared.
+    """Sum the squares of all entries, as one of `SCALES`: as they are, times `LOW_SCALE`, or times `HIGH_SCALE`.
 
-    One pass over memory. The scale comes from a sample of 64 entries: sums keep their digits as long as the largest
-    entry and the sample's lie within 10^15 of each other. (A sample of zeros leaves the array as it is.)
+    One pass over memory. A sample of 64 entries chooses the scale; the other two sums are 0, so the three add up to the
+    sum of squares whatever was chosen, also over steps and devices. Digits are kept as long as the largest entry of the
+    array and of the sample lie within 10^12 of each other; a sample of zeros leaves the array as it is.
     """
     x32 = x.astype(jnp.float32)
-    # Behind a barrier, because XLA would otherwise trace the inverse back to the sample and make more kernels of it.
-    scale = lax.optimization_barrier(_power_of_two(x32))
+    scale = _scale(x32)
     total = jnp.sum(jnp.square(x32 * scale))
-    inverse = _from_exponent(254 - _exponent(scale))
-    factors = jnp.stack([inverse, inverse * LOW_SCALE, inverse * HIGH_SCALE])
-    # 0 times an overflown factor would be NaN.
-    return jnp.where(total == 0, 0.0, total * factors * factors)
+    return jnp.where(scale == jnp.asarray([1.0, LOW_SCALE, HIGH_SCALE], jnp.float32), total, 0.0)
 
 
-def _power_of_two(x: Float[Array, "..."]) -> Float[Array, ""]:
-    """Return the power of two that brings the largest of 64 evenly spread entries into [1, 2)."""
+def _scale(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """Return the scale that brings the squares of an array into the range of float32, judged by 64 spread entries."""
     counts = {x.ndim - 1: 64} if x.ndim == 1 else {x.ndim - 1: 8, x.ndim - 2: 8}
     strides = [max(1, -(-length // counts.get(axis, 1))) for axis, length in enumerate(x.shape)]
-    sample = lax.slice(x, [0] * x.ndim, x.shape, strides)
-    exponent = _exponent(jnp.max(jnp.abs(sample), initial=0.0))
-    exponent = jnp.where((exponent > 0) & (exponent < 254), exponent, 127)  # 0, subnormal, Inf and NaN: leave as it is
-    return _from_exponent(254 - exponent)
-
-
-def _exponent(x: Float[Array, ""]) -> Int[Array, ""]:
-    return lax.bitcast_convert_type(x, jnp.int32) >> 23
-
-
-def _from_exponent(biased: Int[Array, ""]) -> Float[Array, ""]:
-    return lax.bitcast_convert_type(biased << 23, jnp.float32)
+    size = jnp.max(jnp.abs(lax.slice(x, [0] * x.ndim, x.shape, strides)), initial=0.0)
+    small, large = (size > 0) & (size < SMALL), size > LARGE
+    return jnp.where(small, LOW_SCALE, jnp.where(large, HIGH_SCALE, 1.0)).astype(jnp.float32)
 
 
 def _count(marks: Bool[Array, "..."]) -> Float[Array, ""]:
