@@ -7,6 +7,7 @@ Examples:
 """
 
 from gradflow.theory.gaussian import Moments, expectation, moments, pair_expectation
+from gradflow.theory.residual import ResidualProfile, residual_profile
 from gradflow.theory.signal_propagation import (
     FixedPoint,
     backward_rates,
@@ -21,6 +22,7 @@ from gradflow.theory.signal_propagation import (
 __all__ = [
     "FixedPoint",
     "Moments",
+    "ResidualProfile",
     "backward_rates",
     "batchnorm_rate",
     "correlation_map",
@@ -29,6 +31,7 @@ __all__ = [
     "fixed_point",
     "moments",
     "pair_expectation",
+    "residual_profile",
     "variance_map",
     "variance_profile",
 ]
