@@ -163,7 +163,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     Args:
         gain: factor; all singular values of W equal it.
     """
-    return jax.nn.initializers.orthogonal(gain)
+    return _at_least_float32(jax.nn.initializers.orthogonal(gain))
 
 
 def delta_orthogonal(gain: float = 1.0) -> Initializer:
@@ -174,7 +174,17 @@ def delta_orthogonal(gain: float = 1.0) -> Initializer:
     Args:
         gain: factor.
     """
-    return jax.nn.initializers.delta_orthogonal(gain)
+    return _at_least_float32(jax.nn.initializers.delta_orthogonal(gain))
+
+
+def _at_least_float32(init: Initializer) -> Initializer:
+    """Draw in float32 where the dtype is narrower, in which JAX has no QR factorization."""
+
+    def wide(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+        drawn = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+        return init(key, shape, drawn).astype(dtype)
+
+    return wide
 
 
 def scaled_identity(scale: float = 1.0) -> Initializer:

@@ -1,0 +1,173 @@
+"""Every activation: values, derivative, what its record says, and the same found out for a user's function."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradflow import activations
+
+NAMES = sorted(activations.ACTIVATIONS)
+
+
+def normal_cdf(x: float) -> float:
+    return (1 + math.erf(x / math.sqrt(2))) / 2
+
+
+FORMULAS = {
+    "identity": lambda x: x,
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "hard_sigmoid": lambda x: min(max(x + 3, 0), 6) / 6,
+    "tanh": math.tanh,
+    "hard_tanh": lambda x: max(-1, min(1, x)),
+    "softsign": lambda x: x / (1 + abs(x)),
+    "softplus": lambda x: math.log1p(math.exp(x)),
+    "relu": lambda x: max(x, 0),
+    "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
+    "prelu": lambda x: x if x > 0 else 0.25 * x,
+    "elu": lambda x: x if x > 0 else math.expm1(x),
+    "selu": lambda x: 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * math.expm1(x)),
+    "gelu": lambda x: x * normal_cdf(x),
+    "gelu_tanh": lambda x: x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x / (1 + math.exp(-x)),
+    "mish": lambda x: x * math.tanh(math.log1p(math.exp(x))),
+    "erf": math.erf,
+}
+
+# Where |phi'| has fallen to a tenth of its largest value, from the formulas of the derivatives.
+SATURATION = {
+    "identity": None,
+    "prelu": None,
+    "sigmoid": (-2 * math.acosh(math.sqrt(10)), 2 * math.acosh(math.sqrt(10))),
+    "hard_sigmoid": (-3.0, 3.0),
+    "tanh": (-math.acosh(math.sqrt(10)), math.acosh(math.sqrt(10))),
+    "hard_tanh": (-1.0, 1.0),
+    "softsign": (1 - math.sqrt(10), math.sqrt(10) - 1),
+    "softplus": (-math.log(9), math.inf),
+    "relu": (0.0, math.inf),
+    "leaky_relu": (0.0, math.inf),
+    "elu": (-math.log(10), math.inf),
+    "selu": (-math.log(10), math.inf),
+    "erf": (-math.sqrt(math.log(10)), math.sqrt(math.log(10))),
+}
+
+
+def points() -> np.ndarray:
+    """From -6 to 6, none nearer than 0.01 to a kink."""
+    return np.linspace(-6.013, 6.037, 47)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_follow_the_formula(name):
+    got = activations.get(name)(jnp.asarray(points(), jnp.float32))
+    np.testing.assert_allclose(got, [FORMULAS[name](x) for x in points()], rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_derivative_is_the_limit_of_differences(name):
+    phi, step = activations.get(name), 1e-6
+    with jax.enable_x64(True):
+        x = jnp.asarray(points(), jnp.float64)
+        differences = (phi(x + step) - phi(x - step)) / (2 * step)
+        np.testing.assert_allclose(phi.derivative(x), differences, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_keeps_shape_and_dtype_and_goes_under_transformations(name, dtype):
+    phi = activations.get(name)
+    x = jax.random.normal(jax.random.key(0), (3, 4), dtype)
+    plain = phi(x)
+    assert plain.shape == x.shape
+    assert plain.dtype == phi.derivative(x).dtype == dtype
+    tolerance = {"rtol": float(4 * jnp.finfo(dtype).eps), "atol": float(jnp.finfo(dtype).eps)}
+    for other in (jax.jit(phi)(x), jax.vmap(phi)(x)):
+        np.testing.assert_allclose(np.asarray(other, np.float32), np.asarray(plain, np.float32), **tolerance)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_record_of_a_user_function_agrees_with_the_written_one(name):
+    written = activations.get(name)
+    found = activations.get(lambda x: written(x))
+    assert found is not written
+    assert (found.kinks, found.can_die) == (written.kinks, written.can_die)
+    assert found.saturates_at == written.saturates_at
+
+
+@pytest.mark.parametrize("name", sorted(SATURATION))
+def test_saturation_follows_the_derivative(name):
+    expected, got = SATURATION[name], activations.get(name).saturates_at
+    if expected is None:
+        assert got is None
+    else:
+        np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+def test_every_record_is_complete():
+    assert set(FORMULAS) == set(NAMES)
+    for name in NAMES:
+        record = activations.get(name)
+        assert record.name == name
+        assert record.reference
+        assert record.learnable == (name == "prelu")
+        assert activations.get(record) is record
+        hash(record)
+
+
+def test_prelu_takes_one_slope_or_one_for_each_channel():
+    x = jnp.array([[-2.0, 2.0], [-4.0, -4.0]])
+    np.testing.assert_array_equal(activations.prelu(x, 0.5), [[-1, 2], [-2, -2]])
+    np.testing.assert_array_equal(activations.prelu(x, jnp.array([0.5, 0.25])), [[-1, 2], [-2, -1]])
+
+
+def test_kinks_are_found_off_the_grid_too():
+    found = activations.get(lambda x: jnp.where(x < 0.12345, 0.1 * x, x) + jnp.where(x > 2.5, 1.0, 0.0).astype(x.dtype))
+    np.testing.assert_allclose(found.kinks, [0.12345, 2.5], atol=2e-6)
+
+
+def test_records_are_made_while_something_is_traced():
+    @jax.jit
+    def traced(x):
+        record = activations.get(lambda z: jnp.abs(z))
+        assert record.kinks == (0.0,)
+        assert activations.Activation("tanh", jnp.tanh).saturates_at is not None
+        return record(x)
+
+    assert float(traced(jnp.float32(-2))) == 2
+
+
+@pytest.mark.parametrize("depth, slope", [(50, 0.4305), (100, 0.5704), (1000, 0.8444)])
+def test_tailored_slope(depth, slope):
+    """Zhang et al. 2022, worked out from their definition beforehand."""
+    assert activations.tailored_leaky_relu_slope(depth) == pytest.approx(slope, abs=1e-4)
+
+
+def test_tailored_activation_maps_orthogonal_inputs_to_the_similarity_asked_for():
+    """By sampling, layer by layer."""
+    phi = activations.tailored_leaky_relu(10, 0.5)
+    similarity, keys = 0.0, jax.random.split(jax.random.key(0), 20).reshape(10, 2)
+    for first, second in keys:
+        x, y = jax.random.normal(first, (400_000,)), jax.random.normal(second, (400_000,))
+        a, b = phi(x), phi(similarity * x + math.sqrt(1 - similarity**2) * y)
+        assert float((a * a).mean()) == pytest.approx(1, abs=0.02)
+        similarity = float((a * b).mean() / jnp.sqrt((a * a).mean() * (b * b).mean()))
+    assert similarity == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("depth, similarity", [(0, 0.9), (5, 1.0), (5, 0.0), (1, 0.9)])
+def test_tailored_slope_says_when_there_is_none(depth, similarity):
+    with pytest.raises(ValueError, match="similarity"):
+        activations.tailored_leaky_relu(depth, similarity)
+
+
+def test_errors_name_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'sigmoid'"):
+        activations.get("sigmiod")
+    with pytest.raises(ValueError, match="elementwise"):
+        activations.get(lambda x: jax.nn.softmax(x).sum(-1))
+    with pytest.raises(TypeError, match="name of an activation"):
+        activations.get(3)
