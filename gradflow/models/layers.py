@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer, constant
@@ -94,12 +95,12 @@ def normalize(
         param_dtype: of scale and offset.
     """
     module = lookup.find("normalization", kind, NORMALIZATIONS)
-    # Flax mixes float32 statistics into lower-precision inputs, which strict dtype promotion forbids.
-    wide = jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
-    options: dict[str, Any] = {"dtype": wide, "param_dtype": param_dtype, "name": module.__name__ + suffix}
+    options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "name": module.__name__ + suffix}
     if kind == "batch":
         options |= {"use_running_average": not train, "momentum": momentum, "axis_name": axis_name}
-    return module(**options)(x.astype(wide)).astype(dtype)
+    # Flax mixes its float32 statistics with inputs of other precision, which strict dtype promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        return module(**options)(x)
 
 
 def as_floating(x: Array, rank: int, layout: str, dtype: Any) -> Array:
