@@ -68,7 +68,8 @@ CELLS: dict[str, _Cell] = {
 class Recurrent(nn.Module):
     """Recurrent network: sequences (batch, time, features) to outputs (batch, outputs), read off the last hidden state.
 
-    Equations, with x_t the input and W x_t + b computed for all t in one product before the scan:
+    Equations, with x_t the input and W x_t + b computed for all t in one product before the scan (unless `hoist` is
+    False):
 
     - "lstm": (i, f, g, o) = W x_t + b + U h; c = sigmoid(f) c + sigmoid(i) tanh(g); h = sigmoid(o) tanh(c).
     - "gru": (r, z, n) = W x_t + b and (r', z', n') = U h + b'; h = (1 - s) tanh(n + sigmoid(r + r') n') + s h with s =
@@ -91,6 +92,9 @@ class Recurrent(nn.Module):
             first and that of the input gate its negative, in place of `forget_bias` and 0 (Tallec & Ollivier 2018).
         initializer: of input kernels; None: Glorot uniform, for "irnn" N(0, 0.001^2).
         recurrent_initializer: of recurrent kernels; None: orthogonal, for "irnn" the identity.
+        hoist: multiply all inputs by W in one product before the scan, rather than each in its step. One product is
+            what an accelerator wants; on CPU, where storing batch x time x gates numbers costs more than it saves,
+            False can be faster when features are few.
         unroll: steps of the scan done in one turn of the loop.
         dtype: of computation.
         param_dtype: of parameters.
@@ -105,6 +109,7 @@ class Recurrent(nn.Module):
     chrono_steps: int | None = None
     initializer: str | Initializer | None = None
     recurrent_initializer: str | Initializer | None = None
+    hoist: bool = True
     unroll: int = 1
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -167,6 +172,7 @@ class Recurrent(nn.Module):
                 cell.recurrent if self.recurrent_initializer is None else initializers.get(self.recurrent_initializer),
                 cell.gates,
             ),
+            hoist=self.hoist,
             unroll=self.unroll,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
@@ -195,6 +201,7 @@ class _Options(NamedTuple):
     bias: Initializer
     kernel: Initializer
     recurrent: Initializer
+    hoist: bool
     unroll: int
     dtype: Any
     param_dtype: Any
@@ -208,20 +215,39 @@ class _Layer(nn.Module):
     @nn.compact
     def __call__(self, sequence: Array, lengths: Array | None) -> Array:
         options, cell = self.options, CELLS[self.options.cell]
-        projected = nn.Dense(
-            cell.gates * options.hidden,
-            kernel_init=options.kernel,
-            bias_init=options.bias,
-            dtype=options.dtype,
-            param_dtype=options.param_dtype,
-            name="input",
-        )(sequence)
+        weights = _InputWeights(options, name="input")(sequence.shape[-1])
         steps, batch = sequence.shape[:2]
         counts = None if lengths is None else jnp.arange(steps)[:, None] < lengths
-        scan = nn.scan(_Step, variable_broadcast="params", split_rngs={"params": False}, unroll=options.unroll)
-        carry = (jnp.zeros((batch, options.hidden), projected.dtype),) * cell.states
-        _, states = scan(options, name="recurrent")(carry, (projected, counts))
+        scan = nn.scan(
+            _Step,
+            variable_broadcast="params",
+            split_rngs={"params": False},
+            in_axes=(0, nn.broadcast),
+            unroll=options.unroll,
+        )
+        carry = (jnp.zeros((batch, options.hidden), options.dtype),) * cell.states
+        entering = _project(sequence, *weights) if options.hoist else sequence
+        inside = None if options.hoist else weights
+        _, states = scan(options, name="recurrent")(carry, (entering, counts), inside)
         return states
+
+
+class _InputWeights(nn.Module):
+    """W and b of a layer, for use before the scan or within it."""
+
+    options: _Options
+
+    @nn.compact
+    def __call__(self, features: int) -> tuple[Array, Array]:
+        options = self.options
+        width = CELLS[options.cell].gates * options.hidden
+        kernel = self.param("kernel", options.kernel, (features, width), options.param_dtype)
+        bias = self.param("bias", options.bias, (width,), options.param_dtype)
+        return kernel.astype(options.dtype), bias.astype(options.dtype)
+
+
+def _project(x: Array, kernel: Array, bias: Array) -> Array:
+    return x @ kernel + bias
 
 
 class _Step(nn.Module):
@@ -230,9 +256,12 @@ class _Step(nn.Module):
     options: _Options
 
     @nn.compact
-    def __call__(self, carry: Carry, inputs: tuple[Array, Array | None]) -> tuple[Carry, Array]:
+    def __call__(
+        self, carry: Carry, inputs: tuple[Array, Array | None], weights: tuple[Array, Array] | None
+    ) -> tuple[Carry, Array]:
         options, cell = self.options, CELLS[self.options.cell]
-        projected, counts = inputs
+        entering, counts = inputs
+        projected = entering if weights is None else _project(entering, *weights)
         width = cell.gates * options.hidden
         kernel = self.param("kernel", options.recurrent, (options.hidden, width), options.param_dtype)
         # Elsewhere a bias on this side would only repeat that of the input.

@@ -171,6 +171,20 @@ def test_only_the_recurrent_product_is_inside_the_scan(cell):
     assert str(jaxpr).count("dot_general") == 3  # input, recurrent, head
 
 
+@pytest.mark.parametrize("cell", STEPS)
+def test_hoisting_changes_neither_parameters_nor_values_nor_gradients(cell):
+    hoisted, inside = (Recurrent(cell=cell, hidden=HIDDEN, outputs=2, layers=2, hoist=hoist) for hoist in (True, False))
+    params = hoisted.init(jax.random.key(0), X)
+    jax.tree.map(np.testing.assert_array_equal, params, inside.init(jax.random.key(0), X))
+
+    def run(model):
+        return jax.jit(jax.value_and_grad(lambda p: (model.apply(p, X, jnp.array([2, 6, 4])) ** 2).mean()))(params)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), run(hoisted), run(inside))
+    scans = [e for e in jax.make_jaxpr(lambda p: inside.apply(p, X))(params).eqns if e.primitive.name == "scan"]
+    assert all(str(scan.params["jaxpr"]).count("dot_general") == 2 for scan in scans)
+
+
 def test_retention_through_the_memory_is_the_product_of_forget_gates():
     """With U = 0 and an input that speaks once, c_T = sigmoid(b_f)^(T-1) c_1."""
     steps, bias = 20, 1.5
