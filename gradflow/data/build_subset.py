@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Integer, UInt8
 
 from gradflow.data.datasets import FASHION_MNIST_SUBSET_DIGEST, digest
 
@@ -58,7 +58,7 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     return array.reshape(shape)
 
 
-def first_per_class(labels: Int[np.ndarray, " examples"], count: int) -> Int[np.ndarray, " chosen"]:
+def first_per_class(labels: Integer[np.ndarray, " examples"], count: int) -> Int[np.ndarray, " chosen"]:
     """Find the first `count` examples of each class, in file order.
 
     Args:

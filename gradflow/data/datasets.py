@@ -9,7 +9,7 @@ import zipfile
 from importlib import resources
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -70,7 +70,7 @@ class ImageDataset:
         return {"train": len(self.train), "test": len(self.test)}
 
     def normalize(
-        self, images: UInt8[np.ndarray, "*batch height width channels"]
+        self, images: Num[np.ndarray, "*batch height width channels"]
     ) -> Float[np.ndarray, "*batch height width channels"]:
         """Scale grey levels to mean 0 and variance 1 over the training split: (images / 255 - mean) / std.
 
@@ -78,7 +78,7 @@ class ImageDataset:
         nothing of the test split enters, and a constant background stays constant.
 
         Args:
-            images: grey levels 0 ... 255, any number of leading axes.
+            images: grey levels 0 ... 255 (uint8), any number of leading axes.
 
         Returns:
             float32 array of the same shape, without unit.

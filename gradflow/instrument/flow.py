@@ -67,7 +67,7 @@ class Meta:
 
 
 @jax.tree_util.register_pytree_node_class
-class Flow(Mapping[str, "LayerFlow"]):
+class Flow(Mapping[str, Any]):
     """Forward and backward signal of every layer, from one backward pass.
 
     A mapping from names, in forward order, to `LayerFlow`; also a pytree, so that it can be returned from `jit`,

@@ -100,6 +100,6 @@ def _bar(values: Any, scans: int, low: float, high: float) -> str:
         chunks = np.array_split(curve, min(_WIDTH, len(curve)))
         heights = height(np.array([c.mean() for c in chunks]))
         return "".join(_LEVELS[round(h * (len(_LEVELS) - 1))] for h in heights)
-    eighths = round(float(height(np.asarray(values.mean()))) * _WIDTH * 8)
+    eighths = round(float(height(np.atleast_1d(values.mean()))[0]) * _WIDTH * 8)
     full, rest = divmod(eighths, 8)
     return "█" * full + (_EIGHTHS[rest] if rest else "")

@@ -26,7 +26,7 @@ from gradflow.instrument.tap import TapSpec
 
 
 def value_grad_and_flow(
-    fun: Callable[..., Any],
+    fun: Callable[..., Any] | Any,
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,

@@ -1,0 +1,134 @@
+"""The house: lint, format, types, import order, what may be heavy, pinned versions, commands that README names."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "gradflow"
+EXPERIMENTS = ROOT / "experiments"
+
+# Who may import whom inside gradflow; `lookup` (nearest names) is for all but the instrument.
+ALLOWED = {
+    "instrument": {"instrument"},
+    "lookup": set(),
+    "activations": {"lookup"},
+    "initializers": {"lookup", "activations"},
+    "models": {"models", "activations", "initializers", "lookup"},
+    "theory": {"theory", "activations", "initializers", "lookup"},
+    "data": {"data", "lookup"},
+    "plots": {"instrument"},
+}
+# Who may import which heavy package while it is itself being imported.
+HEAVY = {"flax": {"models"}, "matplotlib": {"plots"}, "optax": set(), "orbax": set(), "tensorflow_datasets": set()}
+
+
+def imports(file: Path, *, at_import: bool) -> set[str]:
+    """Names of all modules that a file imports; `at_import` leaves out functions and type checking."""
+    found = set()
+
+    def visit(node: ast.AST) -> None:
+        if at_import and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            return
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.orelse:
+                visit(child)
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(file.read_text(encoding="utf-8")))
+    return found
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = [f for f in sorted(PACKAGE.rglob("*.py")) if f != PACKAGE / "__init__.py"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_imports_run_one_way(file):
+    part = part_of(file)
+    for name in imports(file, at_import=False):
+        pieces = name.split(".")
+        if pieces[0] == "gradflow" and len(pieces) > 1:
+            assert pieces[1] == part or pieces[1] in ALLOWED[part], f"{file.name} imports {name}"
+        assert pieces[0] not in ("experiments", "tests"), f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_heavy_imports_happen_when_needed(file):
+    for name in imports(file, at_import=True):
+        package = name.split(".")[0]
+        assert package not in HEAVY or part_of(file) in HEAVY[package], f"{file.name} imports {name}"
+
+
+def test_experiments_never_import_each_other():
+    """`NAME_part.py` belongs to `NAME`; what has no experiment's name belongs to all."""
+    names = {"vanishing", "overhead"}
+    for file in EXPERIMENTS.glob("*.py"):
+        owner = next((n for n in names if file.stem.startswith(n)), None)
+        for name in imports(file, at_import=False):
+            pieces = name.split(".")
+            if pieces[0] == "experiments" and len(pieces) > 1 and owner is not None:
+                other = next((n for n in names if pieces[1].startswith(n)), owner)
+                assert other == owner, f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize("path", ["_src", "jax.core.", "jax.interpreters"])
+def test_no_private_jax(path):
+    """All of JAX that is not public API is one attribute of an equation, its name stack, and one class to test by."""
+    for file in FILES:
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if path in line]
+        lines = [line for line in lines if "jax.core.Tracer" not in line]
+        assert not lines, f"{file.name}: {lines}"
+
+
+def test_what_is_private_is_where_it_should_be():
+    users = [f.name for f in FILES if "source_info" in f.read_text(encoding="utf-8")]
+    assert users == ["jaxprs.py"]
+
+
+def test_no_file_is_too_long():
+    long = {str(f.relative_to(ROOT)): n for f in FILES if (n := len(f.read_text(encoding="utf-8").splitlines())) > 420}
+    assert not long
+
+
+@pytest.mark.parametrize("command", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]], ids=" ".join)
+def test_lint_format_and_types(command):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_constraints_pin_every_requirement():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+!-]+", line) for line in lines)
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    for requirement in importlib.metadata.requires("gradflow-jax") or ():
+        name = re.match(r"[A-Za-z0-9_.-]+", requirement)
+        assert name is not None
+        normal = name[0].lower().replace("_", "-")
+        assert normal == "gradflow-jax" or normal in pinned, requirement
+
+
+def test_ci_runs_what_readme_says():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    command = "python -m pytest -n 2"
+    assert command in readme
+    assert command in script
+    assert "python -m experiments.vanishing" in readme
