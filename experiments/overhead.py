@@ -95,7 +95,7 @@ def _measure(case: cases.Case, config: Config) -> dict[str, np.ndarray]:
         started = time.perf_counter()
         program = jax.jit(transform(case.loss)).lower(case.params, case.x).compile()
         compile_seconds.append(time.perf_counter() - started)
-        memory.append(program.memory_analysis().temp_size_in_bytes)
+        memory.append(_temporary_bytes(program))
         steps.append(_blocking(program, case.params, case.x))
     seconds = interleaved(steps, config)
     return {
@@ -104,6 +104,10 @@ def _measure(case: cases.Case, config: Config) -> dict[str, np.ndarray]:
         "compile_seconds": np.array(compile_seconds),
         "memory_bytes": np.array(memory, np.int64),
     }
+
+
+def _temporary_bytes(program: Any) -> int:
+    return program.memory_analysis().temp_size_in_bytes
 
 
 def _blocking(program: Callable[..., Any], *args: Any) -> Callable[[], None]:
@@ -133,14 +137,17 @@ def _alternatives(case: cases.Case, config: Config) -> dict[str, np.ndarray]:
     edited = jax.jit(cases.flax_alternative(case, config.shrink)).lower(case.params, case.x).compile()
     seconds = interleaved([_blocking(plain, case.params, case.x), _blocking(edited, case.params, case.x)], config)
     found = {f"flax {case.name}": seconds[1] / seconds[0]}
-    plain_bytes, edited_bytes = (
-        p.memory_analysis().temp_size_in_bytes + p.memory_analysis().output_size_in_bytes for p in (plain, edited)
-    )
-    found[f"flax memory {case.name}"] = np.array(edited_bytes / plain_bytes)
+    found[f"flax memory {case.name}"] = np.array(_all_bytes(edited) / _all_bytes(plain))
     if cases.torch_installed():
         seconds = interleaved(list(cases.torch_alternative(case, config.shrink)), config)
         found[f"torch {case.name}"] = seconds[1] / seconds[0]
     return found
+
+
+def _all_bytes(program: Any) -> int:
+    """What a program needs beside its arguments; what it captures comes out as outputs."""
+    analysis = program.memory_analysis()
+    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
 
 
 def _deep(config: Config) -> dict[str, np.ndarray]:
@@ -159,7 +166,7 @@ def _deep(config: Config) -> dict[str, np.ndarray]:
         _, _, flow = jax.block_until_ready(program(params, x))
         step_seconds.append(time.perf_counter() - started)
         plain = jax.jit(jax.value_and_grad(loss)).lower(params, x).compile()
-        bytes_.append([p.memory_analysis().temp_size_in_bytes for p in (plain, program)])
+        bytes_.append([_temporary_bytes(p) for p in (plain, program)])
         profile = max((np.asarray(flow[n].output_grad_rms) for n in flow.layers), key=np.size)
     return {
         "deep_depths": np.array([10, config.deep]),
@@ -224,23 +231,23 @@ def _series(results: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray
 def files(results: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Write the table that BUILD_NOTES quotes."""
     lines = [
-        "| network | time ratio (10th-90th percentile) | plain step | memory ratio | compile ratio | Flax | PyTorch hooks |",
+        "| network | time ratio (10-90 %) | plain step | memory ratio | compile ratio | Flax | PyTorch hooks |",
         "|---|---|---|---|---|---|---|",
     ]
     for k, name in enumerate(map(str, results["cases"])):
         ratio, memory = results["time_ratio"][k], results["memory_bytes"][k]
         low, middle, high = np.percentile(ratio, [10, 50, 90])
         compiling = results["compile_seconds"][k]
-        others = [
-            f"{np.median(results[f'{key} {name}']):.2f}" if f"{key} {name}" in results else "" for key in ("flax", "torch")
-        ]
+        keys = (f"{tool} {name}" for tool in ("flax", "torch"))
+        others = [f"{np.median(results[key]):.2f}" if key in results else "" for key in keys]
         lines.append(
             f"| {name} | {middle:.3f} ({low:.3f}-{high:.3f}) | {1e3 * np.median(results['seconds'][k, 0]):.1f} ms | "
             f"{memory[1] / memory[0]:.3f} | {compiling[1] / compiling[0]:.1f} | {' | '.join(others)} |"
         )
     deep = results["deep_memory_bytes"][1]
     lines.append(
-        f"\n{int(results['deep_depths'][1]):,} layers of 64 as a scan: compiled in {results['deep_compile_seconds'][1]:.2f} s "
+        f"\n{int(results['deep_depths'][1]):,} layers of 64 as a scan: "
+        f"compiled in {results['deep_compile_seconds'][1]:.2f} s "
         f"(10 layers: {results['deep_compile_seconds'][0]:.2f} s), step {results['deep_step_seconds'][1]:.2f} s, "
         f"temporary memory {deep[1] / 2**20:.0f} MiB (plain {deep[0] / 2**20:.0f} MiB)."
     )

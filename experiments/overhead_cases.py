@@ -46,7 +46,12 @@ def mlp(name: str, shrink: int, target: float) -> Case:
     model = gf.models.MLP(depth=depth, width=width, outputs=10)
     x = jax.random.normal(jax.random.key(1), (batch, width))
     params = model.init(jax.random.key(0), x)
-    return Case(name, lambda p, x: _objective(model.apply(p, x)), params, x, target)
+
+    def loss(params: Any, x: Any) -> Float[Array, ""]:
+        logits: Any = model.apply(params, x)
+        return _objective(logits)
+
+    return Case(name, loss, params, x, target)
 
 
 def lstm(shrink: int, target: float) -> Case:
@@ -55,7 +60,12 @@ def lstm(shrink: int, target: float) -> Case:
     model = nn.RNN(nn.OptimizedLSTMCell(hidden))
     x = jax.random.normal(jax.random.key(1), (batch, steps, hidden))
     params = model.init(jax.random.key(0), x)
-    return Case("lstm T = 100", lambda p, x: jnp.mean(jnp.square(model.apply(p, x)[:, -1])), params, x, target)
+
+    def loss(params: Any, x: Any) -> Float[Array, ""]:
+        states: Any = model.apply(params, x)
+        return jnp.mean(jnp.square(states[:, -1]))
+
+    return Case("lstm T = 100", loss, params, x, target)
 
 
 def resnet(shrink: int, target: float) -> Case:
@@ -93,12 +103,12 @@ class PerturbedMLP(nn.Module):
 
 
 def flax_alternative(case: Case, shrink: int) -> Callable[[Any, Any], Any]:
-    """Return the step that Flax offers: `capture_intermediates` and `perturb`, reduced to the same forward and backward rms.
+    """Return the step that Flax offers, by `capture_intermediates` and `perturb`.
 
-    It needs an edited model and gives the outputs' and cotangents' rms, mean and fraction of zeros, which is less than
-    the instrument does.
+    It needs an edited model and gives rms, mean and fraction of zeros of outputs and cotangents, which is less than
+    the instrument gives.
     """
-    depth, width, batch = FULL[case.name]
+    depth, width, _ = FULL[case.name]
     model = PerturbedMLP(max(2, depth // shrink), max(16, width // shrink))
     variables = model.init(jax.random.key(0), case.x)
 
@@ -107,7 +117,10 @@ def flax_alternative(case: Case, shrink: int) -> Callable[[Any, Any], Any]:
             return isinstance(module, nn.Dense)
 
         logits, state = model.apply(
-            {"params": params, "perturbations": perturbations}, x, capture_intermediates=dense, mutable=["intermediates"]
+            {"params": params, "perturbations": perturbations},
+            x,
+            capture_intermediates=dense,
+            mutable=["intermediates"],
         )
         return _objective(logits), state["intermediates"]
 

@@ -32,7 +32,9 @@ def draw(series: Mapping[str, Ratios], names: Sequence[str], targets: Sequence[f
         low, middle, high = np.array([np.percentile(ratios[names[k]], [10, 50, 90]) for k in rows]).T
         y = np.array(rows) + 0.22 * (offset - (len(series) - 1) / 2)
         marker = {"color": style["color"], "marker": style["marker"]}
-        axes.errorbar(middle, y, xerr=(middle - low, high - middle), linestyle="none", capsize=2.5, label=tool, **marker)
+        axes.errorbar(
+            middle, y, xerr=(middle - low, high - middle), linestyle="none", capsize=2.5, label=tool, **marker
+        )
         for x, height in zip(middle, y, strict=True):
             axes.annotate(f"{x:.2f}", (x, height), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8)
     for k, target in enumerate(targets):

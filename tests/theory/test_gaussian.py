@@ -101,3 +101,15 @@ def test_gradient_by_variance() -> None:
     got = jax.jit(jax.grad(lambda q: gaussian.moments("erf", q).square))(jnp.float32(0.7))
     assert got.dtype == jnp.float32
     assert float(got) == pytest.approx(2 / math.pi * 2 / (2.4 * math.sqrt(2.4**2 - 1.4**2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("c", [-1.0, -0.4, 0.0, 0.9, 1.0])
+def test_gradient_by_correlation(c: float) -> None:
+    """Of E[relu relu]: (pi - arccos c) / (2 pi), also at the ends; of E[step step]: 1 / (2 pi sqrt(1 - c^2))."""
+    relu = activations.get("relu")
+    with jax.enable_x64(True):
+        gradient = jax.grad(lambda x: gaussian.pair_expectation(relu, x, kinks=(0.0,)))(c)
+        assert float(gradient) == pytest.approx((math.pi - math.acos(c)) / (2 * math.pi), abs=1e-8)
+        if abs(c) < 1:
+            gradient = jax.grad(lambda x: gaussian.pair_expectation(relu.derivative, x, kinks=(0.0,)))(c)
+            assert float(gradient) == pytest.approx(1 / (2 * math.pi * math.sqrt(1 - c**2)), rel=1e-8)
