@@ -8,6 +8,7 @@ dtype of the variances given.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -106,7 +107,7 @@ def pair_expectation(
     """E[fn(z_1) fn(z_2)] over jointly Gaussian z_1, z_2 of mean 0, given variances and correlation.
 
     With z_1 = s_1 x and z_2 = s_2 (c x + sqrt(1 - c^2) y), the integral over y, whose panels break at the kinks of
-    fn(z_2), is done within that over x.
+    fn(z_2), is done within that over x. Its derivative by c is s_1 s_2 E[fn'(z_1) fn'(z_2)] (Price 1958).
 
     Args:
         fn: elementwise function.
@@ -119,9 +120,14 @@ def pair_expectation(
         0.6
     """
     first, second = _deviation(variances[0]), _deviation(variances[1])
-    c = jnp.clip(jnp.asarray(correlation, first.dtype), -1, 1)
+    return _pair(fn, tuple(kinks), jnp.asarray(correlation, first.dtype), first, second)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _pair(fn: Function, kinks: tuple[float, ...], correlation: Array, first: Array, second: Array) -> Array:
+    """Integrate over both variables; `first` and `second` are their standard deviations."""
+    c = jnp.clip(correlation, -1, 1)
     along = jnp.where(jnp.abs(c) < 1e-6, 1e-6, c)  # only to place panels
-    # At c = 1 the derivative of sqrt(1 - c^2) is infinite, that of the expectation is not.
     inner_width = jnp.sqrt(jnp.maximum(1 - c**2, 4 * jnp.finfo(c.dtype).eps ** 2))
     marks = jnp.asarray(np.concatenate([_OF_ACTIVATION, np.asarray(kinks, np.float64)]), c.dtype)
     corners = jnp.asarray(np.array([0.0, *kinks]), c.dtype) / second
@@ -130,6 +136,23 @@ def pair_expectation(
     y, inner_weights = jax.vmap(lambda centre: _quadrature((marks / second - c * centre) / inner_width))(x)
     inner = jnp.sum(fn(second * (c * x[:, None] + inner_width * y)) * inner_weights, axis=1)
     return jnp.sum(fn(first * x) * inner * weights)
+
+
+@_pair.defjvp
+def _pair_jvp(
+    fn: Function, kinks: tuple[float, ...], primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[Array, Array]:
+    """Differentiate the quadrature; at |c| = 1, where sqrt(1 - c^2) has no slope, by Price's theorem."""
+    c, first, second = primals
+
+    def slope(z: Array) -> Array:
+        return jax.jvp(fn, (z,), (jnp.ones_like(z),))[1]
+
+    inside, nothing = jnp.abs(c) < 1, jnp.zeros_like(c)
+    quadrature = functools.partial(_pair.fun, fn, kinks)
+    value, change = jax.jvp(quadrature, primals, (jnp.where(inside, tangents[0], nothing), *tangents[1:]))
+    by_price = first * second * _pair(slope, kinks, c, first, second) * tangents[0]
+    return value, change + jnp.where(inside, nothing, by_price)
 
 
 def _deviation(variance: Float[Array, ""] | float) -> Float[Array, ""]:
