@@ -9,10 +9,10 @@ Expected: time ratio at most 1.03 (MLP 20 x 512, batch 256), 1.10 (MLP 50 x 100,
           are met, and by how much the others are missed, stands in BUILD_NOTES.md.
 
 Every network is compiled with `jit(value_and_grad(loss))`, with `jit(value_grad_and_flow(loss))` and with the latter for
-`output_grad_rms` alone, and the three run in turn, round by round; the figure quoted is the median over rounds of the ratio within a round, so that what else the
-machine does hits both. The alternatives are what a user has today: Flax's `capture_intermediates` with `perturb`, which
-needs an edited model, and hooks in PyTorch where that happens to be installed; both record three numbers a value and
-cotangent, the instrument records all of its statistics.
+`output_grad_rms` alone, and the three run in turn, round by round; the figure quoted is the median over rounds of the
+ratio within a round, so that what else the machine does hits all. The alternatives are what a user has today: Flax's
+`capture_intermediates` with `perturb`, which needs an edited model, and hooks in PyTorch where that happens to be
+installed; both record three numbers a value and cotangent, the instrument records all of its statistics.
 
 Unlike other experiments this one measures the machine: its data differ from run to run.
 """
@@ -237,7 +237,7 @@ def _series(results: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray
 def files(results: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Write the table that BUILD_NOTES quotes."""
     lines = [
-        "| network | time ratio (10-90 %) | dL/doutput alone | plain step | memory | compilation | Flax | PyTorch hooks |",
+        "| network | time (10-90 %) | dL/doutput alone | plain step | memory | compilation | Flax | PyTorch hooks |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for k, name in enumerate(map(str, results["cases"])):
@@ -247,7 +247,8 @@ def files(results: Mapping[str, np.ndarray]) -> dict[str, str]:
         keys = (f"{tool} {name}" for tool in ("flax", "torch"))
         others = [f"{np.median(results[key]):.2f}" if key in results else "" for key in keys]
         lines.append(
-            f"| {name} | {middle:.3f} ({low:.3f}-{high:.3f}) | {np.median(results['time_ratio_alone'][k]):.3f} | {1e3 * np.median(results['seconds'][k, 0]):.1f} ms | "
+            f"| {name} | {middle:.3f} ({low:.3f}-{high:.3f}) | {np.median(results['time_ratio_alone'][k]):.3f} | "
+            f"{1e3 * np.median(results['seconds'][k, 0]):.1f} ms | "
             f"{memory[1] / memory[0]:.3f} | {compiling[1] / compiling[0]:.1f} | {' | '.join(others)} |"
         )
     deep = results["deep_memory_bytes"][1]

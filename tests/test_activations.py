@@ -169,5 +169,5 @@ def test_errors_name_the_nearest():
         activations.get("sigmiod")
     with pytest.raises(ValueError, match="elementwise"):
         activations.get(lambda x: jax.nn.softmax(x).sum(-1))
-    with pytest.raises(TypeError, match="name of an activation|Expected type"):
+    with pytest.raises(TypeError, match=r"name of an activation|Expected type"):
         activations.get(3)

@@ -101,7 +101,7 @@ def test_get_passes_functions_and_rejects_the_rest():
         initializers.get(initializers.he_normal)
     with pytest.raises(TypeError, match="function"):
         initializers.get(init, weight_variance=2.0)
-    with pytest.raises(TypeError, match="name of a scheme|Expected type"):
+    with pytest.raises(TypeError, match=r"name of a scheme|Expected type"):
         initializers.get(None)
     with pytest.raises(ValueError, match="positive weight variance"):
         initializers.gaussian(-1.0)
