@@ -170,13 +170,23 @@ def torch_alternative(case: Case, shrink: int) -> tuple[Callable[[], None], Call
     hooked = build()
     for module in hooked:
         if isinstance(module, torch.nn.Linear):
-            module.register_forward_hook(lambda m, i, y: _torch_reduced(m, "forward", y))
-            module.register_full_backward_hook(lambda m, i, g: _torch_reduced(m, "backward", g[0]))
+            module.register_forward_hook(_on_forward)
+            module.register_full_backward_hook(_on_backward)
     return step_of(build()), step_of(hooked)
+
+
+def _on_forward(module: Any, _: Any, y: Any) -> None:
+    _torch_reduced(module, "forward", y)
+
+
+def _on_backward(module: Any, _: Any, cotangents: Any) -> None:
+    _torch_reduced(module, "backward", cotangents[0])
 
 
 def _torch_reduced(module: Any, which: str, x: Any) -> None:
     import torch
 
     with torch.no_grad():
-        setattr(module, which, torch.stack([x.square().mean().sqrt(), x.mean(), (x == 0).float().mean()]))
+        setattr(
+            module, f"{which}_statistics", torch.stack([x.square().mean().sqrt(), x.mean(), (x == 0).float().mean()])
+        )
