@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gradflow import activations
+from tests.user_errors import without_type_checker
 
 NAMES = sorted(activations.ACTIVATIONS)
 
@@ -164,10 +165,11 @@ def test_tailored_slope_says_when_there_is_none(depth, similarity):
         activations.tailored_leaky_relu(depth, similarity)
 
 
+@without_type_checker()
 def test_errors_name_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'sigmoid'"):
         activations.get("sigmiod")
     with pytest.raises(ValueError, match="elementwise"):
         activations.get(lambda x: jax.nn.softmax(x).sum(-1))
-    with pytest.raises(TypeError, match=r"name of an activation|Expected type"):
+    with pytest.raises(TypeError, match=r"name of an activation"):
         activations.get(3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gradflow import initializers
+from tests.user_errors import without_type_checker
 
 KEY = jax.random.key(0)
 FAN_IN, FAN_OUT = 300, 500
@@ -92,6 +93,7 @@ def test_every_scheme_gives_shape_and_dtype_and_repeats_itself(name, dtype):
     np.testing.assert_array_equal(np.asarray(weights), np.asarray(init(KEY, shape, dtype)))
 
 
+@without_type_checker()
 def test_get_passes_functions_and_rejects_the_rest():
     init = jax.nn.initializers.ones
     assert initializers.get(init) is init
@@ -101,7 +103,7 @@ def test_get_passes_functions_and_rejects_the_rest():
         initializers.get(initializers.he_normal)
     with pytest.raises(TypeError, match="function"):
         initializers.get(init, weight_variance=2.0)
-    with pytest.raises(TypeError, match=r"name of a scheme|Expected type"):
+    with pytest.raises(TypeError, match=r"name of a scheme"):
         initializers.get(None)
     with pytest.raises(ValueError, match="positive weight variance"):
         initializers.gaussian(-1.0)

@@ -11,6 +11,7 @@ import pytest
 from jax.test_util import check_grads
 
 from gradflow.models import MLP, Recurrent, ResNet
+from tests.user_errors import without_type_checker
 
 mlp = functools.partial(MLP, depth=3, width=6, outputs=4)
 resnet = functools.partial(ResNet, depth=8, outputs=4)
@@ -121,6 +122,7 @@ def test_variables_survive_a_checkpoint(name, tmp_path):
 
 
 @every_model
+@without_type_checker()
 def test_bad_inputs_are_named_before_anything_runs(name):
     model, x = make(name)
     with pytest.raises(TypeError, match="floating-point"):
@@ -153,6 +155,7 @@ def test_bad_inputs_are_named_before_anything_runs(name):
         (lambda: recurrent(recurrent_initializer="orthogonl"), "did you mean 'orthogonal'"),
     ],
 )
+@without_type_checker()
 def test_bad_options_are_named_at_construction(build, message):
     with pytest.raises(ValueError, match=message):
         build()

@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from gradflow.models import Recurrent
+from tests.user_errors import without_type_checker
 
 BATCH, TIME, FEATURES, HIDDEN = 3, 6, 2, 4
 X = jax.random.normal(jax.random.key(1), (BATCH, TIME, FEATURES))
@@ -115,6 +116,7 @@ def test_lengths_cut_sequences_short(cell):
 
 
 @pytest.mark.parametrize("lengths", [[1, 2], [0, 2, 3], [1, 2, 7], [1.0, 2.0, 3.0]])
+@without_type_checker()
 def test_lengths_that_do_not_fit_are_named(lengths):
     model = Recurrent(hidden=HIDDEN, outputs=2)
     params = model.init(jax.random.key(0), X)
