@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,8 +35,10 @@ def draw(results: Results) -> dict[str, Figure]:
         "overview": overview(results),
         "profile": by_group(results, profile_panel, "The gradient at initialization, from the last layer to the first"),
         "heatmap": heatmaps(results),
-        "training": by_group(results, test_panel, "Learning: the same images, rate and steps for every network"),
-        "training_set": by_group(results, train_panel, "Learning, on the training images"),
+        "training": by_group(results, accuracy_panel, "Learning: the same images, rate and steps for every network"),
+        "training_set": by_group(
+            results, functools.partial(accuracy_panel, split="train"), "Learning, on the training images"
+        ),
         "movement": by_group(results, movement_panel, "How far each layer's weights moved in training"),
         "saturation": saturation(results),
         "tanh": tanh_table(results),
@@ -92,28 +95,12 @@ def profile_panel(results: Results, names: Sequence[str], axes: Axes, title: str
     plots.profile(measured, ylabel=BACKWARD, theory=theory, styles=styles(names), title=title, axes=axes)
 
 
-def test_panel(results: Results, names: Sequence[str], axes: Axes, title: str) -> None:
-    """Test accuracy over training steps."""
-    curves = pick(results, "test_accuracy", names)
+def accuracy_panel(results: Results, names: Sequence[str], axes: Axes, title: str, *, split: str = "test") -> None:
+    """Accuracy on the test or on the training images over training steps."""
     plots.training_curves(
         results["steps"],
-        curves,
-        ylabel="test accuracy",
-        reference=CHANCE,
-        styles=styles(names),
-        title=title,
-        axes=axes,
-    )
-    axes.set_ylim(0, 1)
-
-
-def train_panel(results: Results, names: Sequence[str], axes: Axes, title: str) -> None:
-    """Training accuracy over training steps."""
-    curves = pick(results, "train_accuracy", names)
-    plots.training_curves(
-        results["steps"],
-        curves,
-        ylabel="training accuracy",
+        pick(results, f"{split}_accuracy", names),
+        ylabel={"test": "test accuracy", "train": "training accuracy"}[split],
         reference=CHANCE,
         styles=styles(names),
         title=title,
@@ -202,7 +189,7 @@ def overview(results: Results) -> Figure:
     heat_row(results, grid[0, 1:])
     for axes, letter in zip(grid[0, 1:], "bc", strict=True):
         axes.set_title(f"({letter}) gradient in training: {axes.get_title('left')}")
-    test_panel(results, names, grid[1, 0], "(d) learning")
+    accuracy_panel(results, names, grid[1, 0], "(d) learning")
     movement_panel(results, names, grid[1, 1], "(e) movement of the weights")
     tanh_panel(results, grid[1, 2], "(f) tanh: measured against mean-field theory")
     for axes in (grid[1, 0], grid[1, 1]):

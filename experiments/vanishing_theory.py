@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Float
 
 import gradflow as gf
 from experiments.vanishing_arms import Arm
-
-
-class Moments(NamedTuple):
-    """Averages over z ~ N(0, q): E[phi], E[phi^2], E[phi'^2]."""
-
-    mean: float
-    square: float
-    slope: float
-
-    @property
-    def variance(self) -> float:
-        """Var[phi]."""
-        return self.square - self.mean**2
+from gradflow.theory import Moments
 
 
 class Layer(NamedTuple):
@@ -77,14 +67,15 @@ def _forward(arm: Arm, depth: int, first_variance: float, pixel_variance: float)
     layers = []
     for number in range(depth):
         if arm.batch_norm:
-            scale_square, moments = weight_variance * variance, _moments(arm.activation, 1.0)
+            scale_square, pre_activation = weight_variance * variance, 1.0
         else:
-            scale_square, moments = 1.0, _moments(arm.activation, weight_variance * mean_square)
-        layers.append(Layer(moments.slope / scale_square, weight_variance))
+            scale_square, pre_activation = 1.0, weight_variance * mean_square
+        branch_mean, branch_variance, slope_square = _moments(arm.activation, pre_activation)
+        layers.append(Layer(slope_square / scale_square, weight_variance))
         if arm.residual and number > 0:
-            mean, variance = mean + moments.mean, variance + moments.variance
+            mean, variance = mean + branch_mean, variance + branch_variance
         else:
-            mean, variance = moments.mean, moments.variance
+            mean, variance = branch_mean, branch_variance
         mean_square = mean**2 + variance
         weight_variance = arm.weight_variance
     return layers
@@ -97,12 +88,12 @@ def _first_weight_variance(arm: Arm, width: int, pixels: int) -> float:
     return arm.weight_variance
 
 
-def _moments(activation: str, variance: float) -> Moments:
-    """Average over z ~ N(0, variance), on a fine grid without the kink of ReLU at 0."""
-    grid = np.linspace(-8, 8, 8000)
-    weight = np.exp(-(grid**2) / 2)
-    weight /= weight.sum()
-    z = jnp.asarray(grid * variance**0.5, jnp.float32)
-    phi = gf.activations.get(activation)
-    value, slope = (np.asarray(f(z), np.float64) for f in (phi, phi.derivative))
-    return Moments(float(weight @ value), float(weight @ value**2), float(weight @ slope**2))
+def _moments(activation: str, variance: float) -> tuple[float, float, float]:
+    """Return E[phi], Var[phi] and E[phi'^2] over z ~ N(0, variance)."""
+    moments = _compiled_moments(activation)(variance)
+    return float(moments.mean), float(moments.variance), float(moments.slope_square)
+
+
+@functools.cache
+def _compiled_moments(activation: str) -> Callable[[float], Moments]:
+    return jax.jit(functools.partial(gf.theory.moments, activation))

@@ -22,7 +22,6 @@ LOW_SCALE, SMALL = 2.0**64, 2.0**-40
 HIGH_SCALE, LARGE = 2.0**-96, 2.0**40
 _RUN = 16
 _BITS = 10
-_SMALL = 1024
 
 STATISTICS = (
     "input_rms", "output_rms", "output_mean", "output_grad_rms", "input_grad_rms",
