@@ -43,7 +43,7 @@ def draw(series: Mapping[str, Ratios], names: Sequence[str], targets: Sequence[f
     axes.axvline(1.0, color="#BBBBBB", linewidth=1)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.45, -0.55)
-    axes.set_xlabel("time of an instrumented training step / time of a plain one (median, 10th to 90th percentile)")
+    axes.set_xlabel("training step, instrumented / plain (median, 10th to 90th percentile)")
     axes.set_title("What it costs to watch the gradient flow")
     axes.grid(axis="y", visible=False)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
