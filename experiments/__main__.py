@@ -1,20 +1,41 @@
 """List the experiments, or run them all.
 
-python -m experiments                       name, paper, figure, minutes and last verdict of each
-python -m experiments all [options]         one after the other, with the options given to each
+python -m experiments                        name, paper, figure, minutes and last verdict of each
+python -m experiments --all                  run all that is not done yet, and write results/index.html
+python -m experiments.NAME                   run one
 """
 
 from __future__ import annotations
 
-import argparse
-import subprocess
+import dataclasses
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from experiments import catalogue, storage
-from experiments.commandline import DEFAULT_OUT, unknown
-from experiments.runner import BAD_USAGE
+from experiments import catalogue, commandline, everything, page, storage
+from experiments.runner import BAD_USAGE, FAILS, HOLDS, INTERRUPTED, raise_interrupt
+
+PROG = "python -m experiments"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to do with the experiments."""
+
+    all: bool = False
+    """Run all of them and write the page of results."""
+    preset: Literal["smoke", "laptop", "paper"] = "laptop"
+    """Size of each: seconds, minutes, or the published set-up."""
+    seed: int = 0
+    """Of each."""
+    out: Path = commandline.DEFAULT_OUT
+    """Folder of all results."""
+    jobs: int = 0
+    """Experiments at once; 0 for one for each two cores."""
+    again: bool = False
+    """Run also those whose results of the same settings and code are there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,45 +45,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the command; by default that of this process.
 
     Returns:
-        0 after a list; else the worst exit status of the experiments run; 2 for bad usage.
+        0 after a list, or if every claim holds; 1 if one fails or an experiment does not finish; 2 for bad usage; 130
+        when interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments and arguments[0] == "all":
-        return run_all(arguments[1:])
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder of all results")
-    options, rest = parser.parse_known_args(arguments)
-    if rest:
-        print(f"python -m experiments: {_explain(rest[0])}", file=sys.stderr)
+    try:
+        _explain(arguments)
+        options = commandline.read(PROG, __doc__ or "", Options(), arguments)
+    except commandline.UsageError as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
         return BAD_USAGE
-    show(options.out)
-    return 0
+    if not options.all:
+        show(options.out)
+        return HOLDS
+    earlier = signal.signal(signal.SIGTERM, raise_interrupt)
+    try:
+        return run_all(options)
+    except KeyboardInterrupt:
+        print(f"{PROG}: interrupted; the same command goes on with what is not done", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
-def _explain(word: str) -> str:
+def _explain(arguments: Sequence[str]) -> None:
+    """Reject words, which this command does not take, with what was probably meant."""
     names = [head.name for head in catalogue.heads()]
-    if word in names:
-        return f"run one experiment with: python -m experiments.{word}"
-    return unknown("option" if word.startswith("-") else "command", word, ["all", "--out", "--help", *names])
+    values = {"--preset", "--seed", "--out", "--jobs"}
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if word.startswith("-") or before in values:
+            continue
+        if word in names:
+            raise commandline.UsageError(f"run one experiment with: {PROG}.{word}")
+        raise commandline.UsageError(commandline.unknown("command", word, ["--all", "--help", *names]))
 
 
-def run_all(options: Sequence[str]) -> int:
-    """Run every experiment in a process of its own.
+def run_all(options: Options) -> int:
+    """Run every experiment and write the page.
 
     Args:
-        options: given to each.
+        options: how.
 
     Returns:
-        The worst exit status.
+        0 if all finish with every claim held, else 1.
     """
-    return max(
-        subprocess.run([sys.executable, "-m", f"experiments.{head.name}", *options], check=False).returncode
-        for head in catalogue.heads()
-    )
+    heads = catalogue.heads()
+    jobs = options.jobs or everything.default_jobs()
+    order = everything.Order(options.preset, options.seed, options.out, jobs, options.again)
+    outcomes = everything.run_all(heads, order, say=lambda line: print(line, flush=True))
+    unfinished = {outcome.name: outcome.words(order) for outcome in outcomes if not outcome.finished}
+    written = page.write(options.out, options.preset, heads, unfinished)
+    print(f"all figures and claims: {written}")
+    return FAILS if any(outcome.status or not outcome.finished for outcome in outcomes) else HOLDS
 
 
 def show(out: Path) -> None:
@@ -81,7 +115,7 @@ def show(out: Path) -> None:
         table.add_row(head.name, head.paper, head.figure, head.minutes, storage.verdict(out / head.name))
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
-    console.print("run one: python -m experiments.NAME [--preset smoke|laptop|paper]", markup=False)
+    console.print(f"run one: {PROG}.NAME [--preset smoke|laptop|paper]; all: {PROG} --all", markup=False)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ class Head:
         paper: the papers it reproduces.
         figure: which of their figures and tables.
         minutes: cost of the default preset on two cores.
+        expected: what a run should find, in words and numbers.
+        alone: whether it measures the machine, so that nothing else may run beside it ("Alone: yes", optional).
     """
 
     name: str
@@ -27,6 +29,8 @@ class Head:
     paper: str
     figure: str
     minutes: str
+    expected: str
+    alone: bool
 
 
 def read_head(file: Path) -> Head | None:
@@ -46,11 +50,24 @@ def read_head(file: Path) -> Head | None:
         return None
     fields = {}
     for field in ("Paper", "Figure", "Command", "Minutes", "Expected"):
-        found = re.search(rf"^{field}:\s*(.+(?:\n[ ]+.+)*)", docstring, re.MULTILINE)
-        if found is None:
+        value = _field(field, docstring)
+        if value is None:
             raise ValueError(f"the docstring of {file.name} has no line '{field}: ...'")
-        fields[field.lower()] = " ".join(found[1].split())
-    return Head(file.stem, docstring.splitlines()[0], fields["paper"], fields["figure"], fields["minutes"].split()[0])
+        fields[field] = value
+    return Head(
+        name=file.stem,
+        title=docstring.splitlines()[0],
+        paper=fields["Paper"],
+        figure=fields["Figure"],
+        minutes=fields["Minutes"].split()[0],
+        expected=fields["Expected"],
+        alone=(_field("Alone", docstring) or "no").startswith("yes"),
+    )
+
+
+def _field(name: str, docstring: str) -> str | None:
+    found = re.search(rf"^{name}:\s*(.+(?:\n[ ]+.+)*)", docstring, re.MULTILINE)
+    return None if found is None else " ".join(found[1].split())
 
 
 def heads(folder: Path = FOLDER) -> list[Head]:

@@ -15,6 +15,7 @@ DEFAULT_PRESET = "laptop"
 DEFAULT_OUT = Path("results")
 
 Config = TypeVar("Config")
+Settings = TypeVar("Settings")
 
 
 class UsageError(Exception):
@@ -69,20 +70,38 @@ def parse(prog: str, description: str, presets: Mapping[str, Config], arguments:
         UsageError: an unknown option, preset or value; the message names the nearest match.
         SystemExit: with 0 after --help.
     """
-    import tyro
-
     preset = _find_preset(arguments)
     default = presets[preset]
-    _reject_unknown_options(arguments, default)
-
     form: Any = Command[type(default)]  # type: ignore[misc]  # tyro reads the types of the options from this
-    start = Command(preset, DEFAULT_OUT, default)
+    return read(prog, description, Command(preset, DEFAULT_OUT, default), arguments, form)
+
+
+def read(prog: str, description: str, default: Settings, arguments: Sequence[str], form: Any = None) -> Settings:
+    """Read a command line into a dataclass, one option a field, nested dataclasses unfolded.
+
+    Args:
+        prog: the command as typed, for the help text.
+        description: head of the help text.
+        default: the settings where nothing is typed.
+        arguments: what follows the command.
+        form: type of the result, where that of `default` does not say all.
+
+    Returns:
+        The settings.
+
+    Raises:
+        UsageError: an unknown option or value; the message names the nearest match.
+        SystemExit: with 0 after --help.
+    """
+    import tyro
+
+    _reject_unknown_options(arguments, _field_names(default))
     message = io.StringIO()
     try:
         with contextlib.redirect_stderr(message):
             return tyro.cli(
-                form,
-                default=start,
+                form or type(default),
+                default=default,
                 prog=prog,
                 description=description,
                 args=list(arguments),
@@ -92,6 +111,14 @@ def parse(prog: str, description: str, presets: Mapping[str, Config], arguments:
         if stop.code == 0:
             raise
         raise UsageError(_first_line(message.getvalue())) from None
+
+
+def _field_names(settings: Any) -> list[str]:
+    names = []
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        names += _field_names(value) if dataclasses.is_dataclass(value) else [field.name]
+    return names
 
 
 def _find_preset(arguments: Sequence[str]) -> str:
@@ -106,10 +133,10 @@ def _find_preset(arguments: Sequence[str]) -> str:
     return found
 
 
-def _reject_unknown_options(arguments: Sequence[str], config: Any) -> None:
-    fields = [field.name.replace("_", "-") for field in dataclasses.fields(config)]
-    switches = [f"no-{name}" for name in fields]
-    known = [f"--{name}" for name in ("preset", "out", "help", *fields)]
+def _reject_unknown_options(arguments: Sequence[str], fields: Sequence[str]) -> None:
+    names = [name.replace("_", "-") for name in fields]
+    switches = [f"no-{name}" for name in names]
+    known = [f"--{name}" for name in ("help", *names)]
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
         if option.startswith("--") and option not in known and option[2:] not in switches:

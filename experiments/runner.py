@@ -83,7 +83,7 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     except commandline.UsageError as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return BAD_USAGE
-    earlier = signal.signal(signal.SIGTERM, _interrupt)
+    earlier = signal.signal(signal.SIGTERM, raise_interrupt)
     try:
         claims, folder = execute(experiment, command)
     except KeyboardInterrupt:
@@ -115,12 +115,13 @@ def execute(experiment: Experiment, command: commandline.Command[Any]) -> tuple[
         "preset": command.preset,
         "config": dataclasses.asdict(command.config),
         "seconds": round(time.perf_counter() - started, 1),
+        "figures": list(figures),
     }
     folder = command.out / experiment.name / command.preset
     with storage.replacing(folder) as partial:
         storage.write_data(partial / "data.npz", results)
         storage.write_figures(partial, figures)
-        storage.write_config(partial / "config.json", settings)
+        storage.write_config(partial / storage.CONFIG_FILE, settings)
         storage.write_claims(partial / storage.CLAIMS_FILE, claims)
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
@@ -166,7 +167,16 @@ def _number(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def raise_interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM as Ctrl-C: clean up, then stop.
+
+    Args:
+        number: of the signal.
+        frame: where it came.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
     raise KeyboardInterrupt
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -20,7 +22,8 @@ from experiments.claims import Claim
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CLAIMS_FILE = "claims.json"
+CLAIMS_FILE, CONFIG_FILE = "claims.json", "config.json"
+ROOT = Path(__file__).parents[1]
 PACKAGES = ("gradflow-jax", "jax", "jaxlib", "flax", "optax", "numpy", "matplotlib")
 
 
@@ -117,7 +120,21 @@ def write_config(file: Path, settings: Mapping[str, Any]) -> None:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
     }
-    _write_json(file, {**settings, "versions": versions, "device": device})
+    _write_json(file, {**settings, "source": source_digest(), "versions": versions, "device": device})
+
+
+@functools.cache
+def source_digest() -> str:
+    """Return a digest of all code that a result depends on, by which a finished run is known again.
+
+    Returns:
+        SHA-256 in hexadecimal over the paths and contents of gradflow's and the experiments' Python files.
+    """
+    digest = hashlib.sha256()
+    for part in ("gradflow", "experiments"):
+        for file in sorted((ROOT / part).rglob("*.py")):
+            digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _write_json(file: Path, content: Any) -> None:
@@ -125,18 +142,20 @@ def _write_json(file: Path, content: Any) -> None:
     file.write_text(text + "\n", encoding="utf-8")
 
 
-def verdict(results: Path) -> str:
+def verdict(results: Path, preset: str = "*") -> str:
     """Say how the claims of an experiment stood in its latest run.
 
     Args:
         results: the experiment's folder, results/NAME.
+        preset: of the run; by default the latest of any.
 
     Returns:
         For instance "12 of 12 claims hold (laptop)", or "not run".
     """
-    files = sorted(results.glob(f"[!.]*/{CLAIMS_FILE}"), key=lambda file: file.stat().st_mtime)
-    if not files:
+    folders = [file.parent for file in results.glob(f"{preset}/{CLAIMS_FILE}") if file.parent.name[0] != "."]
+    if not folders:
         return "not run"
-    records = json.loads(files[-1].read_text(encoding="utf-8"))
+    latest = max(folders, key=lambda folder: (folder / CLAIMS_FILE).stat().st_mtime)
+    records = json.loads((latest / CLAIMS_FILE).read_text(encoding="utf-8"))
     held = sum(record["holds"] for record in records)
-    return f"{held} of {len(records)} claims hold ({files[-1].parent.name})"
+    return f"{held} of {len(records)} claims hold ({latest.name})"

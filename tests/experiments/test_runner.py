@@ -284,7 +284,9 @@ def test_heads_are_read_from_docstrings(tmp_path):
     file = tmp_path / "one.py"
     file.write_text(HEAD)
     head = read_head(file)
-    assert dataclasses.astuple(head) == ("one", "Title.", "A 2010, and B 2015.", "3", "2")
+    assert dataclasses.astuple(head) == (
+        "one", "Title.", "A 2010, and B 2015.", "3", "2", "nothing.", False,
+    )  # fmt: skip
     (tmp_path / "part.py").write_text('"""A part of `python -m experiments.one`."""')
     assert [found.name for found in heads(tmp_path)] == ["one"]
     file.write_text(HEAD.replace("Minutes", "Cost"))

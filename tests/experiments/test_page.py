@@ -1,0 +1,209 @@
+"""The page of results, and running everything: what is on it, what a browser makes of it, what is not run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import types
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from experiments import claims as checks
+from experiments import commandline, everything, page, storage
+from experiments.catalogue import Head
+from experiments.runner import Experiment, execute
+
+HEADS = [
+    Head("toy", "A toy & its claims.", "Nobody 2000", "Fig. 1", "1", "a <mean> of 0", False),
+    Head("timed", "A timing.", "none", "none", "1", "a time", True),
+    Head("absent", "Never run.", "none", "none", "1", "nothing", False),
+]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A number."""
+
+    seed: int = 0
+    """Seed."""
+    rates: tuple[float, ...] = (0.1, 0.2)
+    """Rates."""
+
+
+def claims(results):
+    return [
+        checks.close("mean < 1 & > -1", "theory", 0, float(results["x"].mean()), absolute=1),
+        checks.below("x is small", "Nobody 2000", 0.5, 2.0),
+    ]
+
+
+def figures(results):
+    pair = Figure(), Figure()
+    for figure in pair:
+        figure.subplots().plot(results["x"])
+    return {"overview": pair[0], "close_up": pair[1]}
+
+
+def toy(name: str) -> Experiment:
+    presets = dict.fromkeys(commandline.PRESET_NAMES, Config())
+    return Experiment(name, "Head.", presets, lambda config: {"x": np.arange(3.0)}, claims, figures)
+
+
+@pytest.fixture
+def results(tmp_path):
+    for name in ("toy", "timed"):
+        execute(toy(name), commandline.Command("smoke", tmp_path, Config()))
+    return tmp_path
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects tags, and complains of any left open or closed twice."""
+
+    VOID = frozenset(("meta", "link", "img", "br"))
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.images = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_shows_every_figure_and_claim_and_needs_no_other_file(results):
+    written = page.write(results, "smoke", HEADS, {"absent": "absent: did not finish"})
+    text = written.read_text()
+    reader = Reader()
+    reader.feed(text)
+    assert not reader.open
+    assert len(reader.images) == 4
+    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in reader.images)
+    assert reader.tags.count("section") == 3
+    assert not re.search(r"(src|href)=\"(?!data:|#)", text)
+    for words in (
+        "2 of 4 claims of 2 experiments hold",
+        "mean &lt; 1 &amp; &gt; -1",
+        "A toy &amp; its claims.",
+        "does not hold",
+        "absent: did not finish",
+        "python -m experiments.toy --preset smoke --seed 0",
+        "[0.1, 0.2]",
+    ):
+        assert words in text
+    assert [file.name for file in results.glob(".index*")] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser installed")
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_browser_shows_every_image_without_errors_or_sideways_scrolling(results, tmp_path, width):
+    written = page.write(results, "smoke", HEADS, {})
+    probe = (
+        "<script>addEventListener('load', () => { document.title = 'images ' + [...document.images]"
+        ".filter(i => i.complete && i.naturalWidth > 0).length + ' sideways ' + "
+        "(document.documentElement.scrollWidth > innerWidth) })</script></body>"
+    )
+    probed = tmp_path / "probed.html"
+    probed.write_text(written.read_text().replace("</body>", probe))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+    command += ["--enable-logging=stderr", f"--window-size={width},900", f"--user-data-dir={tmp_path / 'profile'}"]
+    run = subprocess.run([*command, f"file://{probed}"], capture_output=True, text=True, timeout=120, check=True)
+    assert "<title>images 4 sideways false</title>" in run.stdout
+    assert "CONSOLE" not in run.stderr
+
+
+def order(out, **changes):
+    return dataclasses.replace(everything.Order("smoke", 0, out, 2, False), **changes)
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    for name in ("toy", "timed"):
+        module = types.ModuleType(f"experiments.{name}")
+        module.EXPERIMENT = toy(name)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+
+
+@pytest.mark.usefixtures("registered")
+def test_only_the_same_settings_and_code_count_as_done(results, monkeypatch):
+    assert everything.done_before("toy", order(results)) == 1  # one of its claims fails
+    assert everything.done_before("toy", order(results, seed=1)) is None
+    assert everything.done_before("toy", order(results, preset="laptop")) is None
+    monkeypatch.setattr(storage, "source_digest", lambda: "other code")
+    assert everything.done_before("toy", order(results)) is None
+
+
+@pytest.mark.usefixtures("registered")
+def test_one_that_fails_stops_no_other_and_what_measures_runs_last_and_alone(results, monkeypatch):
+    """The processes are replaced by a record of their starts; `absent` ends without a result."""
+    (results / "toy" / "smoke" / storage.CONFIG_FILE).unlink()
+    started = []
+
+    class Process:
+        def __init__(self, command, **_):
+            started.append(command[2])
+            name = command[2].removeprefix("experiments.")
+            if name != "absent":
+                execute(toy(name), commandline.Command("smoke", results, Config()))
+
+        def wait(self, timeout=None):
+            return 1
+
+        def terminate(self):
+            raise AssertionError("nothing is left to stop")
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    lines = []
+    outcomes = everything.run_all(HEADS, order(results, again=True), lines.append)
+    assert started[-1] == "experiments.timed"
+    assert sorted(started[:2]) == ["experiments.absent", "experiments.toy"]
+    assert [(o.name, o.finished) for o in outcomes] == [("toy", True), ("timed", True), ("absent", False)]
+    assert any("absent: did not finish (exit status 1); see" in line for line in lines)
+
+    started.clear()
+    again = everything.run_all(HEADS[:2], order(results), lines.append)
+    assert started == []
+    assert [outcome.seconds for outcome in again] == [0, 0]
+    assert lines[-1].endswith("1 of 2 claims hold (smoke), done before")
+
+
+def test_an_interrupt_stops_what_is_running(tmp_path):
+    class Interrupted(Exception):
+        pass
+
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    statuses = []
+
+    def interrupted():
+        with everything._processes() as start:
+            thread = threading.Thread(target=lambda: statuses.append(start(command, tmp_path / "log")))
+            thread.start()
+            time.sleep(0.5)
+            raise Interrupted(thread)
+
+    with pytest.raises(Interrupted) as stop:
+        interrupted()
+    (thread,) = stop.value.args
+    thread.join(10)
+    assert statuses == [-15]
+
+
+def test_a_run_records_the_order_of_its_figures(results):
+    config = json.loads((results / "toy" / "smoke" / storage.CONFIG_FILE).read_text())
+    assert config["figures"] == ["overview", "close_up"]
+    assert len(config["source"]) == 64
