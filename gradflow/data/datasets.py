@@ -11,6 +11,8 @@ from importlib import resources
 import numpy as np
 from jaxtyping import Float, Int, Num, UInt8
 
+from gradflow.data.normalization import Normalization, grey_level_statistics, normalization
+
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -95,6 +97,17 @@ class ImageDataset:
         scaled = images.astype(np.float32) / np.float32(255)
         return (scaled - np.float32(self.mean)) / np.float32(self.std)
 
+    def normalization(self, kind: str = "global") -> Normalization:
+        """Measure a normalization on the training split, as a function for the inside of a jitted step.
+
+        Args:
+            kind: "global" (that of `normalize`), "channel", "pixel_mean" (He et al. 2016) or "unit".
+
+        Raises:
+            ValueError: for an unknown kind, with the nearest known one.
+        """
+        return normalization(self.train.images, kind)
+
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
     """Compute the SHA-256 over names, dtypes, shapes and bytes of arrays, in the order of their names.
@@ -130,7 +143,7 @@ def _load_fashion_mnist_subset() -> ImageDataset:
         raise ValueError(_damaged(str(file), str(error))) from error
     if found != FASHION_MNIST_SUBSET_DIGEST:
         raise ValueError(_damaged(str(file), f"its digest is {found}"))
-    mean, std = _grey_level_statistics(arrays["train_images"])
+    mean, std = grey_level_statistics(arrays["train_images"])
     return ImageDataset(
         name="fashion_mnist_subset",
         train=Split(arrays["train_images"][..., None], arrays["train_labels"].astype(np.int32)),
@@ -140,14 +153,6 @@ def _load_fashion_mnist_subset() -> ImageDataset:
         std=std,
         source="Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), Copyright 2017 Zalando SE, MIT licence",
     )
-
-
-def _grey_level_statistics(images: UInt8[np.ndarray, "..."]) -> tuple[float, float]:
-    """Mean and standard deviation of images / 255, exactly, from the histogram of the 256 grey levels."""
-    frequency = np.bincount(images.ravel(), minlength=256) / images.size
-    levels = np.arange(256) / 255
-    mean = float(frequency @ levels)
-    return mean, float(np.sqrt(frequency @ (levels - mean) ** 2))
 
 
 def _damaged(file: str, found: str) -> str:
