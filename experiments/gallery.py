@@ -1,0 +1,172 @@
+"""Put the results into README.md and BUILD_NOTES.md: one figure an experiment, and every claim over several seeds.
+
+python -m experiments.gallery                                     README's gallery and claims, from results/
+python -m experiments.gallery --seeds results_0 results_1 ...     BUILD_NOTES' table as well, one folder a seed
+
+What stands between the marks in those files is made by this command and not edited by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments import catalogue, commandline, page
+from experiments.catalogue import Head
+from experiments.runner import BAD_USAGE, HOLDS
+
+PROG = "python -m experiments.gallery"
+ROOT = Path(__file__).parents[1]
+IMAGES = Path(__file__).parent / "gallery"
+WIDTH = 1100  # pixels of an image in the README
+BEGIN, END = "<!-- {}: begin, made by python -m experiments.gallery -->", "<!-- {}: end -->"
+
+Runs = Mapping[str, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Where the results are."""
+
+    out: Path = commandline.DEFAULT_OUT
+    """Folder of all results, for README."""
+    preset: Literal["smoke", "laptop", "paper"] = "laptop"
+    """Whose results to take."""
+    seeds: tuple[Path, ...] = ()
+    """Folders of results, one a seed, for BUILD_NOTES."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out `python -m experiments.gallery`.
+
+    Args:
+        arguments: what follows the command; by default that of this process.
+
+    Returns:
+        0, or 2 for bad usage, such as a folder without results.
+    """
+    heads = catalogue.heads()
+    try:
+        options = commandline.read(PROG, __doc__ or "", Options(), sys.argv[1:] if arguments is None else arguments)
+        readme = _between(ROOT / "README.md", "gallery", gallery(heads, _runs(heads, options.out, options.preset)))
+        notes = None
+        if options.seeds:
+            by_seed = [_runs(heads, folder, options.preset) for folder in options.seeds]
+            notes = _between(ROOT / "BUILD_NOTES.md", "claims", over_seeds(heads, by_seed))
+    except commandline.UsageError as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return BAD_USAGE
+    (ROOT / "README.md").write_text(readme, encoding="utf-8")
+    if notes is not None:
+        (ROOT / "BUILD_NOTES.md").write_text(notes, encoding="utf-8")
+    return HOLDS
+
+
+def _runs(heads: Sequence[Head], out: Path, preset: str) -> dict[str, dict[str, Any]]:
+    found = {head.name: page.load(out / head.name / preset) for head in heads}
+    runs = {name: run for name, run in found.items() if run is not None}
+    if not runs:
+        raise commandline.UsageError(f"no results of preset {preset} in {out}; make them: python -m experiments --all")
+    return runs
+
+
+def _between(file: Path, name: str, content: str) -> str:
+    """Return a file's text with what stands between two marks replaced."""
+    begin, end = BEGIN.format(name), END.format(name)
+    text = file.read_text(encoding="utf-8")
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise commandline.UsageError(f"{file.name} needs the marks {begin} and {end}, once each and in this order")
+    return re.sub(
+        f"{re.escape(begin)}.*{re.escape(end)}", lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL
+    )
+
+
+def gallery(heads: Sequence[Head], runs: Runs) -> str:
+    """Write the gallery in Markdown, and its images beside this file.
+
+    Args:
+        heads: the experiments.
+        runs: those of them that have results.
+    """
+    IMAGES.mkdir(exist_ok=True)
+    parts = []
+    for head in heads:
+        if head.name not in runs:
+            continue
+        run = runs[head.name]
+        image = IMAGES / f"{head.name}.png"
+        _shrink(run["images"][0], image)
+        held = sum(record["holds"] for record in run["claims"])
+        parts.append(
+            f"### {head.name}\n\n{head.title} ({head.paper})\n\n"
+            f"![{head.name}: {head.title}]({image.relative_to(ROOT).as_posix()})\n\n"
+            f"`python -m experiments.{head.name}`: {held} of {len(run['claims'])} claims hold.\n\n"
+            f"<details><summary>claims</summary>\n\n{_table(run['claims'])}\n\n</details>"
+        )
+    return "\n\n".join(parts)
+
+
+def _shrink(source: Path, target: Path) -> None:
+    """Scale an image down to README's width and 128 colours, which keeps lines and text clean and the file small."""
+    from PIL import Image
+
+    with Image.open(source) as image:
+        height = round(image.height * WIDTH / image.width)
+        small = image.convert("RGB").resize((WIDTH, height), Image.Resampling.LANCZOS)
+        small.quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+def _table(records: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| claim | source | expected | measured | tolerance | holds |", "|---|---|---|---|---|---|"]
+    for record in records:
+        cells = [page.number(record[key]) for key in ("claim", "source", "expected", "measured", "tolerance")]
+        lines.append(_row([*cells, "yes" if record["holds"] else "**no**"]))
+    return "\n".join(lines)
+
+
+def over_seeds(heads: Sequence[Head], by_seed: Sequence[Runs]) -> str:
+    """Write every claim with its measured value on each seed, in Markdown.
+
+    Args:
+        heads: the experiments.
+        by_seed: the runs of each seed.
+
+    Raises:
+        UsageError: if an experiment lacks a seed, or its claims differ from seed to seed.
+    """
+    parts = []
+    for head in heads:
+        runs = [seed[head.name] for seed in by_seed if head.name in seed]
+        if not runs:
+            continue
+        if len(runs) < len(by_seed) or len({len(run["claims"]) for run in runs}) > 1:
+            raise commandline.UsageError(f"{head.name}: expected the same claims on each of {len(by_seed)} seeds")
+        seeds = [f"seed {run['config']['seed']}" for run in runs]
+        lines = [_row(["claim", "expected", *seeds, "tolerance", "holds"]), "|---" * (4 + len(seeds)) + "|"]
+        for records in zip(*(run["claims"] for run in runs), strict=True):
+            held = sum(record["holds"] for record in records)
+            lines.append(
+                _row(
+                    [
+                        records[0]["claim"],
+                        page.number(records[0]["expected"]),
+                        *(page.number(record["measured"]) for record in records),
+                        records[0]["tolerance"],
+                        "yes" if held == len(records) else f"**{held} of {len(records)}**",
+                    ]
+                )
+            )
+        parts.append(f"#### {head.name}\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _row(cells: Sequence[str]) -> str:
+    escaped = (cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
