@@ -79,9 +79,8 @@ def _between(file: Path, name: str, content: str) -> str:
     text = file.read_text(encoding="utf-8")
     if text.count(begin) != 1 or text.count(end) != 1:
         raise commandline.UsageError(f"{file.name} needs the marks {begin} and {end}, once each and in this order")
-    return re.sub(
-        f"{re.escape(begin)}.*{re.escape(end)}", lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL
-    )
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
 
 
 def gallery(heads: Sequence[Head], runs: Runs) -> str:
