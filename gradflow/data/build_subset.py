@@ -9,53 +9,20 @@ with or without .gz, as published at https://github.com/zalandoresearch/fashion-
 from __future__ import annotations
 
 import argparse
-import gzip
-import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, Integer, UInt8
+from jaxtyping import Int, Integer
 
+from gradflow.data.catalogue import FASHION_MNIST, RawFile
 from gradflow.data.datasets import FASHION_MNIST_SUBSET_DIGEST, digest
+from gradflow.data.raw import content_of, read_idx
 
 TRAIN_PER_CLASS = 600
 TEST_PER_CLASS = 100
 NUM_CLASSES = 10
-
-
-def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
-    """Read one IDX file of unsigned bytes, as published with MNIST.
-
-    Format: two zero bytes, the type code 0x08, the number of axes, a big-endian uint32 an axis, the bytes.
-
-    Args:
-        path: the file without .gz; the compressed file is taken where the plain one is missing.
-
-    Returns:
-        The array, its shape as in the header.
-
-    Raises:
-        FileNotFoundError: if neither file is there.
-        ValueError: if it is no IDX file of unsigned bytes, or its length does not match its header.
-    """
-    packed = path.with_name(path.name + ".gz")
-    if path.is_file():
-        content = path.read_bytes()
-    elif packed.is_file():
-        content = gzip.decompress(packed.read_bytes())
-    else:
-        raise FileNotFoundError(f"neither {path} nor {packed.name} is there; --from names the folder of IDX files")
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} is no IDX file of unsigned bytes: it starts with {content[:4].hex(' ')}")
-    axes = content[3]
-    start = 4 + 4 * axes
-    shape = struct.unpack(f">{axes}I", content[4:start])
-    array = np.frombuffer(content, np.uint8, offset=start)
-    if array.size != np.prod(shape):
-        raise ValueError(f"{path} announces shape {shape} but holds {array.size} bytes; is the download complete?")
-    return array.reshape(shape)
 
 
 def first_per_class(labels: Integer[np.ndarray, " examples"], count: int) -> Int[np.ndarray, " chosen"]:
@@ -93,8 +60,10 @@ def build(
     """
     arrays = {}
     for split, prefix, count in (("train", "train", train_per_class), ("test", "t10k", test_per_class)):
-        images = read_idx(folder / f"{prefix}-images-idx3-ubyte")
-        labels = read_idx(folder / f"{prefix}-labels-idx1-ubyte")
+        images, labels = (
+            read_idx(*content_of(FASHION_MNIST, RawFile(f"{prefix}-{kind}-ubyte"), folder))
+            for kind in ("images-idx3", "labels-idx1")
+        )
         chosen = first_per_class(labels, count)
         arrays[f"{split}_images"] = images[chosen]
         arrays[f"{split}_labels"] = labels[chosen]

@@ -1,43 +1,37 @@
-"""Data sets as small records of NumPy arrays, the embedded one read from inside the package."""
+"""Data sets by name, as records of arrays: the embedded one from inside the package, all others through TFDS."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import zipfile
 from importlib import resources
+from pathlib import Path
+from typing import overload
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Num, UInt8
+from jaxtyping import Array, Float, Int, Num, UInt8
 
+from gradflow import lookup
+from gradflow.data.catalogue import CATALOGUE, FASHION_MNIST
 from gradflow.data.normalization import Normalization, grey_level_statistics, normalization
 
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+FASHION_MNIST_SUBSET = "fashion_mnist_subset"
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images with their labels, in a fixed order.
+    """Images with their labels, in a fixed order; NumPy arrays, or JAX arrays on the device.
 
     Attributes:
         images: grey levels 0 ... 255, shape (examples, height, width, channels).
-        labels: index into the data set's `class_names`, shape (examples,).
+        labels: index into the data set's `class_names`, int32, shape (examples,).
     """
 
-    images: UInt8[np.ndarray, "examples height width channels"]
-    labels: Int[np.ndarray, " examples"]
+    images: UInt8[np.ndarray | Array, "examples height width channels"]
+    labels: Int[np.ndarray | Array, " examples"]
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -56,6 +50,7 @@ class ImageDataset:
         mean: mean over every pixel of the training images, scaled to [0, 1].
         std: standard deviation over the same pixels.
         source: where the images come from, with their licence.
+        validation: part of the training images that `load` held out, if asked to.
     """
 
     name: str
@@ -65,11 +60,13 @@ class ImageDataset:
     mean: float
     std: float
     source: str
+    validation: Split | None = None
 
     @property
     def split_sizes(self) -> dict[str, int]:
         """Number of examples by split."""
-        return {"train": len(self.train), "test": len(self.test)}
+        held_out = {} if self.validation is None else {"validation": len(self.validation)}
+        return {"train": len(self.train), **held_out, "test": len(self.test)}
 
     def normalize(
         self, images: Num[np.ndarray, "*batch height width channels"]
@@ -106,7 +103,7 @@ class ImageDataset:
         Raises:
             ValueError: for an unknown kind, with the nearest known one.
         """
-        return normalization(self.train.images, kind)
+        return normalization(np.asarray(self.train.images), kind)
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
@@ -145,13 +142,13 @@ def _load_fashion_mnist_subset() -> ImageDataset:
         raise ValueError(_damaged(str(file), f"its digest is {found}"))
     mean, std = grey_level_statistics(arrays["train_images"])
     return ImageDataset(
-        name="fashion_mnist_subset",
+        name=FASHION_MNIST_SUBSET,
         train=Split(arrays["train_images"][..., None], arrays["train_labels"].astype(np.int32)),
         test=Split(arrays["test_images"][..., None], arrays["test_labels"].astype(np.int32)),
-        class_names=FASHION_MNIST_CLASSES,
+        class_names=FASHION_MNIST.names["label"],
         mean=mean,
         std=std,
-        source="Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), Copyright 2017 Zalando SE, MIT licence",
+        source=FASHION_MNIST.source,
     )
 
 
@@ -163,33 +160,118 @@ def _damaged(file: str, found: str) -> str:
     )
 
 
-_LOADERS = {"fashion_mnist_subset": _load_fashion_mnist_subset}
-
-DATASETS = tuple(_LOADERS)
+DATASETS = (FASHION_MNIST_SUBSET, *CATALOGUE)
 
 
-def load(name: str = "fashion_mnist_subset") -> ImageDataset:
-    """Load a data set by name.
+@overload
+def load(
+    name: str = ..., split: None = ..., *, validation: int = ..., seed: int = ..., folder: str | Path | None = ...
+) -> ImageDataset: ...
+
+
+@overload
+def load(
+    name: str, split: str, *, validation: int = ..., seed: int = ..., folder: str | Path | None = ...
+) -> Split: ...
+
+
+def load(
+    name: str = FASHION_MNIST_SUBSET,
+    split: str | None = None,
+    *,
+    validation: int = 0,
+    seed: int = 0,
+    folder: str | Path | None = None,
+) -> ImageDataset | Split:
+    """Load a data set by name, as uint8 images (examples, height, width, channels) and int32 labels (examples,).
 
     `fashion_mnist_subset`: a tenth of Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747), which ships inside
     the package: of each of the 10 classes the first 600 training and the first 100 test images in the order
     of the published files, 28 x 28 grey levels. Nothing is downloaded.
 
-    Args:
-        name: one of `gradflow.data.DATASETS`.
+    `mnist`, `fashion_mnist`, `cifar10`, `cifar100`, and any other set of TFDS with images of one size and a class
+    label: read from where TFDS keeps its data sets, without TensorFlow, in the order in which TFDS stores them. What
+    is not there yet is downloaded and prepared; without internet, `python -m gradflow.data import` makes it from raw
+    files.
 
-    Returns:
-        The data set; in each split uint8 images (examples, 28, 28, 1) and int32 labels (examples,).
+    Args:
+        name: one of `gradflow.data.DATASETS`, or a name in TFDS.
+        split: "train", "validation" or "test": that split alone, its arrays on the default device; None: the
+            data set with all its splits, in host memory.
+        validation: how many training images are held out, chosen at random by `seed`; the training split then lacks
+            them. He et al. 2016 hold out 5,000 of CIFAR-10's 50,000.
+        seed: of that choice.
+        folder: where TFDS data sets are kept; None: $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        ValueError: for an unknown name, or if the embedded file is damaged.
+        ValueError: for an unknown name or split, with the nearest known one, a validation split larger than the
+            training split, or damaged data.
+        FileNotFoundError: if the data set is not there and cannot be downloaded; the message says what to do.
+        ImportError: if TFDS is needed and not installed.
 
     >>> data = load("fashion_mnist_subset")
     >>> data.train.images.shape, data.test.labels.shape
     ((6000, 28, 28, 1), (1000,))
+    >>> len(load("fashion_mnist_subset", "train", validation=1000))
+    5000
     """
-    if name not in _LOADERS:
-        near = difflib.get_close_matches(name, _LOADERS, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no data set is called {name!r}.{hint} There are: {', '.join(_LOADERS)}")
-    return _LOADERS[name]()
+    data = _load_fashion_mnist_subset() if name == FASHION_MNIST_SUBSET else _load_prepared(name, folder)
+    if validation:
+        train, held_out = hold_out(data.train, validation, seed)
+        mean, std = grey_level_statistics(np.asarray(train.images))
+        data = dataclasses.replace(data, train=train, validation=held_out, mean=mean, std=std)
+    if split is None:
+        return data
+    splits = {"train": data.train, "test": data.test}
+    if data.validation is not None:
+        splits["validation"] = data.validation
+    elif split == "validation":
+        raise ValueError(f"{name} has no validation split of its own; say how large: validation=5000")
+    chosen = lookup.find("split", split, splits)
+    return Split(jnp.asarray(chosen.images), jnp.asarray(chosen.labels))
+
+
+def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
+    """Part a split in two at random, both in their former order.
+
+    Args:
+        split: usually the training split.
+        count: examples of the second part, 1 ... examples - 1.
+        seed: which.
+
+    Returns:
+        What is left, and what is held out.
+
+    Raises:
+        ValueError: if nothing would be left.
+    """
+    if not 0 < count < len(split):
+        raise ValueError(f"expected 1 ... {len(split) - 1} validation images of {len(split)}, got {count}")
+    order = np.asarray(jax.random.permutation(jax.random.key(seed), len(split)))
+    kept, held = np.sort(order[count:]), np.sort(order[:count])
+    return Split(split.images[kept], split.labels[kept]), Split(split.images[held], split.labels[held])
+
+
+def _load_prepared(name: str, folder: str | Path | None) -> ImageDataset:
+    """Read a TFDS data set, after having prepared it where needed."""
+    from gradflow.data import download, prepared
+
+    home = None if folder is None else Path(folder)
+    built = prepared.builder(name, home)
+    if not prepared.is_prepared(built):
+        download.prepare(built, home)
+        built = prepared.builder(name, home)
+    parts = {}
+    for split in ("train", "test"):
+        images, labels = prepared.read(built, split)
+        parts[split] = Split(images, labels["label"])
+    mean, std = grey_level_statistics(np.asarray(parts["train"].images))
+    return ImageDataset(
+        name=name,
+        train=parts["train"],
+        test=parts["test"],
+        class_names=prepared.class_names(built),
+        mean=mean,
+        std=std,
+        source=CATALOGUE[name].source if name in CATALOGUE else built.info.homepage,
+    )
