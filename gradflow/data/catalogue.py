@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+EMBEDDED = "fashion_mnist_subset"  # ships with the package
+
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -172,7 +174,7 @@ FASHION_MNIST = Entry(
 
 CIFAR10 = Entry(
     name="cifar10",
-    title="colour photographs, 10 classes",
+    title="small photographs",
     format="cifar",
     shape=(32, 32, 3),
     classes={"label": 10},
@@ -204,7 +206,7 @@ CIFAR10 = Entry(
 
 CIFAR100 = Entry(
     name="cifar100",
-    title="colour photographs, 100 classes in 20 superclasses",
+    title="small photographs",
     format="cifar",
     shape=(32, 32, 3),
     classes={"coarse_label": 20, "label": 100},

@@ -15,10 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num, UInt8
 
 from gradflow import lookup
-from gradflow.data.catalogue import CATALOGUE, FASHION_MNIST
+from gradflow.data.catalogue import CATALOGUE, EMBEDDED, FASHION_MNIST
 from gradflow.data.normalization import Normalization, grey_level_statistics, normalization
-
-FASHION_MNIST_SUBSET = "fashion_mnist_subset"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +140,7 @@ def _load_fashion_mnist_subset() -> ImageDataset:
         raise ValueError(_damaged(str(file), f"its digest is {found}"))
     mean, std = grey_level_statistics(arrays["train_images"])
     return ImageDataset(
-        name=FASHION_MNIST_SUBSET,
+        name=EMBEDDED,
         train=Split(arrays["train_images"][..., None], arrays["train_labels"].astype(np.int32)),
         test=Split(arrays["test_images"][..., None], arrays["test_labels"].astype(np.int32)),
         class_names=FASHION_MNIST.names["label"],
@@ -160,7 +158,7 @@ def _damaged(file: str, found: str) -> str:
     )
 
 
-DATASETS = (FASHION_MNIST_SUBSET, *CATALOGUE)
+DATASETS = (EMBEDDED, *CATALOGUE)
 
 
 @overload
@@ -176,7 +174,7 @@ def load(
 
 
 def load(
-    name: str = FASHION_MNIST_SUBSET,
+    name: str = EMBEDDED,
     split: str | None = None,
     *,
     validation: int = 0,
@@ -215,7 +213,7 @@ def load(
     >>> len(load("fashion_mnist_subset", "train", validation=1000))
     5000
     """
-    data = _load_fashion_mnist_subset() if name == FASHION_MNIST_SUBSET else _load_prepared(name, folder)
+    data = _load_fashion_mnist_subset() if name == EMBEDDED else _load_prepared(name, folder)
     if validation:
         train, held_out = hold_out(data.train, validation, seed)
         mean, std = grey_level_statistics(np.asarray(train.images))

@@ -89,13 +89,14 @@ def ways_out(built: Any, entry: Entry | None, error: Exception) -> str:
         entry: what is known of the data set, if anything.
         error: what went wrong.
     """
-    home = Path(built.data_path).parent
-    call = f"python -c 'import gradflow as gf; gf.data.load(\"{built.name}\")'"
+    name = built.info.full_name.removesuffix(f"/{built.version}")
+    call = f"python -c 'import gradflow as gf; gf.data.load(\"{name}\")'"
     second = "where TensorFlow is what is missing, `pip install tensorflow` for the preparation (reading does without)"
     if entry:
         command = f"python -m gradflow.data import {entry.name} --from DIR"
         second = f"fetch the raw files from {entry.home} by whatever way and run `{command}`"
     return (
-        f"{built.name} is not at {built.data_path} and could not be downloaded ({error}). Two ways out: (1) "
-        f"on a machine with internet run `{call}` and copy its folder {home.name} to {home}; (2) {second}"
+        f"{name} is not at {built.data_path} and could not be downloaded ({error}). Two ways out: (1) on a machine "
+        f"with internet run `{call}` and copy the folder {built.info.full_name} that it makes in ~/tensorflow_datasets to "
+        f"{built.data_path}; (2) {second}"
     )

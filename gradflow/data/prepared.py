@@ -7,8 +7,10 @@ anyone's `tfds.data_source(name)` finds it. Neither writing nor reading needs Te
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import io
+import logging
 import os
 import shutil
 import tempfile
@@ -19,8 +21,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from gradflow import lookup
-from gradflow.data.catalogue import CATALOGUE, Entry
+from gradflow.data.catalogue import CATALOGUE, EMBEDDED, Entry
 from gradflow.data.raw import Images, Labels, read_part
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
@@ -65,11 +66,17 @@ def builder(name: str, folder: Path | None = None) -> Any:
         ValueError: for a name that TFDS does not know, with the nearest.
     """
     library = tfds()
-    try:
-        return library.builder(name, data_dir=None if folder is None else os.fspath(folder))
-    except library.core.DatasetNotFoundError:
-        lookup.find("data set", name.split("/")[0], dict.fromkeys([*CATALOGUE, *library.list_builders()]))
-        raise
+    kind = name.split("/")[0]
+    if kind not in CATALOGUE:
+        # Asked beforehand, because for a name that it does not know TFDS looks on the net, and with TensorFlow.
+        known = library.list_builders(with_community_datasets=False)
+        if kind not in known:
+            near = difflib.get_close_matches(kind.lower(), dict.fromkeys((EMBEDDED, *CATALOGUE, *known)), n=2)
+            meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+            raise ValueError(
+                f"unknown data set {kind!r}{meant} Known: {', '.join((EMBEDDED, *CATALOGUE))}, and what else TFDS has"
+            )
+    return library.builder(name, data_dir=None if folder is None else os.fspath(folder))
 
 
 def is_prepared(built: Any) -> bool:
@@ -118,29 +125,44 @@ def read(built: Any, split: str, progress: Progress = silent) -> tuple[Images, L
         ValueError: if it is no set of labelled images of one size, or a file is damaged.
     """
     source = records(built, split)
-    image_key, label_keys = image_and_labels(built)
-    count = len(source)
-    images: np.ndarray | None = None
-    labels = {key: np.empty(count, np.int32) for key in label_keys}
+    starts = range(0, len(source), CHUNK)
+    watched = progress(starts, len(starts), f"reading {built.name}, {split}")
     try:
-        for start in progress(range(0, count, CHUNK), -(-count // CHUNK), f"reading {built.name}, {split}"):
-            places = range(start, min(start + CHUNK, count))
-            for place, example in zip(places, source.__getitems__(list(places)), strict=True):
-                image = example[image_key]
-                if images is None:
-                    images = np.empty((count, *image.shape), np.uint8)
-                if image.shape != images.shape[1:]:
-                    raise ValueError(
-                        f"{built.name}: expected images of one size, got {images.shape[1:]} and {image.shape}; "
-                        "stream them instead, with a transform that brings them to one size"
-                    )
-                images[place] = image
-                for key, values in labels.items():
-                    values[place] = example[key]
+        with _quiet():
+            return _gather(source, watched, *image_and_labels(built))
     except (RuntimeError, OSError, IndexError) as error:
         raise ValueError(f"{built.data_path}, {split}: cannot be read ({error}); {_again(built.name)}") from error
-    assert images is not None
+
+
+def _gather(source: Any, starts: Iterable[int], image_key: str, label_keys: tuple[str, ...]) -> tuple[Images, Labels]:
+    """Read all records of a source, chunk by chunk, into two arrays."""
+    images = np.empty((len(source), *source[0][image_key].shape), np.uint8)
+    labels = {key: np.empty(len(source), np.int32) for key in label_keys}
+    for start in starts:
+        places = list(range(start, min(start + CHUNK, len(source))))
+        for place, example in zip(places, source.__getitems__(places), strict=True):
+            image = example[image_key]
+            if image.shape != images.shape[1:]:
+                raise ValueError(
+                    f"expected images of one size, got {images.shape[1:]} and {image.shape}; stream them instead "
+                    "(gf.data.stream), with a transform that brings them to one size"
+                )
+            images[place] = image
+            for key, values in labels.items():
+                values[place] = example[key]
     return images, labels
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep TFDS from recommending OpenCV."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def image_and_labels(built: Any) -> tuple[str, tuple[str, ...]]:
