@@ -1,9 +1,10 @@
-"""Recurrent networks: simple RNN, IRNN, LSTM and GRU as a scan over time, with the input projection outside of it."""
+"""Recurrent networks: a cell as a scan over time, stacked, in one or both directions, for any lengths."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,118 +13,88 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int
 
-from gradflow import initializers, lookup
+from gradflow import initializers
+from gradflow.instrument.tap import tap
+from gradflow.models import cells
+from gradflow.models.cells import Cell, States
 from gradflow.models.layers import as_floating, check_size
-
-CellName = Literal["lstm", "gru", "rnn", "irnn"]
-Carry = tuple[Array, ...]
-
-
-def _lstm(carry: Carry, projected: Array, recurrent: Callable[[Array], Array]) -> Carry:
-    """Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; gates in the order i, f, g, o."""
-    c, h = carry
-    i, f, g, o = jnp.split(projected + recurrent(h), 4, axis=-1)
-    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return c, jax.nn.sigmoid(o) * jnp.tanh(c)
-
-
-def _gru(carry: Carry, projected: Array, recurrent: Callable[[Array], Array]) -> Carry:
-    """Cho et al. 2014, with the reset gate after the recurrent product; gates in the order r, z, n."""
-    (h,) = carry
-    r_in, z_in, n_in = jnp.split(projected, 3, axis=-1)
-    r_h, z_h, n_h = jnp.split(recurrent(h), 3, axis=-1)
-    z = jax.nn.sigmoid(z_in + z_h)
-    n = jnp.tanh(n_in + jax.nn.sigmoid(r_in + r_h) * n_h)
-    return ((1 - z) * n + z * h,)
-
-
-def _rnn(carry: Carry, projected: Array, recurrent: Callable[[Array], Array]) -> Carry:
-    """Elman 1990 with tanh."""
-    return (jnp.tanh(projected + recurrent(carry[0])),)
-
-
-def _irnn(carry: Carry, projected: Array, recurrent: Callable[[Array], Array]) -> Carry:
-    """Le et al. 2015: ReLU, and the identity as recurrent matrix at first."""
-    return (jax.nn.relu(projected + recurrent(carry[0])),)
-
-
-class _Cell(NamedTuple):
-    """A step function with what has to be known of it."""
-
-    step: Callable[..., Carry]
-    gates: int
-    states: int
-    kernel: Initializer
-    recurrent: Initializer
-
-
-CELLS: dict[str, _Cell] = {
-    "lstm": _Cell(_lstm, 4, 2, initializers.glorot_uniform(), initializers.orthogonal()),
-    "gru": _Cell(_gru, 3, 1, initializers.glorot_uniform(), initializers.orthogonal()),
-    "rnn": _Cell(_rnn, 1, 1, initializers.glorot_uniform(), initializers.orthogonal()),
-    "irnn": _Cell(_irnn, 1, 1, initializers.small_gaussian(0.001), initializers.scaled_identity()),
-}
 
 
 class Recurrent(nn.Module):
     """Recurrent network: sequences (batch, time, features) to outputs (batch, outputs), read off the last hidden state.
 
-    Equations, with x_t the input and W x_t + b computed for all t in one product before the scan (unless `hoist` is
-    False):
+    Equations, with x_t the input, h and c the states of the step before, s the logistic function:
 
-    - "lstm": (i, f, g, o) = W x_t + b + U h; c = sigmoid(f) c + sigmoid(i) tanh(g); h = sigmoid(o) tanh(c).
-    - "gru": (r, z, n) = W x_t + b and (r', z', n') = U h + b'; h = (1 - s) tanh(n + sigmoid(r + r') n') + s h with s =
-      sigmoid(z + z').
-    - "rnn": h = tanh(W x_t + b + U h). "irnn": relu instead of tanh, U = I at first.
+    - "lstm": (i, f, g, o) = (s, s, tanh, s)(W x_t + b + U h); c = f c + i g; h = o tanh(c). Hochreiter & Schmidhuber
+      1997, Gers et al. 2000.
+    - "lstm_peephole": i and f also see p_i c and p_f c, o sees p_o times the new c; p = 0 at first. Gers & Schmidhuber
+      2000.
+    - "gru": (r, z) = s(W x_t + b + U h); n = tanh(W_n x_t + b_n + r (U_n h + b'_n)); h = (1 - z) n + z h. Cho et al.
+      2014.
+    - "minimal_rnn": z = tanh(W x_t + b); u = s(U h + V z + b_u); h = u h + (1 - u) z. Chen 2017, arXiv:1711.06788;
+      Chen, Pennington & Schoenholz 2018.
+    - "rnn": h = tanh(W x_t + b + U h). Elman 1990. "irnn": relu instead of tanh, U = I and W near 0 at first. Le et al.
+      2015. A function phi instead of a name: phi instead of tanh.
 
-    The carry is (c, h) for the LSTM, (h,) for the others, zero at the start of a sequence. Parameters are
-    `Layer_i/input` (`kernel`, `bias`), `Layer_i/recurrent` (`kernel`; for the GRU `bias`), `Dense_head`; gates lie side
-    by side on the last axis in the order above. Each gate's block of a kernel is initialized on its own, with its own
-    fans.
+    States are 0 at the start of a sequence unless given. Parameters are `Layer_i/input` (`kernel`, `bias`),
+    `Layer_i/recurrent` (`kernel`; for the GRU `bias`, which is b'_n), `Layer_i/peephole` (`i`, `f`, `o`),
+    `Layer_i/latent` (`kernel`, `bias`), `Dense_head`; those of the other direction lie in `Layer_i_reverse`. Gates lie
+    side by side on the last axis in the order above. Each gate's block of a kernel is initialized on its own, with its
+    own fans.
+
+    Gates and states carry names for `value_grad_and_flow`: `flow["Layer_0/f"].output_rms` has one number a step.
+
+    Speed: gates are computed again in the backward pass instead of being stored (their inputs are). On a CPU that and
+    `hoist=False` keep the memory of a training step below the size from which the allocator gives every array back to
+    the system, which was half of the time. BUILD_NOTES has figures.
 
     Attributes:
-        cell: "lstm", "gru", "rnn" or "irnn".
-        hidden: units of a layer.
+        cell: "lstm", "lstm_peephole", "gru", "minimal_rnn", "rnn" or "irnn"; a `Cell` of your own; or an elementwise
+            function.
+        hidden: units of a layer (of each direction).
         outputs: units of the output layer.
         layers: number of layers, one upon the other.
-        return_sequence: read outputs off every hidden state: (batch, time, outputs).
-        forget_bias: of the LSTM: bias of the forget gate at first (Gers et al. 2000; Jozefowicz et al. 2015: 1).
-        chrono_steps: of the LSTM: longest dependency T in steps; the bias of the forget gate is then log U(1, T - 1) at
-            first and that of the input gate its negative, in place of `forget_bias` and 0 (Tallec & Ollivier 2018).
-        initializer: of input kernels; None: Glorot uniform, for "irnn" N(0, 0.001^2).
-        recurrent_initializer: of recurrent kernels; None: orthogonal, for "irnn" the identity.
+        bidirectional: read sequences in both directions, each with its own parameters; layers and the head get both
+            states side by side, forward first. Of a sequence shorter than the others only its own part is reversed.
+        return_sequence: read outputs off the hidden states of every step: (batch, time, outputs).
+        return_state: return (outputs, states), in the form that `state` takes.
+        forget_bias: bias of the forget gate at first; None: 1 where there is such a gate (Gers et al. 2000; Jozefowicz
+            et al. 2015).
+        chrono_steps: longest dependency T in steps; the bias of the forget gate is then log U(1, T - 1) at first and
+            that of the input gate its negative (Tallec & Ollivier 2018).
+        initializer: of input kernels; None: the cell's own (Glorot uniform, for "irnn" N(0, 0.001^2)).
+        recurrent_initializer: of recurrent kernels; None: the cell's own (orthogonal, for "irnn" the identity).
         hoist: multiply all inputs by W in one product before the scan, rather than each in its step. One product keeps
-            an accelerator busy; on CPU, storing batch x time x gates numbers costs more than it saves: a gradient with
-            batch 64, 100 steps, 32 features and 128 units took 62 ms with True and 45 ms with False (LSTM), 47 and 23
-            ms (GRU), on two cores.
+            an accelerator busy; on a CPU it has to be written out, with its gradient, and costs more than it saves. The
+            instrument then sees one layer `Layer_i/input` rather than one for each step.
         unroll: steps of the scan done in one turn of the loop.
+        taps: whether gates and states are named for the instrument. Costs nothing without it, but a name may occur only
+            once in a loss: a model applied twice in it has to do without.
         dtype: of computation.
         param_dtype: of parameters.
     """
 
-    cell: CellName = "lstm"
+    cell: str | Cell | Callable[[Array], Array] = "lstm"
     hidden: int = 128
     outputs: int = 1
     layers: int = 1
+    bidirectional: bool = False
     return_sequence: bool = False
-    forget_bias: float = 1.0
+    return_state: bool = False
+    forget_bias: float | None = None
     chrono_steps: int | None = None
     initializer: str | Initializer | None = None
     recurrent_initializer: str | Initializer | None = None
-    hoist: bool = True
-    unroll: int = 1
+    hoist: bool = False
+    unroll: int = 2
+    taps: bool = True
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        lookup.find("cell", self.cell, CELLS)
         for name in ("hidden", "outputs", "layers", "unroll"):
             check_size("Recurrent", name, getattr(self, name))
-        if self.chrono_steps is not None and (self.cell != "lstm" or self.chrono_steps < 3):
-            raise ValueError(
-                f"Recurrent(chrono_steps=...): expected at least 3 steps and cell 'lstm', got {self.chrono_steps} and "
-                f"{self.cell!r}"
-            )
+        _check_forget_gate(self.cell, cells.get(self.cell), self.forget_bias, self.chrono_steps)
         for scheme in (self.initializer, self.recurrent_initializer):
             if scheme is not None:
                 initializers.get(scheme)
@@ -131,26 +102,44 @@ class Recurrent(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch time features"], lengths: Int[Array, " batch"] | None = None
-    ) -> Float[Array, "batch outputs"] | Float[Array, "batch time outputs"]:
+        self,
+        x: Float[Array, "batch time features"],
+        lengths: Int[Array, " batch"] | None = None,
+        state: tuple[States, ...] | None = None,
+    ) -> Any:
         """Map sequences to outputs.
 
         Args:
             x: sequences, floating-point.
-            lengths: steps of each sequence that count, at least 1; states stay as they are after the last of them, so
-                that outputs are read there. None: all.
+            lengths: steps of each sequence that count, at least 1; states stay as they are outside of these, so that
+                the last state is that of the last step that counts. Outputs of other steps mean nothing. None: all.
+            state: states before the first step: for each layer, and in it for each direction, a tuple of arrays
+                (batch, hidden), (c, h) for an LSTM, (h,) for the others. None: zero.
+
+        Returns:
+            Outputs, (batch, outputs) or (batch, time, outputs); with `return_state` a pair of them and the states after
+            the last step.
 
         Raises:
             TypeError: for inputs that are not floating-point.
-            ValueError: for inputs that do not have three axes or have no steps, or lengths that do not fit.
+            ValueError: for inputs that do not have three axes or have no steps, lengths or states that do not fit.
         """
         x = as_floating(x, 3, "(batch, time, features)", self.dtype)
-        if x.shape[1] == 0:
+        batch, steps, _ = x.shape
+        if steps == 0:
             raise ValueError(f"expected sequences of at least one step, got shape {x.shape}")
         _check_lengths(lengths, x.shape)
+        counts = None if lengths is None else jnp.arange(steps)[:, None, None] < lengths[:, None]
+        directions = (False, True) if self.bidirectional else (False,)
+        before = iter(self._initial(state, batch, self.layers * len(directions)))
+        after: list[States] = []
+        # What steps give is kept only if someone reads it.
         sequence = jnp.swapaxes(x, 0, 1)
         for index in range(self.layers):
-            sequence = _Layer(self._options(), name=f"Layer_{index}")(sequence, lengths)
+            collect = self.return_sequence or index < self.layers - 1
+            done = [self._layer(index, reverse)(sequence, counts, next(before), collect) for reverse in directions]
+            after += [states for states, _ in done]
+            sequence = jnp.concatenate([outputs for _, outputs in done], axis=-1)
         head = nn.Dense(
             self.outputs,
             kernel_init=initializers.glorot_uniform(),
@@ -158,125 +147,152 @@ class Recurrent(nn.Module):
             param_dtype=self.param_dtype,
             name="Dense_head",
         )
-        return jnp.swapaxes(head(sequence), 0, 1) if self.return_sequence else head(sequence[-1])
+        outputs = jnp.swapaxes(head(sequence), 0, 1) if self.return_sequence else head(sequence)
+        return (outputs, tuple(after)) if self.return_state else outputs
 
-    def _options(self) -> _Options:
-        cell = CELLS[self.cell]
-        return _Options(
-            cell=self.cell,
+    def _layer(self, index: int, reverse: bool) -> _Layer:
+        cell = cells.get(self.cell)
+        kernel = cell.kernel if self.initializer is None else initializers.get(self.initializer)
+        chosen = self.recurrent_initializer
+        recurrent = cell.recurrent if chosen is None else initializers.get(chosen)
+        return _Layer(
+            cell=cell,
             hidden=self.hidden,
-            bias=self._bias_initializer(),
-            kernel=_by_gate(
-                cell.kernel if self.initializer is None else initializers.get(self.initializer), cell.gates
-            ),
-            recurrent=_by_gate(
-                cell.recurrent if self.recurrent_initializer is None else initializers.get(self.recurrent_initializer),
-                cell.gates,
-            ),
+            bias=_bias_initializer(cell, self.forget_bias, self.chrono_steps),
+            kernel=_by_gate(kernel, len(cell.gates)),
+            recurrent=_by_gate(recurrent, len(cell.gates)),
+            reverse=reverse,
             hoist=self.hoist,
             unroll=self.unroll,
+            taps=self.taps,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            name=f"Layer_{index}_reverse" if reverse else f"Layer_{index}",
         )
 
-    def _bias_initializer(self) -> Initializer:
-        if self.cell != "lstm":
-            return initializers.zeros()
-        forget, steps, units = self.forget_bias, self.chrono_steps, self.hidden
+    def _initial(self, state: Any, batch: int, scans: int) -> tuple[States, ...]:
+        names = cells.get(self.cell).states
+        shape = (batch, self.hidden)
+        if state is None:
+            return ((jnp.zeros(shape, self.dtype),) * len(names),) * scans
+        expected = ((shape,) * len(names),) * scans
+        if jax.tree.map(jnp.shape, state) != expected:
+            raise ValueError(
+                f"expected state to be a tuple of {scans} tuples ({', '.join(names)}) of arrays {shape}, got "
+                f"{jax.tree.map(jnp.shape, state)}. Likely cause: the state of another model or batch. Fix: take the "
+                "one that return_state=True returns"
+            )
+        return jax.tree.map(lambda s: jnp.asarray(s).astype(self.dtype), state)
 
-        def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
-            nothing = jnp.zeros((units,), dtype)
-            if steps is None:
-                return jnp.concatenate([nothing, jnp.full((units,), forget, dtype), nothing, nothing])
-            times = jnp.log(jax.random.uniform(key, (units,), dtype, 1.0, steps - 1.0))
-            return jnp.concatenate([-times, times, nothing, nothing])
 
-        return init
+class _Layer(nn.Module):
+    """One recurrent layer in one direction, time first."""
 
-
-class _Options(NamedTuple):
-    """What the layers have in common."""
-
-    cell: str
+    cell: Cell
     hidden: int
     bias: Initializer
     kernel: Initializer
     recurrent: Initializer
+    reverse: bool
     hoist: bool
     unroll: int
+    taps: bool
     dtype: Any
     param_dtype: Any
 
+    @nn.compact
+    def __call__(self, sequence: Array, counts: Array | None, states: States, collect: bool) -> tuple[States, Array]:
+        """Return the states after the last step, and h, (batch, units), or of every step, (time, batch, units)."""
+        cell, stored = self.cell, self._weights(sequence.shape[-1])
+        see = partial(_see, self.path if self.taps else None)
+        # Gates are cheap to compute and costly to store.
+        step = jax.checkpoint(partial(_checked_step, cell, tap=see), prevent_cse=False)
 
-class _Layer(nn.Module):
-    """One recurrent layer, time first: projection of all inputs, then the scan."""
+        def weights() -> dict[str, Array]:
+            # Cast where they are used: so gradients add up over time in the precision of the parameters.
+            return {path: weight.astype(self.dtype) for path, weight in stored.items()}
 
-    options: _Options
+        def enter(x: Array) -> Any:
+            w = weights()
+            projected = x @ w["input/kernel"] + w["input/bias"]
+            return projected if cell.enter is None else cell.enter(projected, w, see)
+
+        def body(states: States, inputs: tuple[Any, Array | None]) -> tuple[States, Array | None]:
+            entering, counted = inputs
+            if not self.hoist:
+                entering = enter(entering)
+            w = weights()
+            own = {weight.path: w[weight.path] for weight in cell.weights}
+            after = step(states, cell.meet(entering, states[-1] @ w["recurrent/kernel"]), own)
+            if counted is not None:
+                after = tuple(jnp.where(counted, new, old) for new, old in zip(after, states, strict=True))
+            return after, after[-1] if collect else None
+
+        entering = enter(sequence) if self.hoist else sequence
+        last, outputs = jax.lax.scan(body, states, (entering, counts), reverse=self.reverse, unroll=self.unroll)
+        return last, last[-1] if outputs is None else outputs
+
+    def _weights(self, features: int) -> dict[str, Array]:
+        units, width = self.hidden, len(self.cell.gates) * self.hidden
+        shapes = {
+            "input/kernel": ((features, width), self.kernel),
+            "input/bias": ((width,), self.bias),
+            "recurrent/kernel": ((units, width), self.recurrent),
+            **{weight.path: ((units,) * weight.axes, weight.initializer) for weight in self.cell.weights},
+        }
+        found: dict[str, Array] = {}
+        for owner in dict.fromkeys(path.split("/")[0] for path in shapes):
+            own = {path.split("/")[1]: shape for path, shape in shapes.items() if path.split("/")[0] == owner}
+            made = _Weights(tuple(own.items()), self.param_dtype, name=owner)()
+            found |= {f"{owner}/{name}": value for name, value in made.items()}
+        return found
+
+
+class _Weights(nn.Module):
+    """Parameters under one name, as arrays: what a scan's body can close over."""
+
+    shapes: tuple[tuple[str, tuple[tuple[int, ...], Initializer]], ...]
+    param_dtype: Any
 
     @nn.compact
-    def __call__(self, sequence: Array, lengths: Array | None) -> Array:
-        options, cell = self.options, CELLS[self.options.cell]
-        weights = _InputWeights(options, name="input")(sequence.shape[-1])
-        steps, batch = sequence.shape[:2]
-        counts = None if lengths is None else jnp.arange(steps)[:, None] < lengths
-        scan = nn.scan(
-            _Step,
-            variable_broadcast="params",
-            split_rngs={"params": False},
-            in_axes=(0, nn.broadcast),
-            unroll=options.unroll,
+    def __call__(self) -> dict[str, Array]:
+        return {name: self.param(name, init, shape, self.param_dtype) for name, (shape, init) in self.shapes}
+
+
+def _see(path: tuple[str, ...] | None, name: str, value: Array) -> Array:
+    """Name a value of a layer for the instrument."""
+    return value if path is None else tap("/".join((*path, name)), value)
+
+
+def _checked_step(cell: Cell, states: States, pre: Any, weights: Mapping[str, Array], tap: cells.Tap) -> States:
+    """Do a step of a cell and see that it returns what a scan can go on with."""
+    after = tuple(cell.step(states, pre, weights, tap))
+    got, expected = ([(s.shape, s.dtype) for s in some] for some in (after, states))
+    if got != expected:
+        names = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in zip(cell.states, expected, strict=True))
+        raise ValueError(
+            f"expected a cell's step to return its states ({names}), got {got}. Likely cause: another order or number "
+            "than in Cell(states=...), a function that is not elementwise, or one that changes the dtype"
         )
-        carry = (jnp.zeros((batch, options.hidden), options.dtype),) * cell.states
-        entering = _project(sequence, *weights) if options.hoist else sequence
-        inside = None if options.hoist else weights
-        _, states = scan(options, name="recurrent")(carry, (entering, counts), inside)
-        return states
+    return after
 
 
-class _InputWeights(nn.Module):
-    """W and b of a layer, for use before the scan or within it."""
+def _bias_initializer(cell: Cell, forget_bias: float | None, steps: int | None) -> Initializer:
+    """Return the initializer of b: 0 but for what the gates "f" and "i" get."""
+    blocks = {name: k for k, name in enumerate(cell.gates)}
+    if "f" not in blocks:
+        return initializers.zeros()
 
-    options: _Options
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        rows = jnp.zeros((len(blocks), shape[0] // len(blocks)), dtype)
+        if steps is None:
+            rows = rows.at[blocks["f"]].set(1.0 if forget_bias is None else forget_bias)
+        else:
+            times = jnp.log(jax.random.uniform(key, rows.shape[1:], jnp.float32, 1.0, steps - 1.0)).astype(dtype)
+            rows = rows.at[blocks["f"]].set(times).at[blocks["i"]].set(-times)
+        return rows.reshape(-1)
 
-    @nn.compact
-    def __call__(self, features: int) -> tuple[Array, Array]:
-        options = self.options
-        width = CELLS[options.cell].gates * options.hidden
-        kernel = self.param("kernel", options.kernel, (features, width), options.param_dtype)
-        bias = self.param("bias", options.bias, (width,), options.param_dtype)
-        return kernel.astype(options.dtype), bias.astype(options.dtype)
-
-
-def _project(x: Array, kernel: Array, bias: Array) -> Array:
-    return x @ kernel + bias
-
-
-class _Step(nn.Module):
-    """Body of the scan over time. The last state of a carry is h."""
-
-    options: _Options
-
-    @nn.compact
-    def __call__(
-        self, carry: Carry, inputs: tuple[Array, Array | None], weights: tuple[Array, Array] | None
-    ) -> tuple[Carry, Array]:
-        options, cell = self.options, CELLS[self.options.cell]
-        entering, counts = inputs
-        projected = entering if weights is None else _project(entering, *weights)
-        width = cell.gates * options.hidden
-        kernel = self.param("kernel", options.recurrent, (options.hidden, width), options.param_dtype)
-        # Elsewhere a bias on this side would only repeat that of the input.
-        biased = options.cell == "gru"
-        bias = self.param("bias", nn.initializers.zeros, (width,), options.param_dtype) if biased else None
-
-        def recurrent(h: Array) -> Array:
-            product = h @ kernel.astype(h.dtype)
-            return product if bias is None else product + bias.astype(h.dtype)
-
-        after = cell.step(carry, projected, recurrent)
-        if counts is not None:
-            after = tuple(jnp.where(counts[:, None], new, old) for new, old in zip(after, carry, strict=True))
-        return after, after[-1]
+    return init
 
 
 def _by_gate(init: Initializer, gates: int) -> Initializer:
@@ -289,14 +305,36 @@ def _by_gate(init: Initializer, gates: int) -> Initializer:
     return init if gates == 1 else blocks
 
 
+def _check_forget_gate(name: Any, cell: Cell, forget_bias: float | None, steps: int | None) -> None:
+    """Reject options for a gate that the cell does not have, and impossible or contradictory ones."""
+    given = {k: v for k, v in (("forget_bias", forget_bias), ("chrono_steps", steps)) if v is not None}
+    if given and not {"i", "f"} <= set(cell.gates):
+        raise ValueError(
+            f"Recurrent({next(iter(given))}=...): expected cell 'lstm' or another with gates i and f, got "
+            f"{name!r} with {', '.join(cell.gates)}"
+        )
+    if len(given) == 2:
+        raise ValueError(
+            "Recurrent: expected forget_bias or chrono_steps, got both; each sets the bias of the forget gate"
+        )
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 3):
+        raise ValueError(f"Recurrent(chrono_steps=...): expected a whole number of at least 3 steps, got {steps!r}")
+
+
 def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> None:
     """Reject lengths that do not fit the sequences; their values only where they are known before compilation."""
     if lengths is None:
         return
-    if lengths.shape != shape[:1] or not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(f"expected lengths of shape {shape[:1]}, integer, got {lengths.shape}, {lengths.dtype}")
+    if jnp.shape(lengths) != shape[:1] or not jnp.issubdtype(jnp.result_type(lengths), jnp.integer):
+        raise ValueError(
+            f"expected lengths of shape {shape[:1]}, integer, got {jnp.shape(lengths)}, {jnp.result_type(lengths)}. "
+            "Likely cause: a mask in place of lengths. Fix: mask.sum(axis=1)"
+        )
     if isinstance(lengths, jax.core.Tracer):
         return
     low, high = int(np.min(lengths)), int(np.max(lengths))
     if low < 1 or high > shape[1]:
-        raise ValueError(f"expected lengths from 1 to the {shape[1]} steps of the sequences, got {low} to {high}")
+        raise ValueError(
+            f"expected lengths from 1 to the {shape[1]} steps of the sequences, got {low} to {high}. Likely cause: "
+            "sequences cut or padded after they were measured, or empty ones, which have no last state"
+        )

@@ -44,17 +44,28 @@ CASES = {
         Recurrent(cell="lstm", hidden=4, outputs=2, layers=2),
         SEQUENCES,
         {
-            "Layer_0/input": (),
+            "Layer_0/input": (5,),
             "Layer_0/recurrent": (5,),
-            "Layer_1/input": (),
+            "Layer_1/input": (5,),
             "Layer_1/recurrent": (5,),
             "Dense_head": (),
         },
     ),
-    "gru, projecting in the scan": (
-        Recurrent(cell="gru", hidden=4, outputs=2, hoist=False),
+    "minimal rnn, projecting before the scan": (
+        Recurrent(cell="minimal_rnn", hidden=4, outputs=2, hoist=True),
         SEQUENCES,
-        {"Layer_0/input": (5,), "Layer_0/recurrent": (5,), "Dense_head": ()},
+        {"Layer_0/input": (), "Layer_0/latent": (), "Layer_0/recurrent": (5,), "Dense_head": ()},
+    ),
+    "gru, both directions": (
+        Recurrent(cell="gru", hidden=4, outputs=2, bidirectional=True),
+        SEQUENCES,
+        {
+            "Layer_0/input": (5,),
+            "Layer_0/recurrent": (5,),
+            "Layer_0_reverse/input": (5,),
+            "Layer_0_reverse/recurrent": (5,),
+            "Dense_head": (),
+        },
     ),
 }
 

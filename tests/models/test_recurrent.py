@@ -1,4 +1,4 @@
-"""Recurrent networks against NumPy loops and Flax's cells; lengths, biases, and where the input projection stands."""
+"""Recurrent networks against NumPy loops and Flax's cells: states, lengths, directions, initial values, products."""
 
 from __future__ import annotations
 
@@ -19,49 +19,90 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
+def projections(x, h, layer):
+    return x @ layer["input"]["kernel"] + layer["input"]["bias"], h @ layer["recurrent"]["kernel"]
+
+
+def columns(gates, number):
+    return (gates[:, k * HIDDEN : (k + 1) * HIDDEN] for k in range(number))
+
+
 def lstm_step(state, x, layer):
     c, h = state
-    gates = x @ layer["input"]["kernel"] + layer["input"]["bias"] + h @ layer["recurrent"]["kernel"]
-    i, f, g, o = (gates[:, k * HIDDEN : (k + 1) * HIDDEN] for k in range(4))
+    i, f, g, o = columns(sum(projections(x, h, layer)), 4)
     c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
     return c, sigmoid(o) * np.tanh(c)
 
 
+def peephole_step(state, x, layer):
+    """Gers & Schmidhuber 2000."""
+    c, h = state
+    i, f, g, o = columns(sum(projections(x, h, layer)), 4)
+    eyes = layer["peephole"]
+    new = sigmoid(f + eyes["f"] * c) * c + sigmoid(i + eyes["i"] * c) * np.tanh(g)
+    return new, sigmoid(o + eyes["o"] * new) * np.tanh(new)
+
+
 def gru_step(state, x, layer):
     (h,) = state
-    a = x @ layer["input"]["kernel"] + layer["input"]["bias"]
-    b = h @ layer["recurrent"]["kernel"] + layer["recurrent"]["bias"]
-    r = sigmoid(a[:, :HIDDEN] + b[:, :HIDDEN])
-    s = sigmoid(a[:, HIDDEN : 2 * HIDDEN] + b[:, HIDDEN : 2 * HIDDEN])
-    n = np.tanh(a[:, 2 * HIDDEN :] + r * b[:, 2 * HIDDEN :])
-    return ((1 - s) * n + s * h,)
+    a, b = projections(x, h, layer)
+    (a_r, a_z, a_n), (b_r, b_z, b_n) = columns(a, 3), columns(b, 3)
+    z = sigmoid(a_z + b_z)
+    n = np.tanh(a_n + sigmoid(a_r + b_r) * (b_n + layer["recurrent"]["bias"]))
+    return ((1 - z) * n + z * h,)
+
+
+def minimal_step(state, x, layer):
+    """Chen 2017, section 2."""
+    (h,) = state
+    a, b = projections(x, h, layer)
+    z = np.tanh(a)
+    u = sigmoid(b + z @ layer["latent"]["kernel"] + layer["latent"]["bias"])
+    return (u * h + (1 - u) * z,)
 
 
 def simple_step(phi):
     def step(state, x, layer):
-        z = x @ layer["input"]["kernel"] + layer["input"]["bias"] + state[0] @ layer["recurrent"]["kernel"]
-        return (phi(z),)
+        return (phi(sum(projections(x, state[0], layer))),)
 
     return step
 
 
+# One step in NumPy and the number of states.
 STEPS = {
     "lstm": (lstm_step, 2),
+    "lstm_peephole": (peephole_step, 2),
     "gru": (gru_step, 1),
+    "minimal_rnn": (minimal_step, 1),
     "rnn": (simple_step(np.tanh), 1),
     "irnn": (simple_step(lambda z: np.maximum(z, 0)), 1),
 }
+every_cell = pytest.mark.parametrize("cell", STEPS)
 
 
-def numpy_recurrent(params, x, cell, layers):
+def numpy_recurrent(params, x, cell, *, layers=1, bidirectional=False, start=0.0):
+    """One sequence (time, features) at a time, nothing masked: hidden states of the last layer and all last states."""
     step, states = STEPS[cell]
+    sequence, last = x, []
     for index in range(layers):
-        state, outputs = (np.zeros((len(x), HIDDEN)),) * states, []
-        for t in range(x.shape[1]):
-            state = step(state, x[:, t], params[f"Layer_{index}"])
-            outputs.append(state[-1])
-        x = np.stack(outputs, axis=1)
-    return x @ params["Dense_head"]["kernel"] + params["Dense_head"]["bias"]
+        sides = []
+        for suffix in ("", "_reverse") if bidirectional else ("",):
+            state, outputs = (np.full((1, HIDDEN), start),) * states, []
+            for row in sequence[::-1] if suffix else sequence:
+                state = step(state, row[None], params[f"Layer_{index}{suffix}"])
+                outputs.append(state[-1][0])
+            sides.append(np.stack(outputs[::-1] if suffix else outputs))
+            last.append(state)
+        sequence = np.concatenate(sides, axis=-1)
+    return sequence, last
+
+
+def head(params, h):
+    return h @ params["Dense_head"]["kernel"] + params["Dense_head"]["bias"]
+
+
+def wide(tree):
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
 
 
 def shaken(params):
@@ -73,16 +114,37 @@ def shaken(params):
     )
 
 
-@pytest.mark.parametrize("cell", STEPS)
-@pytest.mark.parametrize("layers", [1, 2])
-def test_forward_pass_is_that_of_a_loop(cell, layers):
-    model = Recurrent(cell=cell, hidden=HIDDEN, outputs=2, layers=layers, return_sequence=True)
+@every_cell
+def test_forward_pass_is_that_of_a_loop(cell):
+    """Two layers in both directions over sequences of different lengths, every state given and looked at."""
+    lengths = [1, TIME, 4]
+    options = {"cell": cell, "hidden": HIDDEN, "outputs": 2, "layers": 2, "bidirectional": True, "return_state": True}
+    model = Recurrent(**options, return_sequence=True)
     params = shaken(model.init(jax.random.key(0), X)["params"])
-    plain = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
-    expected = numpy_recurrent(plain, np.asarray(X, np.float64), cell, layers)
-    np.testing.assert_allclose(model.apply({"params": params}, X), expected, rtol=1e-4, atol=1e-5)
-    last = Recurrent(cell=cell, hidden=HIDDEN, outputs=2, layers=layers)
-    np.testing.assert_allclose(last.apply({"params": params}, X), expected[:, -1], rtol=1e-4, atol=1e-5)
+    start = tuple(tuple(jnp.full((BATCH, HIDDEN), 0.3) for _ in range(STEPS[cell][1])) for _ in range(4))
+    sequences, states = model.apply({"params": params}, X, jnp.array(lengths), start)
+    final, _ = Recurrent(**options).apply({"params": params}, X, jnp.array(lengths), start)
+    plain = wide(params)
+    for row, length in enumerate(lengths):
+        x = np.asarray(X[row, :length], np.float64)
+        hidden, last = numpy_recurrent(plain, x, cell, layers=2, bidirectional=True, start=0.3)
+        np.testing.assert_allclose(sequences[row, :length], head(plain, hidden), rtol=1e-4, atol=1e-5)
+        # A side's last state: at the last step of the one, at the first step of the other.
+        sides = np.concatenate([last[2][-1], last[3][-1]], axis=-1)
+        np.testing.assert_allclose(final[row], head(plain, sides)[0], rtol=1e-4, atol=1e-5)
+        for got, expected in zip(jax.tree.leaves(states), jax.tree.leaves(last), strict=True):
+            np.testing.assert_allclose(got[row], expected[0], rtol=1e-4, atol=1e-5)
+
+
+@every_cell
+def test_a_sequence_in_two_pieces_is_the_sequence(cell):
+    options = {"cell": cell, "hidden": HIDDEN, "outputs": 2, "layers": 2}
+    model, whole = Recurrent(**options, return_state=True), Recurrent(**options)
+    params = {"params": shaken(whole.init(jax.random.key(0), X)["params"])}
+    _, state = model.apply(params, X[:, :2])
+    np.testing.assert_allclose(
+        model.apply(params, X[:, 2:], state=state)[0], whole.apply(params, X), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_lstm_is_the_one_of_flax():
@@ -102,17 +164,6 @@ def test_lstm_is_the_one_of_flax():
         carry, h = cell.apply({"params": theirs}, carry, X[:, t])
     expected = h @ params["Dense_head"]["kernel"] + params["Dense_head"]["bias"]
     np.testing.assert_allclose(model.apply({"params": params}, X), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("cell", STEPS)
-def test_lengths_cut_sequences_short(cell):
-    model = Recurrent(cell=cell, hidden=HIDDEN, outputs=2, layers=2)
-    params = {"params": shaken(model.init(jax.random.key(0), X)["params"])}
-    lengths = [1, 6, 3]
-    got = jax.jit(model.apply)(params, X, jnp.array(lengths))
-    for row, length in enumerate(lengths):
-        alone = model.apply(params, X[row : row + 1, :length])
-        np.testing.assert_allclose(got[row], alone[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("lengths", [[1, 2], [0, 2, 3], [1, 2, 7], [1.0, 2.0, 3.0]])
@@ -162,29 +213,31 @@ def test_initial_kernels_are_drawn_gate_by_gate():
     np.testing.assert_array_equal(irnn["recurrent"]["kernel"], np.eye(5))
 
 
-@pytest.mark.parametrize("cell", STEPS)
-def test_only_the_recurrent_product_is_inside_the_scan(cell):
-    model = Recurrent(cell=cell, hidden=HIDDEN, outputs=2)
-    params = model.init(jax.random.key(0), X)
-    jaxpr = jax.make_jaxpr(lambda p: model.apply(p, X))(params)
-    scans = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "scan"]
-    assert len(scans) == 1
-    assert str(scans[0].params["jaxpr"]).count("dot_general") == 1
-    assert str(jaxpr).count("dot_general") == 3  # input, recurrent, head
+@pytest.mark.parametrize("cell", ["lstm", "minimal_rnn"])
+def test_hoisting_leaves_the_recurrent_product_alone_in_the_scan(cell):
+    hoisted, plain = (Recurrent(cell=cell, hidden=HIDDEN, outputs=2, unroll=1, hoist=hoist) for hoist in (True, False))
+    params = hoisted.init(jax.random.key(0), X)
+
+    def products(model):
+        (scan,) = (e for e in jax.make_jaxpr(lambda p: model.apply(p, X))(params).eqns if e.primitive.name == "scan")
+        return str(scan.params["jaxpr"]).count("dot_general")
+
+    assert products(hoisted) == 1
+    assert products(plain) == 2 + (cell == "minimal_rnn")
 
 
-@pytest.mark.parametrize("cell", STEPS)
-def test_hoisting_changes_neither_parameters_nor_values_nor_gradients(cell):
-    hoisted, inside = (Recurrent(cell=cell, hidden=HIDDEN, outputs=2, layers=2, hoist=hoist) for hoist in (True, False))
+@every_cell
+def test_hoisting_and_unrolling_change_neither_parameters_nor_values_nor_gradients(cell):
+    options = {"cell": cell, "hidden": HIDDEN, "outputs": 2, "layers": 2}
+    hoisted, inside = Recurrent(**options, hoist=True, unroll=4), Recurrent(**options, hoist=False, unroll=1)
     params = hoisted.init(jax.random.key(0), X)
     jax.tree.map(np.testing.assert_array_equal, params, inside.init(jax.random.key(0), X))
+    params = {"params": shaken(params["params"])}
 
     def run(model):
         return jax.jit(jax.value_and_grad(lambda p: (model.apply(p, X, jnp.array([2, 6, 4])) ** 2).mean()))(params)
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), run(hoisted), run(inside))
-    scans = [e for e in jax.make_jaxpr(lambda p: inside.apply(p, X))(params).eqns if e.primitive.name == "scan"]
-    assert all(str(scan.params["jaxpr"]).count("dot_general") == 2 for scan in scans)
 
 
 def test_retention_through_the_memory_is_the_product_of_forget_gates():
