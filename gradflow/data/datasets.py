@@ -254,11 +254,7 @@ def _load_prepared(name: str, folder: str | Path | None) -> ImageDataset:
     """Read a TFDS data set, after having prepared it where needed."""
     from gradflow.data import download, prepared
 
-    home = None if folder is None else Path(folder)
-    built = prepared.builder(name, home)
-    if not prepared.is_prepared(built):
-        download.prepare(built, home)
-        built = prepared.builder(name, home)
+    built = download.ready(name, None if folder is None else Path(folder))
     parts = {}
     for split in ("train", "test"):
         images, labels = prepared.read(built, split)

@@ -12,13 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from gradflow.data.catalogue import CATALOGUE, Entry
-from gradflow.data.prepared import Progress, import_raw, silent, tfds
+from gradflow.data.prepared import Progress, builder, import_raw, is_prepared, silent, tfds
 
 PATIENCE = 5.0  # seconds to wait for a server; TFDS itself tries again for minutes
 
 
 class NotPreparedError(FileNotFoundError):
     """A data set is neither on this machine nor to be had from here; the message says how to get it."""
+
+
+def ready(name: str, folder: Path | None = None, progress: Progress = silent) -> Any:
+    """Return the builder of a data set that is there, after having prepared it where needed.
+
+    Args:
+        name: in TFDS.
+        folder: where data sets are kept; None: TFDS's own.
+        progress: wraps what is worked through.
+
+    Raises:
+        ValueError: for a name that TFDS does not know.
+        NotPreparedError: if it is not there and cannot be downloaded, with the ways out.
+    """
+    built = builder(name, folder)
+    if is_prepared(built):
+        return built
+    prepare(built, folder, progress)
+    return builder(name, folder)
 
 
 def prepare(built: Any, folder: Path | None = None, progress: Progress = silent) -> None:
@@ -97,6 +116,6 @@ def ways_out(built: Any, entry: Entry | None, error: Exception) -> str:
         second = f"fetch the raw files from {entry.home} by whatever way and run `{command}`"
     return (
         f"{name} is not at {built.data_path} and could not be downloaded ({error}). Two ways out: (1) on a machine "
-        f"with internet run `{call}` and copy the folder {built.info.full_name} that it makes in ~/tensorflow_datasets to "
-        f"{built.data_path}; (2) {second}"
+        f"with internet run `{call}` and copy the folder {built.info.full_name} that it makes in ~/tensorflow_datasets "
+        f"to {built.data_path}; (2) {second}"
     )

@@ -128,7 +128,7 @@ def read(built: Any, split: str, progress: Progress = silent) -> tuple[Images, L
     starts = range(0, len(source), CHUNK)
     watched = progress(starts, len(starts), f"reading {built.name}, {split}")
     try:
-        with _quiet():
+        with quiet():
             return _gather(source, watched, *image_and_labels(built))
     except (RuntimeError, OSError, IndexError) as error:
         raise ValueError(f"{built.data_path}, {split}: cannot be read ({error}); {_again(built.name)}") from error
@@ -154,8 +154,8 @@ def _gather(source: Any, starts: Iterable[int], image_key: str, label_keys: tupl
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep TFDS from recommending OpenCV."""
+def quiet() -> Iterator[None]:
+    """Keep TFDS from recommending OpenCV while images are decoded."""
     log = logging.getLogger("absl")
     level = log.level
     log.setLevel(logging.ERROR)
