@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ THREADS = 4  # that read and decode; more are no quicker, since Python holds mos
 PREFETCHED = 8  # batches read ahead of the window
 
 
+@runtime_checkable
 class Examples(Protocol):
     """Anything with a length that gives example i as (input, target), two NumPy arrays: lists, memory maps, records."""
 

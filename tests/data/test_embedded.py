@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gradflow as gf
 from gradflow.data import build_subset, datasets
+from gradflow.data.raw import RawDataError
+from tests.data.rawfiles import write_idx
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +70,41 @@ def test_file_is_small_enough_to_ship():
     assert file.stat().st_size <= 4e6
 
 
-def test_unknown_name_offers_the_nearest():
-    with pytest.raises(ValueError, match=r"'fashion_mist_subset'.*Did you mean 'fashion_mnist_subset'"):
+def test_unknown_names_offer_the_nearest():
+    with pytest.raises(ValueError, match=r"'fashion_mist_subset'; did you mean 'fashion_mnist_subset'"):
         gf.data.load("fashion_mist_subset")
+    with pytest.raises(ValueError, match="unknown split 'tets'; did you mean 'test'"):
+        gf.data.load("fashion_mnist_subset", "tets")
+    with pytest.raises(ValueError, match="validation=5000"):
+        gf.data.load("fashion_mnist_subset", "validation")
+    with pytest.raises(ValueError, match="unknown normalization 'chanel'; did you mean 'channel'"):
+        gf.data.load().normalization("chanel")
+
+
+def test_one_split_lies_on_the_device(subset):
+    split = gf.data.load("fashion_mnist_subset", "test")
+    assert isinstance(split.images, jax.Array)
+    assert (split.images.dtype, split.labels.dtype) == (jnp.uint8, jnp.int32)
+    np.testing.assert_array_equal(split.images, subset.test.images)
+
+
+def test_validation_images_are_taken_out_of_the_training_split(subset):
+    data = gf.data.load(validation=1000, seed=3)
+    assert data.split_sizes == {"train": 5000, "validation": 1000, "test": 1000}
+
+    def examples(*splits):
+        return sorted((i.tobytes(), int(c)) for s in splits for i, c in zip(s.images, s.labels, strict=True))
+
+    assert examples(data.train, data.validation) == examples(subset.train)
+    assert data.mean == pytest.approx((data.train.images / 255).mean(), rel=1e-12)
+    again, other = gf.data.load(validation=1000, seed=3), gf.data.load(validation=1000, seed=4)
+    np.testing.assert_array_equal(again.validation.images, data.validation.images)
+    assert not np.array_equal(other.validation.images, data.validation.images)
+    np.testing.assert_array_equal(
+        gf.data.load("fashion_mnist_subset", "validation", validation=1000, seed=3).labels, data.validation.labels
+    )
+    with pytest.raises(ValueError, match=r"1 ... 5999 validation images"):
+        gf.data.load(validation=6000)
 
 
 @pytest.mark.parametrize("damage", ["cut short", "one pixel", "not a zip"])
@@ -89,14 +123,6 @@ def test_damaged_file_is_refused(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(datasets.resources, "files", lambda package: tmp_path)
     with pytest.raises(ValueError, match=r"should hold data with digest"):
         gf.data.load()
-
-
-def write_idx(path: Path, array: np.ndarray, packed: bool) -> None:
-    content = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-    if packed:
-        path.with_name(path.name + ".gz").write_bytes(gzip.compress(content))
-    else:
-        path.write_bytes(content)
 
 
 @pytest.fixture
@@ -131,15 +157,9 @@ def test_build_refuses_a_scarce_class_and_broken_files(published):
     folder, _ = published
     with pytest.raises(ValueError, match="fewer than 11 examples"):
         build_subset.build(folder, train_per_class=4, test_per_class=11)
-    with pytest.raises(FileNotFoundError, match="neither"):
-        build_subset.read_idx(folder / "absent-idx3-ubyte")
-    broken = folder / "t10k-images-idx3-ubyte"
-    broken.write_bytes(broken.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="announces shape"):
-        build_subset.read_idx(broken)
-    broken.write_bytes(b"PK\3\4")
-    with pytest.raises(ValueError, match="no IDX file"):
-        build_subset.read_idx(broken)
+    (folder / "t10k-images-idx3-ubyte").unlink()
+    with pytest.raises(RawDataError, match="t10k-images-idx3-ubyte of fashion_mnist is missing"):
+        build_subset.build(folder, train_per_class=4, test_per_class=2)
 
 
 def test_command_writes_the_file_and_notices_other_data(published, tmp_path, capsys):
