@@ -48,8 +48,8 @@ class Cell:
         gates: names of the blocks of n columns of W, b and U, in order; each block is initialized with its own fans.
             An LSTM-like cell, whose `forget_bias` and `chrono_steps` may be set, has blocks "i" and "f".
         states: names of the states; the last one is h, which U multiplies and which is the layer's output.
-        weights: parameters besides W, b and U.
-        enter: `(W x + b, weights, tap) -> anything`: what is made of the input before h plays a part, if anything.
+        weights: parameters besides W, b and U, as (path, axes, initializer).
+        enter: `(W x + b, weights) -> anything`: what is made of the input before h plays a part, if anything.
         meet: `(entering, U h) -> pre`, arrays or tuples of them: where the two are not simply added.
         kernel: initializer of W.
         recurrent: initializer of U.
@@ -58,8 +58,8 @@ class Cell:
     step: Callable[[States, Any, Mapping[str, Array], Tap], States]
     gates: tuple[str, ...]
     states: tuple[str, ...] = ("h",)
-    weights: tuple[Weight, ...] = ()
-    enter: Callable[[Array, Mapping[str, Array], Tap], Any] | None = None
+    weights: tuple[Weight | tuple[str, int, Initializer], ...] = ()
+    enter: Callable[[Array, Mapping[str, Array]], Any] | None = None
     meet: Callable[[Any, Array], Any] = operator.add
     kernel: Initializer = initializers.glorot_uniform()  # noqa: RUF009
     recurrent: Initializer = initializers.orthogonal()  # noqa: RUF009
@@ -109,9 +109,9 @@ def _meet_but_candidate(entering: Array, product: Array) -> tuple[Array, Array, 
     return gates, entering[..., 2 * units :], product[..., 2 * units :]
 
 
-def _latent(entering: Array, weights: Mapping[str, Array], tap: Tap) -> tuple[Array, Array]:
+def _latent(entering: Array, weights: Mapping[str, Array]) -> tuple[Array, Array]:
     """Latent z = tanh(W x + b), and its share V z + b_u of what the update gate gets."""
-    z = tap("z", jnp.tanh(entering))
+    z = jnp.tanh(entering)
     return z, z @ weights["latent/kernel"] + weights["latent/bias"]
 
 

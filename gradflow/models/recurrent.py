@@ -129,7 +129,12 @@ class Recurrent(nn.Module):
         if steps == 0:
             raise ValueError(f"expected sequences of at least one step, got shape {x.shape}")
         _check_lengths(lengths, x.shape)
-        counts = None if lengths is None else jnp.arange(steps)[:, None, None] < lengths[:, None]
+        # (time, batch, 1): whether a step counts.
+        counts = (
+            None
+            if lengths is None
+            else jnp.arange(steps, dtype=jnp.int32)[:, None, None] < jnp.asarray(lengths, jnp.int32)[:, None]
+        )
         directions = (False, True) if self.bidirectional else (False,)
         before = iter(self._initial(state, batch, self.layers * len(directions)))
         after: list[States] = []
@@ -215,14 +220,14 @@ class _Layer(nn.Module):
         def enter(x: Array) -> Any:
             w = weights()
             projected = x @ w["input/kernel"] + w["input/bias"]
-            return projected if cell.enter is None else cell.enter(projected, w, see)
+            return projected if cell.enter is None else cell.enter(projected, w)
 
         def body(states: States, inputs: tuple[Any, Array | None]) -> tuple[States, Array | None]:
             entering, counted = inputs
             if not self.hoist:
                 entering = enter(entering)
             w = weights()
-            own = {weight.path: w[weight.path] for weight in cell.weights}
+            own = {path: w[path] for path, _, _ in cell.weights}
             after = step(states, cell.meet(entering, states[-1] @ w["recurrent/kernel"]), own)
             if counted is not None:
                 after = tuple(jnp.where(counted, new, old) for new, old in zip(after, states, strict=True))
@@ -238,7 +243,7 @@ class _Layer(nn.Module):
             "input/kernel": ((features, width), self.kernel),
             "input/bias": ((width,), self.bias),
             "recurrent/kernel": ((units, width), self.recurrent),
-            **{weight.path: ((units,) * weight.axes, weight.initializer) for weight in self.cell.weights},
+            **{path: ((units,) * axes, initializer) for path, axes, initializer in self.cell.weights},
         }
         found: dict[str, Array] = {}
         for owner in dict.fromkeys(path.split("/")[0] for path in shapes):
@@ -332,7 +337,8 @@ def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> None:
         )
     if isinstance(lengths, jax.core.Tracer):
         return
-    low, high = int(np.min(lengths)), int(np.max(lengths))
+    values = np.asarray(lengths)
+    low, high = int(values.min()), int(values.max())
     if low < 1 or high > shape[1]:
         raise ValueError(
             f"expected lengths from 1 to the {shape[1]} steps of the sequences, got {low} to {high}. Likely cause: "
