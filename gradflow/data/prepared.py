@@ -63,9 +63,11 @@ def builder(name: str, folder: Path | None = None) -> Any:
         folder: where data sets are kept; None: TFDS's own, $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        ValueError: for a name that TFDS does not know, with the nearest.
+        ValueError: for a name that TFDS does not know, with the nearest, or a damaged description of the data.
     """
     library = tfds()
+    from google.protobuf import json_format  # what TFDS reads its files with
+
     kind = name.split("/")[0]
     if kind not in CATALOGUE:
         # Asked beforehand, because for a name that it does not know TFDS looks on the net, and with TensorFlow.
@@ -76,7 +78,13 @@ def builder(name: str, folder: Path | None = None) -> Any:
             raise ValueError(
                 f"unknown data set {kind!r}{meant} Known: {', '.join((EMBEDDED, *CATALOGUE))}, and what else TFDS has"
             )
-    return library.builder(name, data_dir=None if folder is None else os.fspath(folder))
+    try:
+        return library.builder(name, data_dir=None if folder is None else os.fspath(folder))
+    except json_format.ParseError as error:
+        raise ValueError(
+            f"the dataset_info.json of {name} cannot be read ({error}); remove its folder {name} from "
+            f"{folder or '$TFDS_DATA_DIR or ~/tensorflow_datasets'} and import or load it again"
+        ) from error
 
 
 def is_prepared(built: Any) -> bool:
@@ -136,7 +144,10 @@ def read(built: Any, split: str, progress: Progress = silent) -> tuple[Images, L
 
 def _gather(source: Any, starts: Iterable[int], image_key: str, label_keys: tuple[str, ...]) -> tuple[Images, Labels]:
     """Read all records of a source, chunk by chunk, into two arrays."""
-    images = np.empty((len(source), *source[0][image_key].shape), np.uint8)
+    first = source[0][image_key]
+    if first.dtype != np.uint8:
+        raise ValueError(f"expected uint8 images, got {first.dtype}; stream them instead (gf.data.stream)")
+    images = np.empty((len(source), *first.shape), np.uint8)
     labels = {key: np.empty(len(source), np.int32) for key in label_keys}
     for start in starts:
         places = list(range(start, min(start + CHUNK, len(source))))

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 
 from gradflow.data.catalogue import CATALOGUE, Entry, Part, RawFile
 
 Images = UInt8[np.ndarray, "examples height width channels"]
-Labels = Mapping[str, UInt8[np.ndarray, " examples"]]
+Labels = Mapping[str, Integer[np.ndarray, " examples"]]
 
 _BROKEN = (EOFError, OSError, zlib.error, tarfile.TarError)
 
