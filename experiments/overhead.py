@@ -36,6 +36,7 @@ from experiments import overhead_cases as cases
 from experiments.claims import Claim
 from experiments.progress import track
 from experiments.runner import Experiment, Results, main
+from experiments.timing import interleaved, torch_installed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +101,7 @@ def _measure(case: cases.Case, config: Config) -> dict[str, np.ndarray]:
         compile_seconds.append(time.perf_counter() - started)
         memory.append(_temporary_bytes(program))
         steps.append(_blocking(program, case.params, case.x))
-    seconds = interleaved(steps, config)
+    seconds = interleaved(steps, config.rounds, config.seconds)
     return {
         "seconds": seconds,
         "time_ratio": seconds[1] / seconds[0],
@@ -118,32 +119,16 @@ def _blocking(program: Callable[..., Any], *args: Any) -> Callable[[], None]:
     return lambda: jax.block_until_ready(program(*args))
 
 
-def interleaved(steps: list[Callable[[], None]], config: Config) -> np.ndarray:
-    """Return seconds a call, one row a step function, one column a round, the functions run in turn."""
-    repeats = []
-    for step in steps:
-        step()
-        started = time.perf_counter()
-        step()
-        repeats.append(max(1, round(config.seconds / (time.perf_counter() - started))))
-    seconds = np.empty((len(steps), config.rounds))
-    for turn in range(config.rounds):
-        for k, step in enumerate(steps):
-            started = time.perf_counter()
-            for _ in range(repeats[k]):
-                step()
-            seconds[k, turn] = (time.perf_counter() - started) / repeats[k]
-    return seconds
-
-
 def _alternatives(case: cases.Case, config: Config) -> dict[str, np.ndarray]:
     plain = jax.jit(jax.value_and_grad(case.loss)).lower(case.params, case.x).compile()
     edited = jax.jit(cases.flax_alternative(case, config.shrink)).lower(case.params, case.x).compile()
-    seconds = interleaved([_blocking(plain, case.params, case.x), _blocking(edited, case.params, case.x)], config)
+    seconds = interleaved(
+        [_blocking(plain, case.params, case.x), _blocking(edited, case.params, case.x)], config.rounds, config.seconds
+    )
     found = {f"flax {case.name}": seconds[1] / seconds[0]}
     found[f"flax memory {case.name}"] = np.array(_all_bytes(edited) / _all_bytes(plain))
-    if cases.torch_installed():
-        seconds = interleaved(list(cases.torch_alternative(case, config.shrink)), config)
+    if torch_installed():
+        seconds = interleaved(cases.torch_alternative(case, config.shrink), config.rounds, config.seconds)
         found[f"torch {case.name}"] = seconds[1] / seconds[0]
     return found
 
@@ -216,10 +201,17 @@ def claims(results: Mapping[str, np.ndarray]) -> list[Claim]:
 
 def figures(results: Mapping[str, np.ndarray]) -> dict[str, Figure]:
     """Draw the time ratios, ours and the alternatives', each with the spread over rounds."""
-    from experiments import overhead_figures
+    from experiments import ratio_figures
 
     names = [str(n) for n in results["cases"]]
-    return {"ratios": overhead_figures.draw(_series(results), names, [TIME_TARGETS[n] for n in names])}
+    figure = ratio_figures.draw(
+        _series(results),
+        names,
+        [TIME_TARGETS[n] for n in names],
+        title="What it costs to watch the gradient flow",
+        label="training step, instrumented / plain (median, 10th to 90th percentile)",
+    )
+    return {"ratios": figure}
 
 
 def _series(results: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -134,11 +133,6 @@ def flax_alternative(case: Case, shrink: int) -> Callable[[Any, Any], Any]:
 
 def _reduced(x: Array) -> tuple[Array, Array, Array]:
     return jnp.sqrt(jnp.mean(jnp.square(x))), jnp.mean(x), jnp.mean((x == 0).astype(jnp.float32))
-
-
-def torch_installed() -> bool:
-    """Whether PyTorch happens to be there."""
-    return importlib.util.find_spec("torch") is not None
 
 
 def torch_alternative(case: Case, shrink: int) -> tuple[Callable[[], None], Callable[[], None]]:

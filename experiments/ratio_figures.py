@@ -1,4 +1,4 @@
-"""The figure of `overhead`: one row a network, one mark a tool, whiskers over rounds."""
+"""A figure of timings as ratios: one row a network, one mark a tool, whiskers over rounds."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ Ratios = Mapping[str, Float[np.ndarray, " rounds"]]
 
 
 @plots.styled
-def draw(series: Mapping[str, Ratios], names: Sequence[str], targets: Sequence[float]) -> Figure:
+def draw(
+    series: Mapping[str, Ratios], names: Sequence[str], targets: Sequence[float], *, title: str, label: str
+) -> Figure:
     """Draw step-time ratios.
 
     Args:
         series: tool to network to ratios over rounds.
         names: networks, top row first.
         targets: the ratio aimed at, by network.
+        title: of the figure.
+        label: what the ratio is of what.
 
     Returns:
         The figure.
@@ -43,8 +47,8 @@ def draw(series: Mapping[str, Ratios], names: Sequence[str], targets: Sequence[f
     axes.axvline(1.0, color="#BBBBBB", linewidth=1)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.45, -0.55)
-    axes.set_xlabel("training step, instrumented / plain (median, 10th to 90th percentile)")
-    axes.set_title("What it costs to watch the gradient flow")
+    axes.set_xlabel(label)
+    axes.set_title(title)
     axes.grid(axis="y", visible=False)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
