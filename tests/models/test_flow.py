@@ -94,3 +94,92 @@ def test_layers_are_seen_in_forward_order_by_the_names_of_their_parameters(name)
         axes = tuple(range(int(stacked), kernel.ndim))
         expected = np.sqrt(np.mean(np.asarray(kernel, np.float64) ** 2, axis=axes))
         np.testing.assert_allclose(flow[layer].weight_grad_rms, expected, rtol=1e-5)
+
+
+def lstm_gates(layer, states, x, nudge):
+    c, h = states
+    i, f, g, o = jnp.split(
+        x @ layer["input"]["kernel"] + layer["input"]["bias"] + h @ layer["recurrent"]["kernel"], 4, axis=-1
+    )
+    gates = {"i": jax.nn.sigmoid(i), "f": jax.nn.sigmoid(f), "g": jnp.tanh(g), "o": jax.nn.sigmoid(o)}
+    gates = {name: nudge(name, gate) for name, gate in gates.items()}
+    c = nudge("c", gates["f"] * c + gates["i"] * gates["g"])
+    return c, nudge("h", gates["o"] * jnp.tanh(c))
+
+
+def gru_gates(layer, states, x, nudge):
+    (h,) = states
+    a = x @ layer["input"]["kernel"] + layer["input"]["bias"]
+    b = h @ layer["recurrent"]["kernel"]
+    r = nudge("r", jax.nn.sigmoid(a[:, :4] + b[:, :4]))
+    z = nudge("z", jax.nn.sigmoid(a[:, 4:8] + b[:, 4:8]))
+    n = nudge("n", jnp.tanh(a[:, 8:] + r * (b[:, 8:] + layer["recurrent"]["bias"])))
+    return (nudge("h", (1 - z) * n + z * h),)
+
+
+def minimal_gates(layer, states, x, nudge):
+    (h,) = states
+    z = jnp.tanh(x @ layer["input"]["kernel"] + layer["input"]["bias"])
+    latent = layer["latent"]
+    u = nudge("u", jax.nn.sigmoid(h @ layer["recurrent"]["kernel"] + z @ latent["kernel"] + latent["bias"]))
+    return (nudge("h", u * h + (1 - u) * z),)
+
+
+GATES = {"lstm": (lstm_gates, "ifgoch"), "gru": (gru_gates, "rznh"), "minimal_rnn": (minimal_gates, "uh")}
+
+
+@pytest.mark.parametrize("cell, hoist", [("lstm", False), ("lstm", True), ("gru", False), ("minimal_rnn", True)])
+def test_gates_and_memory_are_seen_over_time(cell, hoist):
+    """Against a loop that adds a zero to every gate and state, and differentiates with respect to it."""
+    step, names = GATES[cell]
+    lengths = [5, 2, 4]
+    model = Recurrent(cell=cell, hidden=4, outputs=2, bidirectional=True, hoist=hoist)
+    x = jax.random.normal(jax.random.key(1), SEQUENCES)
+    params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+
+    def loss(params):
+        return (model.apply({"params": params}, x, jnp.array(lengths)) ** 2).mean()
+
+    _, _, flow = jax.jit(gf.value_grad_and_flow(loss))(params)
+    assert set(flow.taps) == {f"{side}/{name}" for side in ("Layer_0", "Layer_0_reverse") for name in names}
+
+    def by_hand(zeros):
+        values, last = {}, []
+        for side, order in (("Layer_0", range(5)), ("Layer_0_reverse", reversed(range(5)))):
+            states = (jnp.zeros((3, 4)),) * len(set("ch") & set(names))
+            for t in order:
+
+                def nudge(name, value, key=(side, t)):
+                    values[(*key, name)] = value
+                    return value + zeros[(*key, name)]
+
+                new = step(params[side], states, x[:, t], nudge)
+                counted = jnp.array([t < length for length in lengths])[:, None]
+                states = tuple(jnp.where(counted, a, b) for a, b in zip(new, states, strict=True))
+            last.append(states[-1])
+        dense = params["Dense_head"]
+        return ((jnp.concatenate(last, -1) @ dense["kernel"] + dense["bias"]) ** 2).mean(), values
+
+    sides = ("Layer_0", "Layer_0_reverse")
+    zeros = {(side, t, name): jnp.zeros((3, 4)) for side in sides for t in range(5) for name in names}
+    grads, values = jax.jit(jax.grad(by_hand, has_aux=True))(zeros)
+
+    def rms(arrays, side, name):
+        return [float(jnp.sqrt((arrays[(side, t, name)] ** 2).mean())) for t in range(5)]
+
+    for side in sides:
+        for name in names:
+            seen = flow[f"{side}/{name}"]
+            np.testing.assert_allclose(seen.output_rms, rms(values, side, name), rtol=1e-4)
+            np.testing.assert_allclose(seen.output_grad_rms, rms(grads, side, name), rtol=1e-4, atol=1e-9)
+
+
+def test_carries_are_the_states_over_time():
+    model = Recurrent(cell="lstm", hidden=4, outputs=2)
+    x = jax.random.normal(jax.random.key(1), SEQUENCES)
+    params = jax.jit(model.init)(jax.random.key(0), x)
+    _, _, flow = jax.jit(gf.value_grad_and_flow(lambda p: (model.apply(p, x) ** 2).mean()))(params)
+    assert flow.carries == ("Layer_0/carry_0", "Layer_0/carry_1")
+    for carry, state in zip(flow.carries, "ch", strict=True):
+        np.testing.assert_allclose(flow[carry].output_rms, flow[f"Layer_0/{state}"].output_rms, rtol=1e-6)
+        np.testing.assert_allclose(flow[carry].output_grad_rms, flow[f"Layer_0/{state}"].output_grad_rms, rtol=1e-6)
