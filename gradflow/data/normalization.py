@@ -16,7 +16,7 @@ Images = UInt8[np.ndarray, "examples *shape"]
 
 
 @pytree()
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Normalization:
     """(images / 255 - mean) / std, with whatever axes mean and std have.
 
@@ -28,7 +28,7 @@ class Normalization:
     mean: Float[Array, "..."]
     std: Float[Array, "..."]
 
-    def __call__(self, images: UInt8[Array, "batch *image"]) -> Float[Array, "batch *image"]:
+    def __call__(self, images: Num[Array, "batch *image"]) -> Float[Array, "batch *image"]:
         """Normalize images: pure, jittable.
 
         Args:

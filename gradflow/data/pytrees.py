@@ -15,7 +15,8 @@ def pytree(*static: str) -> Callable[[Class], Class]:
     """Register a frozen dataclass as a pytree.
 
     Unlike `jax.tree_util.register_dataclass` it does not call the constructor to put a tree together again: JAX
-    fills trees with tracers, axes and placeholders, which are no arrays and must not be checked as such.
+    fills trees with tracers, axes and placeholders, which are no arrays and must not be checked as such. Where fields
+    are arrays, which neither compare nor hash, the class wants `eq=False`.
 
     Args:
         static: fields that are no arrays: hashable, part of what a program is compiled for.

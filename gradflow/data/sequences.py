@@ -13,13 +13,14 @@ from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, Num, PRNGKeyArray, Shaped
 
 from gradflow.data.pytrees import pytree
 from gradflow.data.sources import Batch, Step
 
 Key = PRNGKeyArray | Shaped[Array, "2"]
-Images = Num[Array, "examples height width channels"]
+Images = Num[Array | np.ndarray, "examples height width channels"]
 
 
 @runtime_checkable

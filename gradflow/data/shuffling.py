@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped, UInt32
 
 ROUNDS = 4  # pairs of Feistel rounds; Luby and Rackoff need two
+SMALL = 1024  # up to here a cipher is measurably not uniform (and sorting is cheap), so the whole order is drawn
 
 Key = PRNGKeyArray | Shaped[Array, "2"]
 
@@ -16,11 +17,11 @@ Key = PRNGKeyArray | Shaped[Array, "2"]
 def permuted(key: Key, size: int, places: Int[Array, " places"]) -> Int[Array, " places"]:
     """Which of 0 ... size - 1 stand at some places of a random permutation.
 
-    A Feistel cipher on the grid rows x columns, the smallest near-square one with at least `size` cells: write a
-    place as (l, r) and repeat l <- l + F(r) mod rows, r <- r + G(l) mod columns, F and G tables drawn from the key.
-    Each round is a bijection, so the whole is; a cell beyond `size` is sent round again until it falls inside, which
-    leaves a bijection of 0 ... size - 1. It costs O(places + sqrt(size)), where `jax.random.permutation` sorts
-    all `size` numbers for every batch.
+    Beyond 1024 by a Feistel cipher on the grid rows x columns, the smallest near-square one with at least `size`
+    cells: write a place as (l, r) and repeat l <- l + F(r) mod rows, r <- r + G(l) mod columns, F and G tables drawn
+    from the key. Each round is a bijection, so the whole is; a cell beyond `size` is sent round again until it falls
+    inside, which leaves a bijection of 0 ... size - 1. It costs O(places + sqrt(size)), where
+    `jax.random.permutation` sorts all `size` numbers for every batch.
 
     Luby & Rackoff 1988, "How to construct pseudorandom permutations from pseudorandom functions"; Black & Rogaway
     2002, "Ciphers with arbitrary finite domains", section 4 (cycle walking) and section 5 (uneven grid).
@@ -37,6 +38,8 @@ def permuted(key: Key, size: int, places: Int[Array, " places"]) -> Int[Array, "
         >>> sorted(permuted(jax.random.key(0), 5, jnp.arange(5)).tolist())
         [0, 1, 2, 3, 4]
     """
+    if size <= SMALL:
+        return jax.random.permutation(key, size)[places]
     rows = math.isqrt(size - 1) + 1
     columns = -(-size // rows)
     row_key, column_key = jax.random.split(key)
@@ -82,7 +85,7 @@ def epoch_order(key: Key, size: int, batch_size: int, step: int | Int[Array, ""]
     def ordered(epoch: Array) -> Int[Array, " batch"]:
         return permuted(jax.random.fold_in(key, epoch), size, places.astype(jnp.int32))
 
-    begun = ordered(epochs[0])
     if size % batch_size == 0:
-        return begun
-    return jnp.where(epochs == epochs[0], begun, ordered(epochs[0] + 1))
+        return ordered(epochs[0])
+    begun, next_ = jax.vmap(ordered)(jnp.stack([epochs[0], epochs[0] + 1]))
+    return jnp.where(epochs == epochs[0], begun, next_)

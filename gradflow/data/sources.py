@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, Num, PRNGKeyArray, Shaped
 
 from gradflow.data.normalization import Normalization
@@ -74,7 +75,7 @@ class Source(Protocol):
 
 
 @pytree("batch_size", "augment", "shuffled")
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class OnDevice:
     """Examples that live on the device, uint8 as stored; shuffled, normalized and augmented inside the step.
 
@@ -151,8 +152,8 @@ def finish(batch: Batch, key: Key, normalization: Normalization | None, augment:
 
 
 def on_device(
-    inputs: Num[Any, "examples *shape"],
-    targets: Num[Any, "examples *outputs"],
+    inputs: Num[Array | np.ndarray, "inputs *shape"],
+    targets: Num[Array | np.ndarray, "targets *outputs"],
     batch_size: int,
     *,
     normalization: Normalization | None = None,

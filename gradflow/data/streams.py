@@ -30,7 +30,7 @@ class Examples(Protocol):
 
 
 @pytree("augment")
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Fetched:
     """A `Window` of a stream: the batches of some steps, on the device as stored.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import jax
@@ -42,16 +43,9 @@ def test_contract_of_every_task(drawn):
         assert set(np.unique(batch.targets)) == set(range(task.outputs)), "every class comes, no other does"
     else:
         assert batch.targets.shape == (COUNT, task.outputs)
-    assert hash(task) == hash(
-        type(task)(**{f: getattr(task, f) for f in task.__match_args__ if f in task_fields(task)})
-    )
     again, other = (sample(task, jax.random.key(seed), 20) for seed in (1, 2))
-    np.testing.assert_array_equal(again.inputs, task.sample(jax.random.key(1), 20).inputs)
+    np.testing.assert_array_equal(again.inputs, sample(task, jax.random.key(1), 20).inputs)
     assert not np.array_equal(again.inputs, other.inputs)
-
-
-def task_fields(task):
-    return [f.name for f in task.__dataclass_fields__.values() if f.init]
 
 
 def test_baseline_against_monte_carlo(drawn):
@@ -130,7 +124,7 @@ def test_windows_of_the_paper():
     assert tasks.TemporalOrder(100).windows == ((10, 21), (50, 61))
     assert tasks.TemporalOrder(100, symbols=3).windows == ((10, 21), (33, 44), (66, 77))
     spread = tasks.TemporalOrder(60, symbols=6).windows
-    assert all(a[1] <= b[0] for a, b in zip(spread, spread[1:], strict=False))
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(spread))
 
 
 def test_noise_of_the_latch_has_the_variance_asked_for():
