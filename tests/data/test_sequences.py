@@ -23,7 +23,7 @@ TASKS = [
     tasks.Latch(8),
     tasks.Latch(8, informative=1),
 ]
-COUNT = 100_000
+COUNT = 50_000
 sample = jax.jit(lambda task, key, count: task.sample(key, count), static_argnums=(0, 2))
 
 
