@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from gradflow import lookup
 from gradflow.data import datasets, prepared
@@ -116,15 +116,25 @@ def show_list(command: List, catalogue: Catalogue, console: Console) -> int:
         catalogue: the known data sets.
         console: where to.
     """
-    table = Table("name", "what", "training", "test", "image", "classes", "here", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        Column("name", no_wrap=True),
+        "training",
+        "test",
+        "image",
+        "classes",
+        "here",
+        "what",
+        box=None,
+        padding=(0, 2, 0, 0),
+    )
     embedded = datasets.load()
     shape = "x".join(map(str, embedded.train.images.shape[1:]))
-    table.add_row(EMBEDDED, "a tenth of Fashion-MNIST", "6,000", "1,000", shape, "10", "embedded")
+    table.add_row(EMBEDDED, "6,000", "1,000", shape, "10", "yes", "embedded")
     for entry in catalogue.values():
         counts = [f"{entry.parts[split].examples:,}" for split in ("train", "test")]
         shape = "x".join(map(str, entry.shape))
         here = "yes" if prepared.is_prepared(prepared.builder(entry.name, command.data_dir)) else "no"
-        table.add_row(entry.name, entry.title, *counts, shape, str(entry.classes["label"]), here)
+        table.add_row(entry.name, *counts, shape, str(entry.classes["label"]), here, entry.title)
     console.print(table)
     console.print("Any other image classification set of TFDS works by its name there.")
     return GOOD

@@ -122,7 +122,7 @@ IDX_FILES = tuple(f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for 
 
 MNIST = Entry(
     name="mnist",
-    title="handwritten digits",
+    title="digits",
     format="idx",
     shape=(28, 28, 1),
     classes={"label": 10},
@@ -148,7 +148,7 @@ MNIST = Entry(
 
 FASHION_MNIST = Entry(
     name="fashion_mnist",
-    title="articles of clothing",
+    title="clothing",
     format="idx",
     shape=(28, 28, 1),
     classes={"label": 10},
@@ -174,7 +174,7 @@ FASHION_MNIST = Entry(
 
 CIFAR10 = Entry(
     name="cifar10",
-    title="small photographs",
+    title="photographs",
     format="cifar",
     shape=(32, 32, 3),
     classes={"label": 10},
@@ -206,7 +206,7 @@ CIFAR10 = Entry(
 
 CIFAR100 = Entry(
     name="cifar100",
-    title="small photographs",
+    title="photographs",
     format="cifar",
     shape=(32, 32, 3),
     classes={"coarse_label": 20, "label": 100},

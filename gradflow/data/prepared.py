@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from gradflow.data.raw import Images, Labels, read_part
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 CHUNK = 2048  # records read at once
+STALE = 3600.0  # seconds after which the folder of an import that was killed may go
 
 
 def silent(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
@@ -346,9 +348,12 @@ def write(entry: Entry, parts: Mapping[str, tuple[Images, Labels]], folder: Path
 
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """Make a folder on the same disk as the target, and remove it whatever happens."""
+    """Make a folder on the same disk as the target, and remove it whatever happens; also those of killed imports."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        for left in target.parent.glob(".import-*"):
+            if time.time() - left.stat().st_mtime > STALE:
+                shutil.rmtree(left, ignore_errors=True)
         room = Path(tempfile.mkdtemp(prefix=".import-", dir=target.parent))
     except OSError as error:
         raise OSError(f"cannot write to {target.parent} ({error}); choose another place by --data-dir") from error

@@ -127,6 +127,17 @@ def test_an_import_that_breaks_off_leaves_nothing_behind(tmp_path, digits, stop)
     assert prepared.import_raw(digits.entry, digits.folder, tmp_path), "it works the next time"
 
 
+def test_what_a_killed_import_left_goes_with_the_next(tmp_path, digits):
+    old, young = tmp_path / "mnist" / ".import-old", tmp_path / "mnist" / ".import-young"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "half").write_text("")
+    os.utime(old, (0, 0))
+    assert prepared.import_raw(digits.entry, digits.folder, tmp_path)
+    assert not old.exists()
+    assert young.exists(), "another import may be running"
+
+
 def flip(file):
     """Change one pixel's worth of bytes in the middle of a file."""
     content = bytearray(file.read_bytes())
@@ -250,7 +261,7 @@ def test_commands(tmp_path, digits, capsys):
     assert run_("check", "mnist", *place) == 1
     assert "train" in capsys.readouterr().out
     assert run_("list", *place) == 0
-    listed = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.strip()}
+    listed = {line.split()[0]: line.split()[5] for line in capsys.readouterr().out.splitlines()[1:6]}
     assert (listed["mnist"], listed["cifar10"]) == ("yes", "no")
     assert run_("info", "cifar100", *place) == 0
     assert "willow_tree" in capsys.readouterr().out
