@@ -1,0 +1,152 @@
+"""The figures of `residual`, drawn from its results alone."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import residual_paths
+from experiments.residual_shattering import NETWORKS
+from experiments.runner import Results
+from gradflow import plots
+
+GREY = "#BBBBBB"
+PLAIN, RESIDUAL, THIRD = plots.line_styles()[:3]
+BOTH = {"plain": PLAIN, "residual": RESIDUAL}
+
+
+@plots.styled
+def draw(results: Results) -> dict[str, Figure]:
+    """Draw every figure.
+
+    Args:
+        results: from `experiments.residual.run`.
+
+    Returns:
+        Name to figure.
+    """
+    return {"depth": depth(results), "paths": paths(results), "shattering": shattering(results)}
+
+
+def _row(title: str) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(10.5, 3.7), layout="constrained")
+    row = figure.subplots(1, 3)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return figure, row
+
+
+def depth(results: Results) -> Figure:
+    """He et al.'s Figs 6 and 7, and Veit et al.'s Fig. 3."""
+    figure, (left, middle, right) = _row("Depth, with and without skip connections")
+    for index, (name, style) in enumerate(BOTH.items()):
+        left.plot(results["depths"], 100 * results["training_error"][:, index], label=name, **style)
+    left.set_xlabel("blocks")
+    left.set_ylabel("training error, %")
+    left.set_ylim(0, 100)
+    left.set_title("(a) error after training")
+    left.legend()
+    deepest = int(results["depths"][-1])
+    for index, (name, style) in enumerate(BOTH.items()):
+        responses = results[f"responses_{deepest}"][index]
+        middle.semilogy(np.arange(1, deepest + 1), responses, label=name, markevery=6, **style)
+    middle.set_xlabel("block")
+    middle.set_ylabel("deviation of what a branch adds")
+    middle.set_title(f"(b) responses, {deepest} blocks")
+    middle.legend()
+    _deletion(right, results)
+    return figure
+
+
+def _deletion(axes: Axes, results: Results) -> None:
+    depths = [int(d) for d in results["depths"]]
+    shallow = depths[1] if len(depths) > 2 else depths[0]
+    for index, (name, blocks) in enumerate((("plain", shallow), ("residual", depths[-1]))):
+        accuracy = results[f"deleted_{blocks}"][index]
+        place = np.linspace(0, 1, blocks)
+        label = f"{name}, {blocks} blocks"
+        axes.plot(place, accuracy, label=label, markevery=max(1, blocks // 9), **BOTH[name])
+        axes.axhline(results["test_accuracy"][depths.index(blocks), index], color=BOTH[name]["color"], linewidth=0.8)
+    axes.axhline(0.1, color="#777777", linestyle=":", linewidth=0.8)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("place of the deleted block, first (0) to last (1)")
+    axes.set_ylabel("test accuracy")
+    axes.set_title("(c) one block deleted; thin: none")
+    axes.legend(loc="center right")
+
+
+def paths(results: Results) -> Figure:
+    """Veit et al.'s Fig. 6: how many paths, how much gradient each, how much together."""
+    from experiments.residual import by_length
+
+    blocks = int(results["depths"][-1])
+    figure, (left, middle, right) = _row(f"The paths through {blocks} residual blocks, after training")
+    lengths = np.arange(blocks + 1)
+    left.bar(lengths, residual_paths.binomial(blocks), color=GREY, edgecolor="#555555", linewidth=0.4)
+    left.set_ylabel("part of all paths")
+    left.set_title("(a) how many there are")
+    factor, _, weights = by_length(results)
+    single = np.exp(results["path_sampled"].astype(np.float64))
+    middle.semilogy(results["path_lengths"], single, ".", color=GREY, markersize=3)
+    middle.semilogy(results["path_lengths"], single.mean(1), label="mean", **PLAIN)
+    middle.set_ylabel("gradient by one path, that by skips alone = 1")
+    middle.set_title(f"(b) one path: {factor:.2f} a branch")
+    middle.legend()
+    exact = results["path_exact"]
+    right.bar(lengths, weights / weights.sum(), color=GREY, label="norms of single paths added", width=0.9)
+    right.plot(lengths, exact / exact.sum(), label="norm of their exact sum", markevery=3, **RESIDUAL)
+    right.set_ylabel("part of the gradient")
+    right.set_title("(c) all paths of a length")
+    right.legend()
+    for axes in (left, middle, right):
+        axes.set_xlabel("length of the path, branches taken")
+    return figure
+
+
+def shattering(results: Results) -> Figure:
+    """Balduzzi et al.'s Figs 1 and 2, and networks without normalization."""
+    figure = Figure(figsize=(10.5, 6.4), layout="constrained")
+    grid = figure.subplots(2, 3)
+    figure.suptitle(
+        "Gradients at neighbouring inputs, and training without normalization", x=0.01, ha="left", fontsize=12
+    )
+    for axes, letter, name, gradient in zip(grid[0], "abc", NETWORKS, results["shatter_gradient"], strict=True):
+        axes.plot(results["shatter_x"], gradient, color="black", linewidth=0.9)
+        axes.set_xlabel("input")
+        axes.set_ylabel("gradient of the output")
+        axes.set_title(f"({letter}) {name}")
+    left, middle, right = grid[1]
+    for name, values, style in zip(NETWORKS, results["shatter_autocorrelation"], (PLAIN, RESIDUAL, THIRD), strict=True):
+        left.plot(values, label=name, **style)
+    left.set_xlabel("distance, points")
+    left.set_ylabel("autocorrelation of gradients")
+    left.set_title("(d) along the line")
+    left.legend()
+    for (name, style), theory, values in zip(
+        BOTH.items(), results["shatter_theory"], results["shatter_correlation"], strict=True
+    ):
+        middle.semilogy(results["shatter_depths"], theory, color=GREY, linewidth=4)
+        middle.semilogy(results["shatter_depths"], values, label=name, **style)
+    middle.set_xlabel("blocks")
+    middle.set_ylabel("correlation of two gradients")
+    middle.set_title("(e) inputs of correlation 1/2; grey: theory")
+    middle.legend()
+    _normfree(right, results)
+    return figure
+
+
+def _normfree(axes: Axes, results: Results) -> None:
+    """Draw the losses, or say that there are none."""
+    axes.set_title("(f) no normalization, 64 layers")
+    if not results["normfree_loss"].size:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "not trained at this size", ha="center", transform=axes.transAxes)
+        return
+    steps = np.arange(1, results["normfree_loss"].shape[1] + 1)
+    for name, losses, style in zip(
+        results["normfree_names"], results["normfree_loss"], (PLAIN, RESIDUAL, THIRD), strict=True
+    ):
+        axes.semilogy(steps, losses, label=str(name), markevery=30, **style)
+    axes.set_xlabel("training step")
+    axes.set_ylabel("training loss")
+    axes.legend()

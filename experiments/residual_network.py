@@ -1,0 +1,182 @@
+"""The network of `residual`: blocks x -> skip x + W relu(norm(x)), one pure function for plain and residual ones.
+
+That a network has skip connections, and whether it is normalized, is data and not code, so that networks which are
+compared run as one program. Batch statistics are used in evaluation too, over all evaluated images at once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+import gradflow as gf
+
+EPSILON = 1e-5
+RECORDS = 20  # means of the training loss that are kept
+
+Params = dict[str, dict[str, Array]]
+
+
+class Form(NamedTuple):
+    """Kind of network, as data.
+
+    Attributes:
+        skip: 1 with skip connections, 0 without.
+        normalized: 1 with batch normalization before every ReLU, 0 without.
+        branch_scale: factor of every branch.
+    """
+
+    skip: Float[Array, "*forms"]
+    normalized: Float[Array, "*forms"]
+    branch_scale: Float[Array, "*forms"]
+
+
+def form(*, skip: bool, normalized: bool, branch_scale: float = 1.0) -> Form:
+    """Describe one kind of network.
+
+    Args:
+        skip: with skip connections.
+        normalized: with batch normalization.
+        branch_scale: factor of every branch.
+    """
+    return Form(*(jnp.asarray(value, jnp.float32) for value in (skip, normalized, branch_scale)))
+
+
+class Images(NamedTuple):
+    """Normalized images, one a row, with their labels."""
+
+    x: Float[Array, "examples pixels"]
+    y: Int[Array, " examples"]
+
+
+def images(data: gf.data.ImageDataset, split: gf.data.Split, count: int | None = None) -> Images:
+    """Normalize the first images of a split, one a row.
+
+    Args:
+        data: for its normalization.
+        split: of the data.
+        count: how many; all by default.
+    """
+    chosen = np.asarray(split.images[:count])
+    return Images(jnp.asarray(data.normalize(chosen).reshape(len(chosen), -1)), jnp.asarray(split.labels[:count]))
+
+
+def init(key: PRNGKeyArray, blocks: int, width: int, inputs: int, outputs: int = 10) -> Params:
+    """Draw a network: variance 1/fan_in at both ends, He's 2/fan_in in the blocks, scale 1 and offset 0.
+
+    Args:
+        key: randomness.
+        blocks: number of blocks.
+        width: of the stream.
+        inputs: entries of an input.
+        outputs: of the network.
+
+    Returns:
+        `stem`, `blocks` (stacked) and `head`.
+    """
+    stem, hidden, head = jax.random.split(key, 3)
+    return {
+        "stem": {"kernel": jax.random.normal(stem, (inputs, width)) / np.sqrt(inputs).astype(np.float32)},
+        "blocks": {
+            "kernel": jax.random.normal(hidden, (blocks, width, width)) * np.sqrt(2 / width).astype(np.float32),
+            "scale": jnp.ones((blocks, width)),
+            "offset": jnp.zeros((blocks, width)),
+        },
+        "head": {
+            "kernel": jax.random.normal(head, (width, outputs)) / np.sqrt(width).astype(np.float32),
+            "scale": jnp.ones(width),
+            "offset": jnp.zeros(width),
+        },
+    }
+
+
+def activate(x: Float[Array, "batch width"], layer: dict[str, Array], kind: Form) -> Float[Array, "batch width"]:
+    """relu(norm(x)).
+
+    Args:
+        x: the stream.
+        layer: scale and offset.
+        kind: of network.
+    """
+    normalized = layer["scale"] * (x - x.mean(0)) / jnp.sqrt(x.var(0) + EPSILON)
+    return jax.nn.relu(jnp.where(kind.normalized > 0, normalized, x) + layer["offset"])
+
+
+def branch(x: Float[Array, "batch width"], layer: dict[str, Array], kind: Form) -> Float[Array, "batch width"]:
+    """W relu(norm(x)), times the branch's factor.
+
+    Args:
+        x: the stream.
+        layer: one block's parameters.
+        kind: of network.
+    """
+    return kind.branch_scale * (activate(x, layer, kind) @ layer["kernel"])
+
+
+def forward(
+    params: Params, x: Float[Array, "batch inputs"], kind: Form, keep: Float[Array, " blocks"] | None = None
+) -> tuple[Float[Array, "batch outputs"], Float[Array, " blocks"]]:
+    """Logits, and the response of every block: the deviation of what its branch adds.
+
+    Args:
+        params: from `init`.
+        x: inputs.
+        kind: of network.
+        keep: 0 for a block to be deleted, so that its input passes through unchanged; else 1.
+    """
+    blocks = params["blocks"]
+    keep = jnp.ones(len(blocks["scale"])) if keep is None else keep
+
+    def block(x: Array, layer: tuple[dict[str, Array], Array]) -> tuple[Array, Array]:
+        added = branch(x, layer[0], kind)
+        there = kind.skip * x + added
+        return jnp.where(layer[1] > 0, there, x), added.std()
+
+    x, responses = jax.lax.scan(block, x @ params["stem"]["kernel"], (blocks, keep))
+    return activate(x, params["head"], kind) @ params["head"]["kernel"], responses
+
+
+def loss(params: Params, batch: Images, kind: Form) -> Float[Array, ""]:
+    """Mean cross-entropy.
+
+    Args:
+        params: from `init`.
+        batch: images and labels.
+        kind: of network.
+    """
+    return optax.softmax_cross_entropy_with_integer_labels(forward(params, batch.x, kind)[0], batch.y).mean()
+
+
+def train(
+    params: Params, data: Images, kind: Form, key: PRNGKeyArray, *, steps: int, batch: int, rate: float
+) -> tuple[Params, Float[Array, " records"]]:
+    """Train by gradient descent with momentum .9.
+
+    Args:
+        params: to start from.
+        data: training images.
+        kind: of network.
+        key: of the order of images.
+        steps: number of them, a multiple of `RECORDS`.
+        batch: images a step.
+        rate: learning rate.
+
+    Returns:
+        Trained parameters; mean training loss of each of `RECORDS` runs of steps.
+    """
+    optimizer = optax.sgd(rate, momentum=0.9)
+
+    def step(state: tuple[Params, optax.OptState], number: Array) -> tuple[tuple[Params, optax.OptState], Array]:
+        params, memory = state
+        chosen = jax.random.randint(jax.random.fold_in(key, number), (batch,), 0, len(data.y))
+        value, grads = jax.value_and_grad(loss)(params, Images(data.x[chosen], data.y[chosen]), kind)
+        updates, memory = optimizer.update(grads, memory, params)
+        return (optax.apply_updates(params, updates), memory), value
+
+    (params, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(steps))
+    return params, losses.reshape(RECORDS, -1).mean(1)
