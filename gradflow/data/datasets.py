@@ -213,6 +213,8 @@ def load(
     >>> len(load("fashion_mnist_subset", "train", validation=1000))
     5000
     """
+    if name != EMBEDDED and split is not None and not (validation and split in ("train", "validation")):
+        return _on_device(_read(name, split, folder))
     data = _load_fashion_mnist_subset() if name == EMBEDDED else _load_prepared(name, folder)
     if validation:
         train, held_out = hold_out(data.train, validation, seed)
@@ -225,8 +227,7 @@ def load(
         splits["validation"] = data.validation
     elif split == "validation":
         raise ValueError(f"{name} has no validation split of its own; say how large: validation=5000")
-    chosen = lookup.find("split", split, splits)
-    return Split(jnp.asarray(chosen.images), jnp.asarray(chosen.labels))
+    return _on_device(lookup.find("split", split, splits))
 
 
 def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
@@ -250,20 +251,29 @@ def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
     return Split(split.images[kept], split.labels[kept]), Split(split.images[held], split.labels[held])
 
 
+def _on_device(split: Split) -> Split:
+    return Split(jnp.asarray(split.images), jnp.asarray(split.labels))
+
+
+def _read(name: str, split: str, folder: str | Path | None) -> Split:
+    """Read one split of a TFDS data set, after having prepared it where needed."""
+    from gradflow.data import download, prepared
+
+    images, labels = prepared.read(download.ready(name, None if folder is None else Path(folder)), split)
+    return Split(images, labels["label"])
+
+
 def _load_prepared(name: str, folder: str | Path | None) -> ImageDataset:
-    """Read a TFDS data set, after having prepared it where needed."""
+    """Read both splits of a TFDS data set, and what is known of it."""
     from gradflow.data import download, prepared
 
     built = download.ready(name, None if folder is None else Path(folder))
-    parts = {}
-    for split in ("train", "test"):
-        images, labels = prepared.read(built, split)
-        parts[split] = Split(images, labels["label"])
-    mean, std = grey_level_statistics(np.asarray(parts["train"].images))
+    train, test = _read(name, "train", folder), _read(name, "test", folder)
+    mean, std = grey_level_statistics(np.asarray(train.images))
     return ImageDataset(
         name=name,
-        train=parts["train"],
-        test=parts["test"],
+        train=train,
+        test=test,
         class_names=prepared.class_names(built),
         mean=mean,
         std=std,

@@ -185,14 +185,14 @@ def image_and_labels(built: Any) -> tuple[str, tuple[str, ...]]:
         built: from `builder`.
 
     Raises:
-        ValueError: if it has not exactly one image and at least one class label.
+        ValueError: if it has not exactly one image and a class label called "label".
     """
     features = tfds().features
     images = [key for key, feature in built.info.features.items() if isinstance(feature, features.Image)]
     labels = [key for key, feature in built.info.features.items() if isinstance(feature, features.ClassLabel)]
-    if len(images) != 1 or not labels:
+    if len(images) != 1 or "label" not in labels:
         raise ValueError(
-            f"expected a data set of images with class labels, got {built.name} with features "
+            f"expected a data set of images with a class 'label', got {built.name} with features "
             f"{', '.join(built.info.features)}"
         )
     chosen = CATALOGUE[built.name].classes if built.name in CATALOGUE else labels

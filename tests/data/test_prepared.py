@@ -82,6 +82,11 @@ def test_load_gives_one_split_and_holds_out(here):
     assert isinstance(test.images, jax.Array)
     data = gf.data.load("mnist", folder=str(here), validation=10)
     assert data.split_sizes == {"train": 30, "validation": 10, "test": 20}
+    np.testing.assert_array_equal(data.test.images, test.images)
+    held_out = gf.data.load("mnist", "validation", folder=here, validation=10)
+    np.testing.assert_array_equal(held_out.images, data.validation.images)
+    with pytest.raises(ValueError, match="no split 'validation'; it has"):
+        gf.data.load("mnist", "validation", folder=here)
 
 
 def test_slices_and_unknown_splits(here):
@@ -229,6 +234,13 @@ def test_with_internet_load_prepares_by_itself(tmp_path, digits, monkeypatch):
         server.shutdown()
     assert examples(data.test.images, {"label": data.test.labels}) == examples(*digits.arrays["test"])
     assert [path.name for path in tmp_path.iterdir()] == ["mnist"]
+
+
+@pytest.mark.parametrize("name", ["imdb_reviews", "oxford_iiit_pet"])
+def test_only_sets_of_labelled_images_are_taken(tmp_path, name):
+    """Text has no image; pets come with a segmentation mask, a second one."""
+    with pytest.raises(ValueError, match="expected a data set of images with a class 'label'"):
+        prepared.image_and_labels(prepared.builder(name, tmp_path))
 
 
 def test_unknown_names_offer_the_nearest():
