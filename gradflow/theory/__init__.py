@@ -6,8 +6,17 @@ Examples:
     ('ordered', 0.759)
 """
 
+from gradflow.theory.finite_width import WidthProfile, width_profile
+from gradflow.theory.free_probability import (
+    SpectrumMoments,
+    largest_singular_value,
+    spectrum_density,
+    spectrum_moments,
+    zero_fraction,
+)
 from gradflow.theory.gaussian import Moments, expectation, moments, pair_expectation
 from gradflow.theory.residual import ResidualProfile, residual_profile
+from gradflow.theory.shattering import gradient_correlation
 from gradflow.theory.signal_propagation import (
     FixedPoint,
     backward_rates,
@@ -18,20 +27,38 @@ from gradflow.theory.signal_propagation import (
     variance_map,
     variance_profile,
 )
+from gradflow.theory.spectrum import (
+    MomentEstimate,
+    extreme_singular_values,
+    singular_value_moments,
+    singular_values,
+)
 
 __all__ = [
     "FixedPoint",
+    "MomentEstimate",
     "Moments",
     "ResidualProfile",
+    "SpectrumMoments",
+    "WidthProfile",
     "backward_rates",
     "batchnorm_rate",
     "correlation_map",
     "critical_weight_variance",
     "expectation",
+    "extreme_singular_values",
     "fixed_point",
+    "gradient_correlation",
+    "largest_singular_value",
     "moments",
     "pair_expectation",
     "residual_profile",
+    "singular_value_moments",
+    "singular_values",
+    "spectrum_density",
+    "spectrum_moments",
     "variance_map",
     "variance_profile",
+    "width_profile",
+    "zero_fraction",
 ]

@@ -1,0 +1,76 @@
+"""Networks drawn at random, as plain as they come: what predictions are held against."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow import activations
+
+
+def jacobian(
+    key: jax.Array,
+    activation: str,
+    depth: int,
+    width: int,
+    *,
+    weight_variance: float,
+    bias_variance: float = 0.0,
+    q0: float = 1.0,
+    orthogonal: bool = False,
+) -> jax.Array:
+    """D_L W_L ... D_1 W_1 of a square network at an input of mean square q0."""
+    phi = activations.get(activation)
+    start, *keys = jax.random.split(key, depth + 1)
+    x = math.sqrt(q0) * jax.random.normal(start, (width,))
+    product = jnp.eye(width)
+    for layer in keys:
+        for_weight, for_bias = jax.random.split(layer)
+        if orthogonal:
+            weight = math.sqrt(weight_variance) * jax.random.orthogonal(for_weight, width)
+        else:
+            weight = math.sqrt(weight_variance / width) * jax.random.normal(for_weight, (width, width))
+        z = weight @ x + math.sqrt(bias_variance) * jax.random.normal(for_bias, (width,))
+        product = phi.derivative(z)[:, None] * (weight @ product)
+        x = phi(z)
+    return product
+
+
+def growth(
+    key: jax.Array,
+    activation: str,
+    depth: int,
+    width: int,
+    *,
+    weight_variance: float,
+    bias_variance: float,
+    q0: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Ln of the mean square of the last layer's pre-activations, and of |J u|^2 / |u|^2."""
+    phi = activations.get(activation)
+    start, direction, *keys = jax.random.split(key, depth + 2)
+    x = jax.random.normal(start, (width,))
+    x = x * jnp.sqrt(q0 * width / jnp.sum(x**2))
+    u = jax.random.normal(direction, (width,))
+    u = u - x * (u @ x) / (x @ x)
+    before = jnp.sum(u**2)
+    for layer in keys:
+        for_weight, for_bias = jax.random.split(layer)
+        weight = math.sqrt(weight_variance / width) * jax.random.normal(for_weight, (width, width))
+        z = weight @ x + math.sqrt(bias_variance) * jax.random.normal(for_bias, (width,))
+        x, u = phi(z), phi.derivative(z) * (weight @ u)
+    return jnp.log(jnp.mean(z**2)), jnp.log(jnp.sum(u**2) / before)
+
+
+def within(measured: float, predicted: float, error: float, deviations: float = 4.0) -> None:
+    """Hold a measured mean against a prediction, within some standard errors."""
+    assert abs(measured - predicted) < deviations * error, (measured, predicted, error)
+
+
+def spread(values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard error."""
+    values = np.asarray(values, np.float64)
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
