@@ -28,6 +28,7 @@ PROG = "python -m gradflow.data"
 GOOD, BAD, BAD_USAGE = 0, 1, 2
 
 Catalogue = Mapping[str, Entry]
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 
 
@@ -43,7 +44,7 @@ class List:
 class Info:
     """What is known of a data set, and where to get its raw files."""
 
-    name: tyro.conf.Positional[str]
+    name: Name
     """Name of the data set."""
     data_dir: Folder = None
     """Where TFDS data sets are kept; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
@@ -53,7 +54,7 @@ class Info:
 class Import:
     """Make the TFDS data set of that name from published raw files: IDX (plain, gz), CIFAR batches (plain, tar.gz)."""
 
-    name: tyro.conf.Positional[str]
+    name: Name
     """Name of the data set."""
     raw: Annotated[Path, tyro.conf.arg(name="from", metavar="DIR")]
     """Folder of the raw files."""
@@ -65,7 +66,7 @@ class Import:
 class Check:
     """Hold a data set that is here against what is known of it: counts, shapes, labels, checksums."""
 
-    name: tyro.conf.Positional[str]
+    name: Name
     """Name of the data set."""
     data_dir: Folder = None
     """Where TFDS data sets are kept; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
@@ -89,16 +90,18 @@ def main(arguments: Sequence[str] | None = None, catalogue: Catalogue = CATALOGU
     Returns:
         0 if all is well, 1 if a data set is missing or damaged or cannot be imported, 2 for bad usage.
     """
-    command: Any = tyro.cli(Command, prog=PROG, description=__doc__, args=arguments)
+    head = (__doc__ or "").splitlines()[0]
+    command: Any = tyro.cli(Command, prog=PROG, description=head, args=arguments)
     console = Console(highlight=False)
     try:
-        if isinstance(command, List):
-            return show_list(command, catalogue, console)
-        known = (EMBEDDED, *catalogue) if not isinstance(command, Import) else catalogue
-        lookup.find("data set", command.name, dict.fromkeys(known))
+        if not isinstance(command, List):
+            known = catalogue if isinstance(command, Import) else (EMBEDDED, *catalogue)
+            lookup.find("data set", command.name, dict.fromkeys(known))
     except ValueError as error:
         return _fail(error, BAD_USAGE)
     try:
+        if isinstance(command, List):
+            return show_list(command, catalogue, console)
         if isinstance(command, Info):
             return show_info(command, catalogue, console)
         if isinstance(command, Import):

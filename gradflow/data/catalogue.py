@@ -143,7 +143,7 @@ MNIST = Entry(
     ),
     home="https://storage.googleapis.com/cvdf-datasets/mnist/",
     urls=tuple(f"https://storage.googleapis.com/cvdf-datasets/mnist/{file}" for file in IDX_FILES),
-    source="MNIST (LeCun, Cortes & Burges), CC BY-SA 3.0",
+    source="MNIST (LeCun, Cortes & Burges)",
 )
 
 FASHION_MNIST = Entry(
