@@ -19,10 +19,13 @@ EXPERIMENTS = ROOT / "experiments"
 ALLOWED = {
     "instrument": {"instrument"},
     "lookup": set(),
-    "activations": {"lookup"},
-    "initializers": {"lookup", "activations"},
+    "gaussian": set(),
+    "activations": {"lookup", "gaussian"},
+    "averages": {"activations", "gaussian"},
+    "criticality": {"averages"},
+    "initializers": {"lookup", "activations", "criticality"},
     "models": {"models", "activations", "initializers", "lookup", "instrument"},
-    "theory": {"theory", "activations", "initializers", "lookup"},
+    "theory": {"theory", "activations", "averages", "criticality", "gaussian", "initializers", "lookup"},
     "data": {"data", "lookup"},
     "plots": {"instrument"},
 }

@@ -11,8 +11,6 @@ and the backward signal's mean square changes by chi_l a layer (Schoenholz et al
 from __future__ import annotations
 
 import dataclasses
-import functools
-import itertools
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -21,8 +19,20 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from gradflow.theory import averages
-from gradflow.theory.averages import LARGEST, SMALLEST, Averages, Phi, in_range
+from gradflow import averages
+from gradflow.averages import LARGEST, SMALLEST, Averages, Phi, in_range
+from gradflow.criticality import check_variances, critical_weight_variance, reject_jump, root, variance_fixed_point
+
+__all__ = [
+    "FixedPoint",
+    "backward_rates",
+    "batchnorm_rate",
+    "correlation_map",
+    "critical_weight_variance",
+    "fixed_point",
+    "variance_map",
+    "variance_profile",
+]
 
 Phase = Literal["ordered", "critical", "chaotic"]
 
@@ -79,7 +89,7 @@ def variance_map(
         >>> float(variance_map("relu", 3.0, 2.0, 0.5).round(9))
         3.5
     """
-    _check(weight_variance, bias_variance)
+    check_variances(weight_variance, bias_variance)
     moments = averages.of(activation)
     q = in_range("variances q", q, 0, LARGEST)
     return _each(lambda x: weight_variance * moments.square(x) + bias_variance, q)
@@ -114,7 +124,7 @@ def correlation_map(
         >>> float(correlation_map("relu", 1.0, 0.0, 2.0, 0.0).round(6))  # 1 / pi
         0.31831
     """
-    _check(weight_variance, bias_variance)
+    check_variances(weight_variance, bias_variance)
     moments = averages.of(activation)
     q, c = float(in_range("a variance q", q, 0, LARGEST)), in_range("correlations c", c, -1, 1)
     variance = weight_variance * moments.square(q) + bias_variance
@@ -154,7 +164,7 @@ def variance_profile(
         >>> variance_profile("relu", 3, 1.0, weight_variance=1.0, bias_variance=0.0).round(6).tolist()
         [1.0, 0.5, 0.25]
     """
-    _check(weight_variance, bias_variance)
+    check_variances(weight_variance, bias_variance)
     in_range("a second moment q0", q0, 0, LARGEST)
     if depth < 1:
         raise ValueError(f"expected a depth of at least 1, got {depth}")
@@ -191,7 +201,7 @@ def backward_rates(activation: Phi, variances: ArrayLike, *, weight_variance: fl
         >>> backward_rates("relu", [0.5, 2.0], weight_variance=2.0).round(9).tolist()
         [1.0, 1.0]
     """
-    _check(weight_variance, 0.0)
+    check_variances(weight_variance, 0.0)
     moments = averages.of(activation)
     variances = in_range("variances", variances, 0, LARGEST)
     return _each(lambda q: weight_variance * moments.slope_square(q), variances)
@@ -251,15 +261,10 @@ def fixed_point(activation: Phi, *, weight_variance: float, bias_variance: float
         >>> point.phase, round(point.chi_1, 3), round(6 * point.xi_c)
         ('chaotic', 1.134, 71)
     """
-    _check(weight_variance, bias_variance)
+    check_variances(weight_variance, bias_variance)
     moments = averages.of(activation)
-    q_star = _variance_fixed_point(moments, weight_variance, bias_variance)
-    if moments.jump(1.0) > 1e-6:
-        raise ValueError(
-            f"expected a continuous activation with its own derivative, got {moments.name}: E[x phi] is not E[phi'] "
-            "over N(0, 1). Likely cause: a jump (sign, step) or a custom derivative. Fix: a smooth stand-in; "
-            "`variance_map` and `correlation_map` take jumps as well"
-        )
+    q_star = variance_fixed_point(moments, weight_variance, bias_variance)
+    reject_jump(moments)
     q = min(max(q_star, SMALLEST), LARGEST)
     chi_1 = weight_variance * moments.slope_square(q)
     pace = abs(weight_variance * moments.square_derivative(q))
@@ -275,85 +280,6 @@ def fixed_point(activation: Phi, *, weight_variance: float, bias_variance: float
     xi_q = math.inf if math.isinf(q_star) else _depth_scale(pace)
     phase: Phase = "critical" if abs(chi_1 - 1) <= _CRITICAL else "ordered" if chi_1 < 1 else "chaotic"
     return FixedPoint(q_star, 1 - distance, chi_1, slope, xi_q, _depth_scale(slope), phase)
-
-
-def critical_weight_variance(activation: Phi, *, bias_variance: float) -> float:
-    """sigma_w^2 at which chi_1 = 1 for this sigma_b^2: the edge of chaos.
-
-    chi_1 = 1 means sigma_w^2 = 1 / E[phi'^2] at q*, and q* = V(q*) then says
-    sigma_b^2 = q - E[phi^2] / E[phi'^2], one equation for q. Poole et al. 2016; Schoenholz et al. 2017.
-
-    Args:
-        activation: name, record or function.
-        bias_variance: sigma_b^2.
-
-    Returns:
-        sigma_w^2. Of several, the one with the smallest q* that is reached from q = 1.
-
-    Raises:
-        ValueError: where the activation has no critical point at this bias variance (ReLU with bias), or the variance
-            is negative.
-
-    Examples:
-        >>> round(critical_weight_variance("tanh", bias_variance=0.05), 3)
-        1.761
-    """
-    _check(0.0, bias_variance)
-    moments = averages.of(activation)
-    for q in _critical_variances(moments, bias_variance):
-        weight_variance = 1 / moments.slope_square(q)
-        try:
-            point = fixed_point(activation, weight_variance=weight_variance, bias_variance=bias_variance)
-        except ArithmeticError:
-            continue
-        if abs(point.chi_1 - 1) <= 1e-6:
-            return weight_variance
-    raise ValueError(
-        f"{moments.name} has no critical weight variance at bias variance {bias_variance:g}: no finite q* that the "
-        "variance map reaches from 1 has chi_1 = 1. Likely cause: a rectifier with bias, whose variance grows without "
-        "bound at chi_1 = 1, or one such as GELU, whose variance is unstable there. Fix: bias_variance=0 for the ReLU "
-        "family; else choose the chi_1 nearest 1 by `fixed_point`"
-    )
-
-
-def _critical_variances(moments: Averages, bias_variance: float) -> list[float]:
-    """The q, ascending, that solve q - E[phi^2] / E[phi'^2] = sigma_b^2."""
-
-    @functools.cache
-    def excess(log_q: float) -> float:
-        q = math.exp(log_q)
-        slope = moments.slope_square(q)
-        return 1 - (moments.square(q) / slope + bias_variance) / q if slope > 0 else -math.inf
-
-    grid = [float(x) for x in np.linspace(math.log(1e-8), math.log(1e8), 81)]
-    values = [excess(x) for x in grid]
-    if max(abs(value) for value in values) < 1e-9:
-        return [1.0]
-    found = [0.0] if bias_variance == 0 and abs(values[0]) < 1e-6 else []
-    for low, high in itertools.pairwise(grid):
-        if excess(low) * excess(high) < 0 and math.isfinite(excess(low) * excess(high)):
-            found.append(math.exp(_root(excess, low, high)))
-    return found
-
-
-def _variance_fixed_point(moments: Averages, weight_variance: float, bias_variance: float) -> float:
-    """The q that q -> V(q) leads to from 1: the first sign change of V(q) - q in the direction it takes."""
-
-    def excess(log_q: float) -> float:
-        q = math.exp(log_q)
-        return (weight_variance * moments.square(q) + bias_variance) / q - 1
-
-    start = excess(0.0)
-    if abs(start) < 1e-13 or max(abs(start), abs(excess(1.0))) < 1e-9:
-        return 1.0
-    step = math.copysign(0.5, start)
-    end = math.log(LARGEST if start > 0 else SMALLEST)
-    here = 0.0
-    while abs(here) < abs(end):
-        if excess(here + step) * start <= 0:
-            return math.exp(_root(excess, here, here + step))
-        here += step
-    return math.inf if start > 0 else 0.0
 
 
 def _correlation_fixed_point(
@@ -375,26 +301,8 @@ def _correlation_fixed_point(
             if low < _CLOSEST:
                 return 0.0, slope_at_1
             low, high = 1.5 * low, low
-        distance = math.exp(_root(excess, low, high))
+        distance = math.exp(root(excess, low, high))
     return distance, weight_variance * q / next_variance * moments.slope_pair(1 - distance, q)
-
-
-def _root(fn: Callable[[float], float], low: float, high: float) -> float:
-    """A sign change of fn between low and high, to 1e-13, by false position with the Illinois rule."""
-    at_low, at_high = fn(low), fn(high)
-    for _ in range(200):
-        if at_high == 0 or abs(high - low) < 1e-13:
-            break
-        middle = high - at_high * (high - low) / (at_high - at_low)
-        at_middle = fn(middle)
-        if at_middle * at_high < 0:
-            low, at_low = high, at_high
-        else:
-            at_low /= 2
-        moved, high, at_high = abs(middle - high), middle, at_middle
-        if moved < 1e-13:
-            break
-    return high
 
 
 def _depth_scale(slope: float) -> float:
@@ -408,9 +316,3 @@ def _each(fn: Callable[[float], float], values: ArrayLike) -> Float[np.ndarray, 
     """Apply fn to every entry, one by one."""
     array = np.asarray(values, np.float64)
     return np.array([fn(float(value)) for value in array.ravel()]).reshape(array.shape)
-
-
-def _check(weight_variance: float, bias_variance: float) -> None:
-    for name, value in (("weight_variance (sigma_w^2)", weight_variance), ("bias_variance (sigma_b^2)", bias_variance)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"expected a finite {name} of at least 0, got {value}")

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradflow import activations
-from gradflow.theory import gaussian
+from gradflow import activations, gaussian
 
 VARIANCES = (1e-8, 0.01, 1.0, 30.0, 1e4)
 CORRELATIONS = (-1.0, -0.99, -0.3, 0.0, 0.5, 0.99, 1 - 1e-6, 1 - 1e-10, 1.0)
@@ -70,7 +69,7 @@ def test_moments_are_those_of_a_fine_grid(name: str) -> None:
     weight = np.exp(-(z**2) / 2)
     weight /= weight.sum()
     with jax.enable_x64(True):
-        moments = jax.jit(lambda q: gaussian.moments(name, q))
+        moments = jax.jit(lambda q: activations.moments(name, q))
         for q in (0.05, 1.0, 9.0):
             value, above, below = (np.asarray(phi(jnp.asarray(math.sqrt(q) * z + h))) for h in (0.0, 1e-6, -1e-6))
             slope = (above - below) / 2e-6
@@ -98,7 +97,7 @@ def test_expectation_of_a_polynomial_and_of_a_shifted_kink() -> None:
 
 def test_gradient_by_variance() -> None:
     """D E[erf(z)^2] / dq of (2 / pi) asin(2 q / (1 + 2 q)), at the user's own float32."""
-    got = jax.jit(jax.grad(lambda q: gaussian.moments("erf", q).square))(jnp.float32(0.7))
+    got = jax.jit(jax.grad(lambda q: activations.moments("erf", q).square))(jnp.float32(0.7))
     assert got.dtype == jnp.float32
     assert float(got) == pytest.approx(2 / math.pi * 2 / (2.4 * math.sqrt(2.4**2 - 1.4**2)), rel=1e-5)
 
