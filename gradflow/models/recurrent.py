@@ -44,9 +44,10 @@ class Recurrent(nn.Module):
 
     Gates and states carry names for `value_grad_and_flow`: `flow["Layer_0/f"].output_rms` has one number a step.
 
-    Speed: gates are computed again in the backward pass instead of being stored (their inputs are). On a CPU that and
-    `hoist=False` keep the memory of a training step below the size from which the allocator gives every array back to
-    the system, which was half of the time. BUILD_NOTES has figures.
+    Speed: gates are computed again in the backward pass instead of being stored (their inputs are). A training step of
+    64 sequences of 100 steps, 32 features and 128 units then takes .93 of PyTorch's time with an LSTM, .66 with a GRU,
+    .57 with a simple RNN (best of 15, two CPU cores), and 20 MiB of temporary memory where `hoist=True` took 57: above
+    32 MiB the allocator returns every array to the system, and touching its pages again was half of the time.
 
     Attributes:
         cell: "lstm", "lstm_peephole", "gru", "minimal_rnn", "rnn" or "irnn"; a `Cell` of your own; or an elementwise
@@ -65,8 +66,9 @@ class Recurrent(nn.Module):
         initializer: of input kernels; None: the cell's own (Glorot uniform, for "irnn" N(0, 0.001^2)).
         recurrent_initializer: of recurrent kernels; None: the cell's own (orthogonal, for "irnn" the identity).
         hoist: multiply all inputs by W in one product before the scan, rather than each in its step. One product keeps
-            an accelerator busy; on a CPU it has to be written out, with its gradient, and costs more than it saves. The
-            instrument then sees one layer `Layer_i/input` rather than one for each step.
+            an accelerator busy; on a CPU it has to be written out, with its gradient, and costs more than it saves: 41
+            to 21 ms (LSTM), 41 to 20 ms (GRU), 6.1 to 5.9 ms (simple RNN) with the sizes above. The instrument then
+            sees one layer `Layer_i/input` rather than one for each step.
         unroll: steps of the scan done in one turn of the loop.
         taps: whether gates and states are named for the instrument. Costs nothing without it, but a name may occur only
             once in a loss: a model applied twice in it has to do without.
@@ -128,13 +130,7 @@ class Recurrent(nn.Module):
         batch, steps, _ = x.shape
         if steps == 0:
             raise ValueError(f"expected sequences of at least one step, got shape {x.shape}")
-        _check_lengths(lengths, x.shape)
-        # (time, batch, 1): whether a step counts.
-        counts = (
-            None
-            if lengths is None
-            else jnp.arange(steps, dtype=jnp.int32)[:, None, None] < jnp.asarray(lengths, jnp.int32)[:, None]
-        )
+        counts = None if lengths is None else _counts(lengths, x.shape)
         directions = (False, True) if self.bidirectional else (False,)
         before = iter(self._initial(state, batch, self.layers * len(directions)))
         after: list[States] = []
@@ -326,21 +322,19 @@ def _check_forget_gate(name: Any, cell: Cell, forget_bias: float | None, steps: 
         raise ValueError(f"Recurrent(chrono_steps=...): expected a whole number of at least 3 steps, got {steps!r}")
 
 
-def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> None:
-    """Reject lengths that do not fit the sequences; their values only where they are known before compilation."""
-    if lengths is None:
-        return
+def _counts(lengths: Array, shape: tuple[int, ...]) -> Array:
+    """Return whether a step counts, (time, batch, 1); values are checked only where they are known while tracing."""
     if jnp.shape(lengths) != shape[:1] or not jnp.issubdtype(jnp.result_type(lengths), jnp.integer):
         raise ValueError(
             f"expected lengths of shape {shape[:1]}, integer, got {jnp.shape(lengths)}, {jnp.result_type(lengths)}. "
             "Likely cause: a mask in place of lengths. Fix: mask.sum(axis=1)"
         )
-    if isinstance(lengths, jax.core.Tracer):
-        return
-    values = np.asarray(lengths)
-    low, high = int(values.min()), int(values.max())
-    if low < 1 or high > shape[1]:
-        raise ValueError(
-            f"expected lengths from 1 to the {shape[1]} steps of the sequences, got {low} to {high}. Likely cause: "
-            "sequences cut or padded after they were measured, or empty ones, which have no last state"
-        )
+    if not isinstance(lengths, jax.core.Tracer):
+        values = np.asarray(lengths)
+        if values.min() < 1 or values.max() > shape[1]:
+            raise ValueError(
+                f"expected lengths from 1 to the {shape[1]} steps of the sequences, got {values.min()} to "
+                f"{values.max()}. Likely cause: sequences cut or padded after they were measured, or empty ones, which "
+                "have no last state"
+            )
+    return jnp.arange(shape[1], dtype=jnp.int32)[:, None, None] < jnp.asarray(lengths, jnp.int32)[:, None]
