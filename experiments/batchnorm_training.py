@@ -84,7 +84,7 @@ def images(split: gf.data.Split, data: gf.data.ImageDataset) -> Images:
         data: for its normalization.
     """
     return Images(
-        jnp.asarray(data.normalize(np.asarray(split.images)).reshape(len(split), -1)), jnp.asarray(split.labels)
+        jnp.asarray(data.normalize(split.images).reshape(len(split), -1)), jnp.asarray(split.labels)
     )
 
 

@@ -62,7 +62,7 @@ def images(data: gf.data.ImageDataset, split: gf.data.Split, count: int | None =
         split: of the data.
         count: how many; all by default.
     """
-    chosen = np.asarray(split.images[:count])
+    chosen = split.images[:count]
     return Images(jnp.asarray(data.normalize(chosen).reshape(len(chosen), -1)), jnp.asarray(split.labels[:count]))
 
 

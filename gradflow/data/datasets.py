@@ -67,7 +67,7 @@ class ImageDataset:
         return {"train": len(self.train), **held_out, "test": len(self.test)}
 
     def normalize(
-        self, images: Num[np.ndarray, "*batch height width channels"]
+        self, images: Num[np.ndarray | Array, "*batch height width channels"]
     ) -> Float[np.ndarray, "*batch height width channels"]:
         """Scale grey levels to mean 0 and variance 1 over the training split: (images / 255 - mean) / std.
 
