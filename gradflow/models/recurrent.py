@@ -46,8 +46,9 @@ class Recurrent(nn.Module):
 
     Speed: gates are computed again in the backward pass instead of being stored (their inputs are). A training step of
     64 sequences of 100 steps, 32 features and 128 units then takes .93 of PyTorch's time with an LSTM, .66 with a GRU,
-    .57 with a simple RNN (best of 15, two CPU cores), and 20 MiB of temporary memory where `hoist=True` took 57: above
-    32 MiB the allocator returns every array to the system, and touching its pages again was half of the time.
+    .57 with a simple RNN (best of 15, two CPU cores); an LSTM's takes 20 MiB of temporary memory, with `hoist=True` 57.
+    Above 32 MiB glibc returns memory to the system after every step, and touching its pages anew took a quarter of the
+    time.
 
     Attributes:
         cell: "lstm", "lstm_peephole", "gru", "minimal_rnn", "rnn" or "irnn"; a `Cell` of your own; or an elementwise
