@@ -6,6 +6,7 @@ Examples:
     ('ordered', 0.759)
 """
 
+from gradflow.theory.depth import Variances, best_variances, trainable_depth
 from gradflow.theory.finite_width import WidthProfile, width_profile
 from gradflow.theory.free_probability import (
     SpectrumMoments,
@@ -15,6 +16,7 @@ from gradflow.theory.free_probability import (
     zero_fraction,
 )
 from gradflow.theory.gaussian import Moments, expectation, moments, pair_expectation
+from gradflow.theory.profile import NetworkProfile, dropout_fixed_point, network_profile
 from gradflow.theory.residual import ResidualProfile, residual_profile
 from gradflow.theory.shattering import gradient_correlation
 from gradflow.theory.signal_propagation import (
@@ -38,25 +40,31 @@ __all__ = [
     "FixedPoint",
     "MomentEstimate",
     "Moments",
+    "NetworkProfile",
     "ResidualProfile",
     "SpectrumMoments",
+    "Variances",
     "WidthProfile",
     "backward_rates",
     "batchnorm_rate",
+    "best_variances",
     "correlation_map",
     "critical_weight_variance",
+    "dropout_fixed_point",
     "expectation",
     "extreme_singular_values",
     "fixed_point",
     "gradient_correlation",
     "largest_singular_value",
     "moments",
+    "network_profile",
     "pair_expectation",
     "residual_profile",
     "singular_value_moments",
     "singular_values",
     "spectrum_density",
     "spectrum_moments",
+    "trainable_depth",
     "variance_map",
     "variance_profile",
     "width_profile",
