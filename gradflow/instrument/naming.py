@@ -36,10 +36,8 @@ def name_sites(sites: Sequence[Site], leaf_parts: Sequence[tuple[str, ...]]) -> 
     """Return a distinct name for every site.
 
     A layer is its leaf's path less the leaf's own name; two leaves under one path keep their own names; a second use of
-    the same leaf is `name#2`. A leaf known only by its number in a list is named by the scope it was used in.
-
-    Raises:
-        FlowError: if a name given by hand is used twice.
+    the same leaf, or of a name given by hand, is `name#2`. A leaf known only by its number in a list is named by the
+    scope it was used in.
     """
     bases = [_base(site, leaf_parts) for site in sites]
     leaves_of: dict[str, set[frozenset[int]]] = collections.defaultdict(set)
@@ -52,7 +50,7 @@ def name_sites(sites: Sequence[Site], leaf_parts: Sequence[tuple[str, ...]]) -> 
             base = _with_leaf(base, site, leaf_parts)
         names.append(base)
     names = _with_carries(sites, names)
-    return _distinct(sites, names)
+    return _distinct(names)
 
 
 def selected(names: Sequence[str], select: Select) -> list[bool]:
@@ -131,20 +129,16 @@ def _with_carries(sites: Sequence[Site], names: Sequence[str]) -> list[str]:
     return out
 
 
-def _distinct(sites: Sequence[Site], names: Sequence[str]) -> list[str]:
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Number what occurs again: a second use is `name#2`, unless somebody chose that very name."""
+    taken, out = set(names), []
     count: collections.Counter[str] = collections.Counter()
-    given = [n for s, n in zip(sites, names, strict=True) if s.kind == "tap"]
-    others = {n for s, n in zip(sites, names, strict=True) if s.kind != "tap"}
-    for name in given:
-        if given.count(name) > 1 or name in others:
-            raise FlowError(
-                expected="every gradflow.tap to have a name of its own",
-                got=f"{name!r} used twice",
-                cause="one function with a tap in it is called twice, or a layer has that name already",
-                fix="build the name from an argument, as in tap(f'block_{i}', x)",
-            )
-    out = []
     for name in names:
         count[name] += 1
-        out.append(name if count[name] == 1 else f"{name}#{count[name]}")
+        numbered = name
+        while count[name] > 1 and numbered in taken:
+            numbered = f"{name}#{count[name]}"
+            count[name] += numbered in taken
+        taken.add(numbered)
+        out.append(numbered)
     return out

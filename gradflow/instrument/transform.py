@@ -59,7 +59,7 @@ def value_grad_and_flow(
         otherwise once a tap reads the same array).
 
     Raises:
-        FlowError: no layer found, a loss that is not a scalar, a name given twice, a tap in a while loop.
+        FlowError: no layer found, a loss that is not a scalar, a tap in a while loop.
         TypeError: parameters that are not floating-point.
         ValueError: an unknown statistic.
 

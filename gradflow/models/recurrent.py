@@ -71,8 +71,7 @@ class Recurrent(nn.Module):
             to 21 ms (LSTM), 41 to 20 ms (GRU), 6.1 to 5.9 ms (simple RNN) with the sizes above. The instrument then
             sees one layer `Layer_i/input` rather than one for each step.
         unroll: steps of the scan done in one turn of the loop.
-        taps: whether gates and states are named for the instrument. Costs nothing without it, but a name may occur only
-            once in a loss: a model applied twice in it has to do without.
+        taps: whether gates and states are named for the instrument; costs nothing without it.
         dtype: of computation.
         param_dtype: of parameters.
     """
