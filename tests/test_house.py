@@ -25,7 +25,7 @@ ALLOWED = {
     "activations": {"lookup", "gaussian"},
     "averages": {"activations", "gaussian"},
     "criticality": {"averages"},
-    "initializers": {"lookup", "activations", "criticality"},
+    "initializers": {"initializers", "lookup", "activations", "criticality"},
     "models": {"models", "activations", "initializers", "lookup", "instrument"},
     "theory": {"theory", "activations", "averages", "criticality", "gaussian", "initializers", "lookup"},
     "data": {"data", "lookup"},
