@@ -26,10 +26,22 @@ ALLOWED = {
     "averages": {"activations", "gaussian"},
     "criticality": {"averages"},
     "initializers": {"initializers", "lookup", "activations", "criticality"},
+    "unit_variance": {"initializers", "instrument"},
     "models": {"models", "activations", "initializers", "lookup", "instrument"},
-    "theory": {"theory", "activations", "averages", "criticality", "gaussian", "initializers", "lookup"},
+    "theory": {
+        "theory",
+        "activations",
+        "averages",
+        "criticality",
+        "gaussian",
+        "initializers",
+        "lookup",
+        "instrument",
+    },  # theory.predict measures what it predicts
     "data": {"data", "lookup"},
     "plots": {"instrument"},
+    "monitor": {"monitor", "instrument"},
+    "training": {"training", "instrument", "monitor", "lookup", "data"},
 }
 # Who may import which heavy package while it is itself being imported.
 HEAVY = {

@@ -13,6 +13,7 @@ import numpy as np
 
 from gradflow.instrument.statistics import HIGH_SCALE, LOW_SCALE, STATISTICS
 from gradflow.instrument.table import render
+from gradflow.instrument.weights import Part
 
 LAYER_KINDS = ("layer", "embedding", "activation")
 
@@ -39,6 +40,8 @@ class Entry:
         pack, main, handed: which array of sums, and where its columns begin; `handed` is -1 where there are none.
         weight: (group, index) of its weight's sums, None where there is none.
         weight_size: entries of the weight.
+        part: which part of the parameters the weight is, None where there is none.
+        order: places in the program that lead to it, None where the step of a scan belongs.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Entry:
     handed: int
     weight: tuple[int, int] | None
     weight_size: int
+    part: Part | None
+    order: tuple[int | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +195,30 @@ class LayerFlow:
     def shape(self) -> tuple[int, ...]:
         """Shape of the layer's output for one call (one scan step, one device)."""
         return self._entry.shape
+
+    @property
+    def units(self) -> int:
+        """Number of its units, the weight's free axes."""
+        return self._entry.units
+
+    @property
+    def weight(self) -> Part | None:
+        """Which part of the differentiated leaves its weight is made of; None where it has none."""
+        return self._entry.part
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of the scans around it, outermost first: the shape of its statistics."""
+        return self._entry.lengths
+
+    def order(self, *steps: int) -> tuple[int, ...]:
+        """Key that sorts layers, and their steps, by when they run: a scan's layers alternate, step by step.
+
+        Args:
+            steps: of the scans around it, outermost first.
+        """
+        rest = iter(steps)
+        return tuple(next(rest) if place is None else place for place in self._entry.order)
 
     @property
     def calls(self) -> Any:

@@ -158,7 +158,7 @@ class _Analysis:
         consts = [_constant(c) for c in values]
         num_consts, num_carry = jaxprs.scan_arity(eqn)
         fixed, carry = origins[:num_consts], origins[num_consts : num_consts + num_carry]
-        rows = [scanned(o) for o in origins[num_consts + num_carry :]]
+        rows = [scanned(o, len(place.lengths)) for o in origins[num_consts + num_carry :]]
         inside = place.into(index, 0, eqn.params["length"])
         while True:  # the domain is finite and `merge` only climbs, so this ends
             outs = self.walk(jaxpr, consts, [*fixed, *carry, *rows], inside)

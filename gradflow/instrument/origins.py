@@ -94,10 +94,10 @@ def stacked(origin: Origin) -> Origin:
     return join((origin,)) if origin.kind == Kind.VIEW else origin
 
 
-def scanned(origin: Origin) -> Origin:
-    """Return the origin of the row that one step of a scan sees."""
+def scanned(origin: Origin, depth: int) -> Origin:
+    """Return the origin of the row that one step of a scan, `depth` scans deep itself, sees."""
     if origin.kind == Kind.VIEW:
-        return dataclasses.replace(origin, steps=(*origin.steps, ("scan",)))
+        return dataclasses.replace(origin, steps=(*origin.steps, ("scan", depth)))
     return origin
 
 

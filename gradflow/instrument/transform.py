@@ -225,9 +225,19 @@ def _entries(sites: list[Site], names: list[str], packs: Sequence[Pack], groups:
             handed=place.get((k, "handed"), (0, -1))[1],
             weight=weight,
             weight_size=weight_size,
+            part=None if site.weight is None else weights.part_of(site.weight),
+            order=_with_steps(site),
         )
         entries.append(entry)
     return tuple(entries)
+
+
+def _with_steps(site: Site) -> tuple[int | None, ...]:
+    """The path of a site, with None behind each scan, where the number of its step belongs."""
+    order: list[int | None] = list(site.path)
+    for chain in reversed(site.chain):
+        order.insert(len(chain), None)
+    return tuple(order)
 
 
 def _normalised(numbers: tuple[int, ...], count: int) -> tuple[int, ...]:

@@ -23,10 +23,29 @@ Cut = tuple[tuple[Any, ...], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The part of the parameters that one layer uses: whole leaves, or one leaf cut by `steps`."""
+    """The part of the parameters that one layer uses: whole leaves, or one leaf cut by `steps`.
+
+    Attributes:
+        leaves: numbers of the leaves among those of the differentiated arguments, as `jax.tree.leaves` lists them.
+        steps: how scans, slices and splits cut the one leaf on the way to the layer.
+    """
 
     leaves: frozenset[int]
     steps: Cut
+
+    @property
+    def scans(self) -> tuple[int, ...]:
+        """Which of the scans around the layer cut it, counted from the outermost: those of which it has a row each."""
+        return tuple(step[1] for step in self.steps if step[0] == "scan")
+
+    def take(self, leaf: Float[Array, "..."]) -> Float[Array, "*rows rest"]:
+        """Cut the part out of its leaf; an axis for each of `scans` comes first."""
+        return _cutter(self.steps)(jnp.asarray(leaf))
+
+    def put(self, leaf: Float[Array, "..."], part: Float[Array, "*rows rest"]) -> Float[Array, "..."]:
+        """Return the leaf with the part replaced: what `take` gives of it is `part`."""
+        back = jax.vjp(self.take, jnp.asarray(leaf))[1]
+        return jnp.where(back(jnp.ones_like(part))[0] != 0, back(part)[0], leaf)
 
 
 @dataclasses.dataclass(frozen=True)
