@@ -1,0 +1,75 @@
+"""What papers put in front of an optimizer: clipping, and weight decay as a term of the gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jaxtyping import Array, Float
+
+if TYPE_CHECKING:
+    import optax
+
+DECAYED = ("kernel", "embedding")
+
+
+def decay_mask(params: Any) -> Any:
+    """Tell which parameters weight decay is for: kernels and embeddings.
+
+    Not for biases, scales and offsets of normalization, slopes of PReLU (He et al. 2015, section 2.1) and scales of
+    residual branches.
+
+    Args:
+        params: pytree whose leaves have Flax's names.
+
+    Returns:
+        The same pytree with a bool at every leaf.
+
+    Raises:
+        ValueError: if no parameter has one of these names.
+    """
+
+    def decayed(path: tuple[Any, ...], _: Any) -> bool:
+        return jax.tree_util.keystr(path[-1:], simple=True) in DECAYED
+
+    mask = jax.tree_util.tree_map_with_path(decayed, params)
+    if not any(jax.tree.leaves(mask)):
+        raise ValueError(
+            f"weight decay: expected parameters named {' or '.join(DECAYED)}, found none. Likely cause: a model that "
+            "is not Flax Linen. Fix: pass decayed=, a function from parameters to a pytree of bools"
+        )
+    return mask
+
+
+def remedied(
+    optimizer: optax.GradientTransformation,
+    *,
+    weight_decay: float | Float[Array, ""] | None = None,
+    decayed: Any = decay_mask,
+    clip_norm: float | Float[Array, ""] | None = None,
+    adaptive_clip: float | Float[Array, ""] | None = None,
+) -> optax.GradientTransformation:
+    """Put clipping and weight decay in front of an optimizer: g <- clip(g) + weight_decay w.
+
+    Clipped is the gradient of the loss; weight decay is the gradient of weight_decay ||w||^2 / 2, added before momentum
+    and learning rate (He et al. 2016a and the other papers of this library; AdamW decays elsewhere). Numbers may be
+    traced, so that a grid runs over them.
+
+    Args:
+        optimizer: any of optax, `optax.sgd(0.1, momentum=0.9)`.
+        weight_decay: factor of the L2 term; 1e-4 in He et al. 2016a. None: none.
+        decayed: which parameters, a function from them to a pytree of bools.
+        clip_norm: largest norm of the whole gradient, g <- g clip_norm / ||g|| above it (Pascanu, Mikolov & Bengio
+            2013, algorithm 1). None: no clipping.
+        adaptive_clip: largest ||g|| / max(||w||, 1e-3) of each unit (Brock et al. 2021). None: no clipping.
+    """
+    import optax
+
+    before: list[optax.GradientTransformation] = []
+    if clip_norm is not None:
+        before.append(optax.clip_by_global_norm(clip_norm))
+    if adaptive_clip is not None:
+        before.append(optax.adaptive_grad_clip(adaptive_clip))
+    if weight_decay is not None:
+        before.append(optax.add_decayed_weights(weight_decay, mask=decayed))
+    return optax.chain(*before, optimizer)
