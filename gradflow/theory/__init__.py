@@ -16,6 +16,7 @@ from gradflow.theory.free_probability import (
     zero_fraction,
 )
 from gradflow.theory.gaussian import Moments, expectation, moments, pair_expectation
+from gradflow.theory.predict import LayerPrediction, Prediction, predict
 from gradflow.theory.profile import NetworkProfile, dropout_fixed_point, network_profile
 from gradflow.theory.residual import ResidualProfile, residual_profile
 from gradflow.theory.shattering import gradient_correlation
@@ -38,9 +39,11 @@ from gradflow.theory.spectrum import (
 
 __all__ = [
     "FixedPoint",
+    "LayerPrediction",
     "MomentEstimate",
     "Moments",
     "NetworkProfile",
+    "Prediction",
     "ResidualProfile",
     "SpectrumMoments",
     "Variances",
@@ -59,6 +62,7 @@ __all__ = [
     "moments",
     "network_profile",
     "pair_expectation",
+    "predict",
     "residual_profile",
     "singular_value_moments",
     "singular_values",
