@@ -30,8 +30,6 @@ ALLOWED = {
     "models": {"models", "activations", "initializers", "lookup", "instrument"},
     # `theory.predict` measures what it predicts; a test below holds the rest of theory off the instrument.
     "theory": {
-        "theory", "activations", "averages", "criticality", "gaussian", "initializers", "lookup", "instrument",
-    },  # fmt: skip
         "theory",
         "activations",
         "averages",
@@ -40,7 +38,7 @@ ALLOWED = {
         "initializers",
         "lookup",
         "instrument",
-    },  # theory.predict measures what it predicts
+    },
     "data": {"data", "lookup"},
     "plots": {"instrument"},
     "monitor": {"monitor", "instrument"},
