@@ -141,6 +141,97 @@ def test_records_are_made_while_something_is_traced():
     assert float(traced(jnp.float32(-2))) == 2
 
 
+def leaky_moments(a):
+    return lambda q: ((1 - a) * math.sqrt(q / (2 * math.pi)), (1 + a * a) * q / 2, (1 + a) / 2, (1 + a * a) / 2)
+
+
+def hard_tanh_moments(q):
+    t = 1 / math.sqrt(q)
+    inside = math.erf(t / math.sqrt(2))
+    return 0, 1 - inside + q * (inside - t * math.sqrt(2 / math.pi) * math.exp(-t * t / 2)), inside, inside
+
+
+# E[phi], E[phi^2], E[phi'], E[phi'^2] over N(0, q); None where no closed form is at hand.
+CLOSED_FORMS = {
+    "identity": lambda q: (0, q, 1, 1),
+    "relu": leaky_moments(0.0),
+    "leaky_relu": leaky_moments(0.01),
+    "prelu": leaky_moments(0.25),
+    "hard_tanh": hard_tanh_moments,
+    "erf": lambda q: (
+        0,
+        2 / math.pi * math.asin(2 * q / (1 + 2 * q)),
+        2 / math.sqrt(math.pi * (1 + 2 * q)),
+        4 / (math.pi * math.sqrt(1 + 4 * q)),
+    ),
+    "gelu": lambda q: (
+        q / math.sqrt(2 * math.pi * (1 + q)),
+        q / 4 + q / (2 * math.pi) * (math.asin(q / (1 + q)) + 2 * q / ((1 + q) * math.sqrt(1 + 2 * q))),
+        0.5,
+        None,
+    ),
+    "sigmoid": lambda q: (0.5, None, None, None),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CLOSED_FORMS))
+def test_moments_are_their_closed_forms(name):
+    """In double precision, though these tests run in single."""
+    for q in (0.01, 1.0, 25.0):
+        for got, expected in zip(activations.get(name).moments(q), CLOSED_FORMS[name](q), strict=True):
+            if expected is not None:
+                assert got == pytest.approx(expected, rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_moments_and_gains_are_what_sampling_gives(name):
+    phi, q = activations.get(name), 1.7
+    z = math.sqrt(q) * np.random.default_rng(0).standard_normal(400_000).astype(np.float32)
+    value, slope = (np.asarray(fn(jnp.asarray(z)), np.float64) for fn in (phi, phi.derivative))
+    moments = phi.moments(q)
+    for got, sample in zip(moments, (value, value**2, slope, slope**2), strict=True):
+        assert abs(got - sample.mean()) <= 4 * sample.std() / math.sqrt(z.size) + 1e-6
+    assert moments.variance == pytest.approx(moments.square - moments.mean**2)
+    unit = phi.moments()
+    assert (phi.gain**2 * unit.square, phi.backward_gain**2 * unit.slope_square) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_gain_is_hes_for_rectifiers():
+    for name, slope in (("relu", 0.0), ("leaky_relu", 0.01), ("prelu", 0.25), ("identity", 1.0)):
+        record = activations.get(name)
+        assert record.gain == pytest.approx(math.sqrt(2 / (1 + slope**2)), rel=1e-12)
+        assert record.backward_gain == pytest.approx(record.gain, rel=1e-12)
+    assert activations.get("selu").gain == pytest.approx(1, abs=1e-6)  # its fixed point: Klambauer et al. 2017
+    assert activations.tailored_leaky_relu(30).gain == pytest.approx(1, rel=1e-12)
+
+
+def test_a_user_function_has_moments_and_gain():
+    square = activations.get(lambda x: x * x)
+    assert square.moments(2.0) == pytest.approx((2, 12, 0, 8), abs=1e-12)
+    assert square.gain == pytest.approx(1 / math.sqrt(3))
+
+
+def test_moments_inside_jit():
+    got = jax.jit(lambda q: activations.moments("erf", q))(jnp.float32(1.3))
+    assert got.square.dtype == jnp.float32
+    np.testing.assert_allclose(got, CLOSED_FORMS["erf"](1.3), rtol=1e-5, atol=1e-6)
+
+    @jax.jit
+    def scaled(x):  # the record's own are plain numbers also while something is traced
+        return x * activations.get("softsign").gain
+
+    assert float(scaled(jnp.float32(1))) == pytest.approx(activations.get("softsign").gain)
+
+
+def test_moments_that_do_not_exist_are_named():
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        activations.get("tanh").moments(-1.0)
+    with pytest.raises(ValueError, match="lets something through"):
+        activations.get(lambda x: 0.0 * x).gain
+    with pytest.raises(ArithmeticError, match="not finite"):
+        activations.get(lambda x: jnp.exp(x * x)).moments(100.0)
+
+
 @pytest.mark.parametrize("depth, slope", [(50, 0.4305), (100, 0.5704), (1000, 0.8444)])
 def test_tailored_slope(depth, slope):
     """Zhang et al. 2022, worked out from their definition beforehand."""
