@@ -1,23 +1,17 @@
-"""The pieces that models share: inputs, normalization, learned activations."""
+"""The pieces that models share: checks of inputs and options, learned activations, gates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.nn import sigmoid
 from jax.nn.initializers import Initializer, constant
 from jaxtyping import Array, Float
 
 from gradflow import activations, initializers, lookup
-
-NORMALIZATIONS: dict[str, Callable[..., nn.Module]] = {
-    "batch": nn.BatchNorm,
-    "layer": nn.LayerNorm,
-    "rms": nn.RMSNorm,
-}
 
 
 class PReLU(nn.Module):
@@ -71,38 +65,6 @@ def apply_activation(
     return fn(x)
 
 
-def normalize(
-    kind: str,
-    x: Array,
-    train: bool,
-    *,
-    suffix: str,
-    momentum: float,
-    axis_name: str | None,
-    dtype: Any,
-    param_dtype: Any,
-) -> Array:
-    """Normalize inside a compact method: "batch", "layer" or "rms", each with Flax's module and its name plus `suffix`.
-
-    Args:
-        kind: a name in `NORMALIZATIONS`.
-        x: values, channels on the last axis.
-        train: for "batch": use the batch's statistics and update the running ones.
-        suffix: of the module's name.
-        momentum: for "batch": of the running averages.
-        axis_name: for "batch": mapped axis to average over as well.
-        dtype: of the result; statistics are float32 at least.
-        param_dtype: of scale and offset.
-    """
-    module = lookup.find("normalization", kind, NORMALIZATIONS)
-    options: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "name": module.__name__ + suffix}
-    if kind == "batch":
-        options |= {"use_running_average": not train, "momentum": momentum, "axis_name": axis_name}
-    # Flax mixes its float32 statistics with inputs of other precision, which strict dtype promotion forbids.
-    with jax.numpy_dtype_promotion("standard"):
-        return module(**options)(x)
-
-
 def as_floating(x: Array, rank: int, layout: str, dtype: Any) -> Array:
     """Check an input and cast it to the dtype of computation.
 
@@ -151,3 +113,46 @@ def check_size(owner: str, name: str, size: Any) -> None:
     """
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ValueError(f"{owner}({name}=...): expected a whole number of at least 1, got {size!r}")
+
+
+def check_model(model: Any, sizes: Sequence[str], choices: Mapping[str, Sequence[Any]]) -> None:
+    """Check the options that feed-forward models have in common, before anything is traced.
+
+    Args:
+        model: has the attributes `activation` and `initializer`, perhaps `bias`, and those named below.
+        sizes: options that are whole numbers of at least 1.
+        choices: options that are one of a few values.
+
+    Raises:
+        ValueError: for a size that is none, or a value or name that is not known, with the nearest known one.
+        TypeError: for an activation or initializer that is neither name nor function.
+    """
+    owner = type(model).__name__
+    for name in sizes:
+        check_size(owner, name, getattr(model, name))
+    for name, known in choices.items():
+        value = getattr(model, name)
+        if not any(type(value) is type(one) and value == one for one in known):
+            lookup.find(name, str(value), dict.fromkeys(map(str, known)))
+            raise ValueError(f"{owner}({name}=...): got the text {value!r} for what is no text")
+    initializers.get(model.initializer)
+    bias_initializer(getattr(model, "bias", True))
+    if isinstance(model.activation, str):
+        activations.get(model.activation)
+    elif not callable(model.activation):
+        raise TypeError(
+            f"{owner}(activation=...): expected the name of an activation or a function, got {model.activation!r}"
+        )
+
+
+def highway(carry: Array, transformed: Array, gate: Array) -> Array:
+    """Highway layer: y = T f + (1 - T) x, with T = sigmoid(gate).
+
+    Srivastava et al. 2015, "Highway Networks", equation 3.
+
+    Args:
+        carry: x, carried where the gate is closed.
+        transformed: f, of the same shape.
+        gate: pre-activation of T, of the same shape.
+    """
+    return carry + sigmoid(gate) * (transformed - carry)

@@ -8,23 +8,15 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.nn.initializers import Initializer, zeros
+from jax.nn.initializers import Initializer, constant, zeros
 from jaxtyping import Array, Float
 
-from gradflow import activations, initializers, lookup
-from gradflow.models.layers import (
-    NORMALIZATIONS,
-    apply_activation,
-    as_floating,
-    bias_initializer,
-    check_size,
-    normalize,
-)
+from gradflow import activations, initializers
+from gradflow.models.layers import apply_activation, as_floating, bias_initializer, check_model, highway
+from gradflow.models.normalization import NORMALIZATIONS, normalize
 
 Normalization = Literal["batch", "layer", "rms"]
-Residual = Literal["plain", "rezero", "skipinit"]
-
-RESIDUALS: tuple[Residual, ...] = ("plain", "rezero", "skipinit")
+Residual = Literal["plain", "rezero", "skipinit", "highway"]
 
 
 class MLP(nn.Module):
@@ -33,11 +25,12 @@ class MLP(nn.Module):
     A hidden layer is f(x) = phi(norm(W x + b)), or norm(phi(W x + b)) with `norm_position="post"`. With `residual`,
     every hidden layer but the first, which changes the width, becomes x + f(x), "plain", or x + alpha f(x), alpha
     learned and 0 at first: "rezero" (Bachlechner et al. 2020), "skipinit" (De & Smith 2020), which coincide where a
-    branch is a single layer.
+    branch is a single layer. "highway" (Srivastava et al. 2015) is T(x) f(x) + (1 - T(x)) x with a learned gate
+    T(x) = sigmoid(W_T x + b_T), b_T negative at first, so that layers carry their input along.
 
     Parameters are `Dense_0` to `Dense_{depth}` (`kernel`, `bias`), with `BatchNorm_i`, `LayerNorm_i`, `RMSNorm_i`,
-    `PReLU_i`, `residual_scale_i` beside them. With `scan`, the hidden layers after the first lie in `Hidden`, stacked
-    along a leading axis of length depth - 1, and compile time does not depend on depth.
+    `PReLU_i`, `Gate_i`, `residual_scale_i` beside them. With `scan`, the hidden layers after the first lie in `Hidden`,
+    stacked along a leading axis of length depth - 1, and compile time does not depend on depth.
 
     Inputs of more than two axes, such as images, are flattened to (batch, features).
 
@@ -50,7 +43,8 @@ class MLP(nn.Module):
         initializer: of every kernel; name in `gradflow.initializers`, or a function.
         normalization: None, "batch" (running averages in the collection `batch_stats`), "layer" or "rms".
         norm_position: "pre", between contraction and activation, or "post", after the activation.
-        residual: None, "plain", "rezero" or "skipinit".
+        residual: None, "plain", "rezero", "skipinit" or "highway".
+        gate_bias: for "highway": b_T at first, the lower the deeper the network, usually -1 to -4.
         bias: whether layers have a bias, 0 at first; or the bias's initializer, as name or function.
         channelwise_prelu: whether "prelu" learns one slope a unit rather than one a layer.
         batch_norm_momentum: of the running averages, per step.
@@ -69,6 +63,7 @@ class MLP(nn.Module):
     normalization: Normalization | None = None
     norm_position: Literal["pre", "post"] = "pre"
     residual: Residual | None = None
+    gate_bias: float = -2.0
     bias: bool | str | Initializer = True
     channelwise_prelu: bool = False
     batch_norm_momentum: float = 0.9
@@ -79,17 +74,12 @@ class MLP(nn.Module):
     param_dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        for name in ("depth", "width", "outputs"):
-            check_size("MLP", name, getattr(self, name))
-        if self.normalization is not None:
-            lookup.find("normalization", self.normalization, NORMALIZATIONS)
-        if self.residual is not None and self.residual not in RESIDUALS:
-            lookup.find("residual", str(self.residual), dict.fromkeys(RESIDUALS))
-        lookup.find("norm_position", self.norm_position, dict.fromkeys(("pre", "post")))
-        initializers.get(self.initializer)
-        bias_initializer(self.bias)
-        if isinstance(self.activation, str):
-            activations.get(self.activation)
+        choices = {
+            "normalization": (None, *NORMALIZATIONS),
+            "norm_position": ("pre", "post"),
+            "residual": (None, "plain", "rezero", "skipinit", "highway"),
+        }
+        check_model(self, ("depth", "width", "outputs"), choices)
         super().__post_init__()
 
     @nn.compact
@@ -140,6 +130,7 @@ class _Layer:
     normalization: Normalization | None
     norm_position: Literal["pre", "post"]
     residual: Residual | None
+    gate_bias: float
     bias: bool | str | Initializer
     channelwise_prelu: bool
     batch_norm_momentum: float
@@ -189,18 +180,20 @@ def _hidden(module: nn.Module, x: Array, layer: _Layer, train: bool, suffix: str
     y = phi(norm(y)) if layer.norm_position == "pre" else norm(phi(y))
     if layer.residual is None or not inner:
         return y
+    if layer.residual == "highway":
+        return highway(x, y, _dense(layer, layer.width, "Gate" + suffix, constant(layer.gate_bias))(x))
     if layer.residual != "plain":
         scale = module.param("residual_scale" + suffix, zeros, (), layer.param_dtype)
         y = scale.astype(y.dtype) * y
     return x + y
 
 
-def _dense(layer: _Layer, units: int, name: str) -> nn.Dense:
+def _dense(layer: _Layer, units: int, name: str, bias: Initializer | None = None) -> nn.Dense:
     return nn.Dense(
         units,
-        use_bias=layer.bias is not False,
+        use_bias=bias is not None or layer.bias is not False,
         kernel_init=initializers.get(layer.initializer),
-        bias_init=bias_initializer(layer.bias),
+        bias_init=bias or bias_initializer(layer.bias),
         dtype=layer.dtype,
         param_dtype=layer.param_dtype,
         name=name,

@@ -12,7 +12,8 @@ from jax.nn.initializers import Initializer, zeros
 from jaxtyping import Array, Float
 
 from gradflow import activations, initializers, lookup
-from gradflow.models.layers import apply_activation, as_floating, check_size, normalize
+from gradflow.models.layers import apply_activation, as_floating, check_size
+from gradflow.models.normalization import normalize
 
 STAGES = (16, 32, 64)  # channels of the three stages, the last two at half the resolution of the one before
 _EXPANSION = 4  # output channels of a bottleneck block over those of its 3x3 convolution
