@@ -83,9 +83,7 @@ def images(split: gf.data.Split, data: gf.data.ImageDataset) -> Images:
         split: of the data.
         data: for its normalization.
     """
-    return Images(
-        jnp.asarray(data.normalize(split.images).reshape(len(split), -1)), jnp.asarray(split.labels)
-    )
+    return Images(jnp.asarray(data.normalize(split.images).reshape(len(split), -1)), jnp.asarray(split.labels))
 
 
 def init(key: PRNGKeyArray, setup: Setup, pixels: int) -> Params:

@@ -63,7 +63,7 @@ class Config:
 
     data: str = "fashion_mnist_subset"
     """Data set, one of gradflow.data.DATASETS."""
-    depths: tuple[int, ...] = (8, 10, 13, 17, 21, 27, 34, 43, 54, 69, 88, 110)
+    depths: tuple[int, ...] = (8, 10, 13, 17, 21, 26, 33, 41, 52, 66, 80, 96)
     """Hidden layers of the tanh networks that are trained, ascending."""
     weight_variances: tuple[float, ...] = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 4.0)
     """Their sigma_w^2."""

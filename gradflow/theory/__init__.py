@@ -16,14 +16,21 @@ from gradflow.theory.free_probability import (
     zero_fraction,
 )
 from gradflow.theory.gaussian import Moments, expectation, moments, pair_expectation
+from gradflow.theory.normalization import batchnorm_rate, layernorm_rate
 from gradflow.theory.predict import LayerPrediction, Prediction, predict
 from gradflow.theory.profile import NetworkProfile, dropout_fixed_point, network_profile
+from gradflow.theory.recurrent import (
+    GatedFixedPoint,
+    gru_fixed_point,
+    lstm_fixed_point,
+    minimal_rnn_fixed_point,
+    recurrent_fixed_point,
+)
 from gradflow.theory.residual import ResidualProfile, residual_profile
 from gradflow.theory.shattering import gradient_correlation
 from gradflow.theory.signal_propagation import (
     FixedPoint,
     backward_rates,
-    batchnorm_rate,
     correlation_map,
     critical_weight_variance,
     fixed_point,
@@ -39,6 +46,7 @@ from gradflow.theory.spectrum import (
 
 __all__ = [
     "FixedPoint",
+    "GatedFixedPoint",
     "LayerPrediction",
     "MomentEstimate",
     "Moments",
@@ -58,11 +66,16 @@ __all__ = [
     "extreme_singular_values",
     "fixed_point",
     "gradient_correlation",
+    "gru_fixed_point",
     "largest_singular_value",
+    "layernorm_rate",
+    "lstm_fixed_point",
+    "minimal_rnn_fixed_point",
     "moments",
     "network_profile",
     "pair_expectation",
     "predict",
+    "recurrent_fixed_point",
     "residual_profile",
     "singular_value_moments",
     "singular_values",

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gradflow.averages import Phi, in_range
 from gradflow.theory import averages, quadrature
-from gradflow.theory.averages import Phi, in_range
 from gradflow.theory.profile import dropout_fixed_point
 
 _SCALES = 6  # depth scales to which Schoenholz et al. 2017 could train

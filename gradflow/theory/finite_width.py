@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from gradflow.averages import LARGEST, SMALLEST, Phi, in_range
 from gradflow.theory import quadrature
-from gradflow.theory.averages import LARGEST, SMALLEST, Phi, in_range
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Complex, Float
 from numpy.typing import ArrayLike
 
+from gradflow.averages import LARGEST, Phi, in_range
 from gradflow.theory import quadrature
-from gradflow.theory.averages import LARGEST, Phi, in_range
 
 Ensemble = Literal["gaussian", "orthogonal"]
 

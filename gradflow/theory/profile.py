@@ -11,8 +11,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from gradflow.theory import averages
-from gradflow.theory.averages import LARGEST, SMALLEST, Phi, in_range
+from gradflow import averages
+from gradflow.averages import LARGEST, SMALLEST, Phi, in_range
 from gradflow.theory.signal_propagation import FixedPoint, fixed_point
 
 
@@ -153,15 +153,31 @@ def dropout_fixed_point(activation: Phi, *, weight_variance: float, bias_varianc
             f"the signal {'dies' if q < 1 else 'explodes'} at weight variance {weight_variance:g} with dropout, which "
             f"acts as {weight_variance / keep:g}. Fix: a weight variance nearer {keep:g} times the critical one"
         )
-    moments = averages.of(activation)
+    c, slope = lower_correlation(averages.of(activation), q, weight_variance, bias_variance)
+    xi_c = -1 / math.log(slope) if 0 < slope < 1 else 0.0 if slope <= 0 else math.inf
+    return dataclasses.replace(plain, c_star=c, slope_at_c_star=slope, xi_c=xi_c)
+
+
+def lower_correlation(
+    moments: averages.Averages, q: float, weight_variance: float, shared: float
+) -> tuple[float, float]:
+    """The smaller fixed point of C(c) = (sigma_w^2 E[phi phi'] + shared) / q, and the slope there.
+
+    C is a power series in c; where its part of negative c is of no account (shared >= 0) Newton's method climbs to the
+    fixed point from 0, because C is convex there.
+
+    Args:
+        moments: of the activation.
+        q: variance of both pre-activations.
+        weight_variance: sigma_w^2.
+        shared: covariance that two inputs have besides.
+    """
     c = 0.0
-    for _ in range(100):  # C is convex, so Newton's method climbs from 0 to the lower fixed point
+    for _ in range(100):
         slope = weight_variance * moments.slope_pair(c, q)
-        gap = (weight_variance * moments.pair(c, q) + bias_variance) / q - c
-        moved = min(c + gap / max(1 - slope, 1e-12), 1.0)
+        gap = (weight_variance * moments.pair(c, q) + shared) / q - c
+        moved = min(max(c + gap / max(1 - slope, 1e-12), -1.0), 1.0)
         if abs(moved - c) < 1e-13:
             break
         c = moved
-    slope = weight_variance * moments.slope_pair(c, q)
-    xi_c = -1 / math.log(slope) if 0 < slope < 1 else 0.0 if slope <= 0 else math.inf
-    return dataclasses.replace(plain, c_star=c, slope_at_c_star=slope, xi_c=xi_c)
+    return c, weight_variance * moments.slope_pair(c, q)

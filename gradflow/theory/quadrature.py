@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gradflow import activations
-from gradflow.theory.averages import LARGEST, Phi, in_range
+from gradflow.averages import LARGEST, Phi, in_range
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 _REACH = 10.0  # standard deviations; the mass beyond is 1.5e-23

@@ -11,8 +11,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from gradflow.theory import averages
-from gradflow.theory.averages import LARGEST, Phi, in_range
+from gradflow import averages
+from gradflow.averages import LARGEST, Phi, in_range
 
 
 @dataclasses.dataclass(frozen=True)

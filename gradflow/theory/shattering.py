@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from gradflow.theory import averages
-from gradflow.theory.averages import LARGEST, Phi, in_range
+from gradflow import averages
+from gradflow.averages import LARGEST, Phi, in_range
 
 
 def gradient_correlation(

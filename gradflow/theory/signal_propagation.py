@@ -26,7 +26,6 @@ from gradflow.criticality import check_variances, critical_weight_variance, reje
 __all__ = [
     "FixedPoint",
     "backward_rates",
-    "batchnorm_rate",
     "correlation_map",
     "critical_weight_variance",
     "fixed_point",
@@ -205,34 +204,6 @@ def backward_rates(activation: Phi, variances: ArrayLike, *, weight_variance: fl
     moments = averages.of(activation)
     variances = in_range("variances", variances, 0, LARGEST)
     return _each(lambda q: weight_variance * moments.slope_square(q), variances)
-
-
-def batchnorm_rate(activation: Phi) -> float:
-    """E[phi'(z)^2] / Var[phi(z)], z ~ N(0, 1): squared-gradient factor a layer of a plain net with batch normalization.
-
-    For x -> phi(BN(W x)) at initialization, whatever sigma_w^2, with a batch so large that terms of order 1/batch are
-    small.
-    ReLU: pi / (pi - 1) = 1.467, linear: 1. Yang et al. 2019, "A Mean Field Theory of Batch Normalization".
-
-    Args:
-        activation: name, record or function.
-
-    Returns:
-        The factor; above 1, so that gradients explode, unless the activation is linear.
-
-    Raises:
-        ValueError: for a constant activation.
-
-    Examples:
-        >>> round(batchnorm_rate("relu"), 3)
-        1.467
-    """
-    moments = averages.of(activation)
-    mean, square, slope_square, *_ = moments.single(1.0)
-    variance = square - mean**2
-    if variance <= 1e-14 * square:
-        raise ValueError(f"expected an activation that varies, got {moments.name}, constant over N(0, 1)")
-    return slope_square / variance
 
 
 def fixed_point(activation: Phi, *, weight_variance: float, bias_variance: float) -> FixedPoint:

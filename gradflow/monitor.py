@@ -1,0 +1,159 @@
+"""Flow during training: arrays layer x step, and where a value first went non-finite."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from gradflow.instrument import Flow
+
+
+@dataclasses.dataclass(frozen=True)
+class Monitor:
+    """What is recorded of the flow during training, and how often.
+
+    Attributes:
+        every: steps from one record to the next; the first is that of step 0.
+        statistics: fields of `LayerFlow`; what is not asked for costs nothing.
+        select: names of layers, as in `value_grad_and_flow`; None for all.
+    """
+
+    every: int = 100
+    statistics: tuple[str, ...] = ("output_rms", "output_grad_rms", "weight_rms", "weight_grad_rms")
+    select: Any = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"Monitor(every=...): expected at least 1 step, got {self.every}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FlowHistory:
+    """Flow over the steps of training.
+
+    Attributes:
+        steps: number of each recorded step: the flow of the update that was its (step + 1)-th.
+        layers: names in forward order; a layer inside a scan has one row a turn, `Hidden/Dense_0[3]`.
+        values: statistic -> array layer x step.
+    """
+
+    steps: Int[np.ndarray, " records"]
+    layers: tuple[str, ...]
+    values: dict[str, Float[np.ndarray, "layers records"]]
+
+    def joined(self, later: FlowHistory) -> FlowHistory:
+        """Return both, one after the other.
+
+        Args:
+            later: records of later steps, of the same layers and statistics.
+
+        Raises:
+            ValueError: if it has other layers or statistics.
+        """
+        if self.layers != later.layers or self.values.keys() != later.values.keys():
+            raise ValueError(
+                f"expected a history of {len(self.layers)} layers with {', '.join(self.values)}; got "
+                f"{len(later.layers)} layers with {', '.join(later.values)}. Likely cause: another model or other "
+                "statistics than when the run began. Fix: continue with what it began with"
+            )
+        values = {name: np.concatenate([old, later.values[name]], 1) for name, old in self.values.items()}
+        return FlowHistory(np.concatenate([self.steps, later.steps]), self.layers, values)
+
+
+class NonFinitePlace(NamedTuple):
+    """Where a value first went non-finite.
+
+    Attributes:
+        layer: name, with the turn of the scan that it is in.
+        direction: "forward" or "backward".
+    """
+
+    layer: str
+    direction: str
+
+
+def history(flow: Flow, steps: Sequence[int] | Int[np.ndarray, " records"]) -> FlowHistory:
+    """Turn a flow that was stacked over records, as `gf.training.run` returns it, into arrays layer x step.
+
+    Args:
+        flow: statistics with one leading axis, the records.
+        steps: the step of each.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp, gradflow as gf
+        >>> measure = gf.value_grad_and_flow(lambda w, x: jnp.mean((x @ w) ** 2), statistics="output_rms")
+        >>> _, (_, _, flow) = jax.lax.scan(lambda w, x: (w, measure(w, x)), jnp.ones((3, 2)), jnp.ones((5, 4, 3)))
+        >>> history(flow, range(5)).values["output_rms"].shape
+        (1, 5)
+    """
+    taken = {name: np.asarray(value).T for name, value in profile(flow, stacked=1).items()}
+    return FlowHistory(np.asarray(steps, np.int64), rows(flow, stacked=1), taken)
+
+
+def profile(
+    flow: Flow, statistics: Iterable[str] | None = None, *, stacked: int = 0
+) -> dict[str, Float[Array, "*stack layers"]]:
+    """Line up a flow's statistics over its layers; pure, also inside `jit`.
+
+    Args:
+        flow: of one step, or of many.
+        statistics: fields of `LayerFlow`; those that the flow was made with by default, except `nonfinite`.
+        stacked: how many axes of `vmap` and `scan` around the transformation the statistics have in front.
+
+    Returns:
+        Arrays whose last axis is that of `rows`.
+    """
+    chosen = [s for s in flow.statistics if s != "nonfinite"] if statistics is None else list(statistics)
+
+    def line(statistic: str) -> Array:
+        parts = [jnp.asarray(getattr(flow[layer], statistic)) for layer in flow.layers]
+        return jnp.concatenate([part.reshape(*part.shape[:stacked], -1) for part in parts], -1)
+
+    return {statistic: line(statistic) for statistic in chosen}
+
+
+def rows(flow: Flow, *, stacked: int = 0) -> tuple[str, ...]:
+    """Name the rows of `profile`: the layers, those inside scans once for each turn, `name[turn]`.
+
+    Args:
+        flow: of one step, or of many.
+        stacked: as for `profile`.
+    """
+    names: list[str] = []
+    for layer in flow.layers:
+        names.extend(_place(layer, turn) for turn in np.ndindex(np.shape(flow[layer].calls)[stacked:]))
+    return tuple(names)
+
+
+def first_nonfinite(flow: Flow) -> NonFinitePlace | None:
+    """Return the layer whose output, or else the cotangent at whose output, was the first to hold NaN or Inf.
+
+    Forward comes before backward; the backward pass runs from the last layer to the first. Between layers of one scan
+    the turn decides.
+
+    Args:
+        flow: of one step, with the statistic `nonfinite`.
+    """
+    names = [name for name in flow if flow[name].kind != "carry"]
+    for direction, order in (("forward", names), ("backward", names[::-1])):
+        counts = [np.asarray(getattr(flow[name].nonfinite, direction)) for name in order]
+        bad = [k for k, count in enumerate(counts) if count.any()]
+        if not bad:
+            continue
+        alike = [k for k in bad if counts[k].shape == counts[bad[0]].shape]
+        turns = {k: [tuple(int(i) for i in turn) for turn in np.argwhere(counts[k] > 0)] for k in alike}
+        if direction == "forward":
+            first = min(alike, key=lambda k: (min(turns[k]), k))
+            return NonFinitePlace(_place(order[first], min(turns[first])), direction)
+        first = min(alike, key=lambda k: ([-i for i in max(turns[k])], k))
+        return NonFinitePlace(_place(order[first], max(turns[first])), direction)
+    return None
+
+
+def _place(name: str, turn: tuple[int, ...]) -> str:
+    return name + "".join(f"[{i}]" for i in turn)
