@@ -36,43 +36,26 @@ def batchnorm_rate(activation: Phi, batch_size: int | None = None) -> float:
 
     Args:
         activation: name, record or function.
-        batch_size: B, at least 5; None for its limit.
+        batch_size: B, at least 4; None for its limit.
 
     Returns:
         The factor; above 1, so that gradients explode, unless the activation is linear and the batch infinite.
 
     Raises:
-        ValueError: for a constant activation, or a batch below 5, where the factor has no finite mean or two entries
-            have no density.
+        ValueError: for a constant activation, or a batch below 4, where the factor has no finite mean.
+        ArithmeticError: where phi or phi' is not finite.
 
     Examples:
         >>> round(batchnorm_rate("relu"), 3), round(batchnorm_rate("identity", 8), 6)
         (1.467, 1.2)
     """
-    if batch_size is None:
-        mean, square, slope_square, *_ = of(activation).single(1.0)
-        if square - mean**2 <= 1e-14 * square:
-            raise ValueError(f"expected an activation that varies, got {of(activation).name}, constant over N(0, 1)")
-        return slope_square / (square - mean**2)
-    if batch_size < 5:
-        raise ValueError(f"expected a batch of at least 5, got {batch_size}: the mean of 1 / |z|^2 is not finite below")
-    b, record = batch_size, activations.get(activation)
-    first, second, weights = _pairs_on_sphere(b, record.kinks)
-    phi, slope = _evaluate(record, first)
-    other, other_slope = _evaluate(record, second)
-
-    def mean(values: Float[np.ndarray, "outer inner"]) -> float:
-        return float((weights * values).sum())
-
-    spread = (b - 1) * (mean(phi**2) - mean(phi * other))
-    if spread <= 1e-12 * b * mean(phi**2):
-        raise ValueError(f"expected an activation that varies, got {record.name}, constant over the sphere")
-    own = mean(slope**2)
-    along = mean(first**2 * slope**2)
-    diagonal = b * own - own - along
-    quadratic = b * own - (own + (b - 1) * mean(slope * other_slope))
-    quadratic -= along + (b - 1) * mean(first * slope * second * other_slope)
-    return b * (diagonal - quadratic / b) / ((b - 3) * spread)
+    record = activations.get(activation)
+    if batch_size is not None:
+        return _finite_batch_rate(record, batch_size)
+    mean, square, slope_square, *_ = of(activation).single(1.0)
+    if square - mean**2 <= 1e-14 * square:
+        raise ValueError(f"expected an activation that varies, got {record.name}, constant over N(0, 1)")
+    return slope_square / (square - mean**2)
 
 
 def layernorm_rate(activation: Phi, *, weight_variance: float = 1.0, bias_variance: float = 0.0) -> float:
@@ -99,6 +82,26 @@ def layernorm_rate(activation: Phi, *, weight_variance: float = 1.0, bias_varian
     if weight_variance * square + bias_variance <= 0:
         raise ValueError(f"expected a signal to normalize, got {of(activation).name}, which is 0 on N(0, 1)")
     return weight_variance * slope_square / (weight_variance * square + bias_variance)
+
+
+def _finite_batch_rate(record: activations.Activation, b: int) -> float:
+    """B E[tr(P D G D)] / ((B - 3) E |G phi(h)|^2); by symmetry of one and two entries of h alone."""
+    if b < 4:
+        raise ValueError(f"expected a batch of at least 4, got {b}: the mean of 1 / |z|^2 is not finite below")
+    first, second, weights = _pairs_on_sphere(b, record.kinks)
+    phi, slope = _evaluate(record, first)
+    other, other_slope = _evaluate(record, second)
+
+    def mean(values: Float[np.ndarray, "outer inner"]) -> float:
+        return float((weights * values).sum())
+
+    spread = (b - 1) * (mean(phi**2) - mean(phi * other))
+    if spread <= 1e-12 * b * mean(phi**2):
+        raise ValueError(f"expected an activation that varies, got {record.name}, constant over the sphere")
+    own, along = mean(slope**2), mean(first**2 * slope**2)
+    diagonal = (b - 1) * own - along
+    quadratic = (b - 1) * (own - mean(slope * other_slope) - mean(first * slope * second * other_slope)) - along
+    return b * (diagonal - quadratic / b) / ((b - 3) * spread)
 
 
 def _pairs_on_sphere(
@@ -137,6 +140,18 @@ def _panels(
 def _evaluate(
     record: activations.Activation, at: Float[np.ndarray, "outer inner"]
 ) -> tuple[Float[np.ndarray, "outer inner"], Float[np.ndarray, "outer inner"]]:
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+    """Give phi and phi' in double precision."""
+    with (
+        jax.ensure_compile_time_eval(),
+        jax.enable_x64(True),
+        jax.numpy_dtype_promotion("standard"),
+        jax.debug_nans(False),  # the error below says more
+    ):
         z = jnp.asarray(at, jnp.float64)
-        return np.asarray(record(z)), np.asarray(record.derivative(z))
+        value, slope = np.asarray(record(z)), np.asarray(record.derivative(z))
+    if not (np.isfinite(value).all() and np.isfinite(slope).all()):
+        raise ArithmeticError(
+            f"{record.name} or its derivative is not finite within {_REACH:g} standard deviations. Likely cause: an "
+            "activation that overflows or is not defined everywhere"
+        )
+    return value, slope

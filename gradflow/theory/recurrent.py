@@ -1,8 +1,11 @@
 """Mean-field theory of recurrent cells: how far back in time signal and gradient reach.
 
-Weights are shared over time, yet at large width their products with the state behave as if drawn anew at every step
-(Chen, Pennington & Schoenholz 2018, "Dynamical Isometry and a Mean Field Theory of RNNs"; Gilboa et al. 2019,
-"Dynamical Isometry and a Mean Field Theory of LSTMs and GRUs"). Inputs are taken as independent from step to step.
+Inputs are taken as independent from step to step, and weights as drawn anew at every step (Chen, Pennington &
+Schoenholz 2018, "Dynamical Isometry and a Mean Field Theory of RNNs"; Gilboa et al. 2019, "Dynamical Isometry and a
+Mean Field Theory of LSTMs and GRUs"). For the mean squares of a simple RNN this changes nothing at large width. A gated
+cell keeps part of its state, so that with weights shared over time what enters it is correlated from step to step: it
+then remembers longer than said here, the more so the larger sigma_w^2. At sigma_w^2 = R = 1 and bias 0, chi of 500
+units that share their weights is .36, .44, .42 (minimal RNN, GRU, LSTM), and by theory .36, .36, .33.
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ import numpy as np
 from jaxtyping import Float
 
 from gradflow.averages import LARGEST, SMALLEST, Phi, in_range, of
-from gradflow.theory import quadrature
 from gradflow.theory.profile import lower_correlation
 from gradflow.theory.signal_propagation import FixedPoint, fixed_point
 
 _ROUNDS = 10_000
+_MOST_BIAS = 300.0  # of a gate: beyond, 1 - u is 0 in double precision's range
+_OF_DENSITY = np.linspace(-10, 10, 21)  # in standard deviations
+_OF_GATE = np.array([s * x for s in (-1, 1) for x in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)] + [0.0])  # in pre-activations
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 
 
 def recurrent_fixed_point(
@@ -47,7 +53,7 @@ def recurrent_fixed_point(
 
     Raises:
         ValueError: for values out of range.
-        ArithmeticError: where the state dies or explodes.
+        ArithmeticError: where the state dies or explodes, and the inputs differ.
 
     Examples:
         >>> point = recurrent_fixed_point("tanh", weight_variance=1.0, input_variance=0.05)
@@ -122,13 +128,14 @@ def minimal_rnn_fixed_point(
         ("a candidate variance above 0", candidate_variance - 1e-12),
     ):
         in_range(name, value, 0, LARGEST)
+    in_range("a bias of the gate", update_bias, -_MOST_BIAS, _MOST_BIAS)
 
     def gate(state: float) -> _Gate:
         return _Gate(update_bias, weight_variance * state + input_variance)
 
     def moved(state: float) -> float:
         u = gate(state)
-        return candidate_variance * u.rest_square / (1 - u.square)
+        return candidate_variance * u.rest_square / u.lost
 
     state = _settled(moved, candidate_variance)
     u = gate(state)
@@ -159,6 +166,7 @@ def gru_fixed_point(*, weight_variance: float, input_variance: float, update_bia
     """
     in_range("a weight variance", weight_variance, 0, LARGEST)
     in_range("an input variance", input_variance, 0, LARGEST)
+    in_range("a bias of the gate", update_bias, -_MOST_BIAS, _MOST_BIAS)
 
     def parts(state: float) -> tuple[_Gate, _Gate, _Gate]:
         variance = weight_variance * state + input_variance
@@ -167,7 +175,7 @@ def gru_fixed_point(*, weight_variance: float, input_variance: float, update_bia
 
     def moved(state: float) -> float:
         update, _, new = parts(state)
-        return update.rest_square * new.square / (1 - update.square)
+        return update.rest_square * new.square / update.lost
 
     state = _settled(moved, 1.0)
     update, reset, new = parts(state)
@@ -202,12 +210,13 @@ def lstm_fixed_point(*, weight_variance: float, input_variance: float, forget_bi
     """
     in_range("a weight variance", weight_variance, 0, LARGEST)
     in_range("an input variance", input_variance, 0, LARGEST)
+    in_range("a bias of the gate", forget_bias, -_MOST_BIAS, _MOST_BIAS)
 
     def parts(hidden: float) -> tuple[_Gate, _Gate, _Gate, float, _Gate]:
         variance = weight_variance * hidden + input_variance
         forget, gate = _Gate(forget_bias, variance), _Gate(0.0, variance)
         new = _Gate(0.0, variance, tanh=True)
-        cell = gate.square * new.square / (1 - forget.square)
+        cell = gate.square * new.square / forget.lost
         return forget, gate, new, cell, _Gate(0.0, cell, tanh=True)
 
     def moved(hidden: float) -> float:
@@ -229,17 +238,25 @@ class _Gate:
     """Averages of sigmoid(z) or tanh(z), z ~ N(bias, variance)."""
 
     def __init__(self, bias: float, variance: float, *, tanh: bool = False) -> None:
-        at = quadrature.nodes("identity", 1.0)
-        z = bias + math.sqrt(max(variance, 0.0)) * at.standard
-        value = np.tanh(z) if tanh else 0.5 * (1 + np.tanh(z / 2))
-        slope = 1 - value**2 if tanh else value * (1 - value)
-        self.mean, self.square = _both(at.weights, value)
-        self.slope_square = _both(at.weights, slope)[1]
-        self.rest_square = _both(at.weights, 1 - value)[1]
+        z, weights = _normal(bias, variance)
+        up, down = np.exp(-np.maximum(-z, 0)) / (1 + np.exp(-abs(z))), np.exp(-np.maximum(z, 0)) / (1 + np.exp(-abs(z)))
+        value, slope = (np.tanh(z), 1 / np.cosh(np.minimum(abs(z), 300.0)) ** 2) if tanh else (up, up * down)
+        self.mean, self.square = float(weights @ value), float(weights @ value**2)
+        self.slope_square = float(weights @ slope**2)
+        self.rest_square = float(weights @ down**2)
+        self.lost = float(weights @ (down * (1 + up)))
+        """1 - E[u^2], also where u is nearly 1."""
 
 
-def _both(weights: Float[np.ndarray, " nodes"], values: Float[np.ndarray, " nodes"]) -> tuple[float, float]:
-    return float(weights @ values), float(weights @ values**2)
+def _normal(mean: float, variance: float) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
+    """Nodes and weights over N(mean, variance), on panels that close in on z = 0, where a gate opens."""
+    deviation = math.sqrt(max(variance, 1e-30))
+    marks = np.clip((_OF_GATE - mean) / deviation, _OF_DENSITY[0], _OF_DENSITY[-1])
+    edges = np.unique(np.concatenate([_OF_DENSITY, marks]))
+    centres, halves = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    x = (centres[:, None] + halves[:, None] * _NODES).ravel()
+    weights = (halves[:, None] * _WEIGHTS).ravel() * np.exp(-(x**2) / 2)
+    return mean + deviation * x, weights / weights.sum()
 
 
 def _settled(fn: Callable[[float], float], start: float) -> float:
@@ -253,6 +270,6 @@ def _settled(fn: Callable[[float], float], start: float) -> float:
             return there
         here = (here + there) / 2
     raise ArithmeticError(
-        f"the mean square of the state does not settle (it is {here:g}). Likely cause: a gate that is always open, or a "
-        "weight variance far above 1. Fix: a smaller bias of the gate, or a smaller weight variance"
+        f"the mean square of the state does not settle (it is {here:g}). Likely cause: a gate that is always open, or "
+        "a weight variance far above 1. Fix: a smaller bias of the gate, or a smaller weight variance"
     )
