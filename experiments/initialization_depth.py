@@ -27,7 +27,7 @@ RECORDS = 21
 LSUV_IMAGES = 256
 
 
-def starts(depth: int, width: int, data: Images, seed: int) -> tuple[gf.models.MLP, list[Any]]:
+def starts(depth: int, width: int, data: Images, seed: int) -> tuple[gf.models.MLP, list[Any], np.ndarray]:
     """Draw the network once for each scheme.
 
     Args:
@@ -37,7 +37,7 @@ def starts(depth: int, width: int, data: Images, seed: int) -> tuple[gf.models.M
         seed: of the weights.
 
     Returns:
-        The model, and parameters for each of `SCHEMES`.
+        The model, parameters for each of `SCHEMES`, and the variance of every layer's output (depth + 1,) after LSUV.
     """
     key = jax.random.key(seed)
     found = []
@@ -47,14 +47,15 @@ def starts(depth: int, width: int, data: Images, seed: int) -> tuple[gf.models.M
         model = gf.models.MLP(depth=depth, width=width, outputs=10, initializer=init, scan=True)
         params = model.init(key, data.x[:1])
         if scheme == "lsuv":
-            params, _ = gf.lsuv(model.apply, params, data.x[:LSUV_IMAGES], key=key)
+            params, report = gf.lsuv(model.apply, params, data.x[:LSUV_IMAGES], key=key)
+            variances = np.concatenate([np.atleast_1d(layer.variance_after) for layer in report])
         found.append(params)
-    return gf.models.MLP(depth=depth, width=width, outputs=10, scan=True), found
+    return gf.models.MLP(depth=depth, width=width, outputs=10, scan=True), found, variances
 
 
 def train(
     model: gf.models.MLP, params: Any, train_set: Images, test: Images, *, steps: int, rate: float, seed: int
-) -> dict[str, Float[Array, "schemes records"]]:
+) -> dict[str, Float[Array, "schemes _"]]:
     """Train all starts as one program: the same images in the same order, momentum .9.
 
     Args:
@@ -67,7 +68,8 @@ def train(
         seed: of the order of images.
 
     Returns:
-        `accuracy` on the test images and `forward`, the rms of every layer's output at the start.
+        `accuracy` on the test images over training; `forward` and `backward` (schemes, layers), rms of every layer's
+        output and of the loss's gradient there, at the start.
     """
     optimizer, every = optax.sgd(rate, momentum=0.9), steps // (RECORDS - 1)
     key = jax.random.key(seed)
@@ -83,7 +85,7 @@ def train(
         return optax.apply_updates(params, updates), memory
 
     def record(state: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], Array]:
-        right = jnp.argmax(model.apply(state[0], test.x), -1) == test.y
+        right = jnp.argmax(jnp.asarray(model.apply(state[0], test.x)), -1) == test.y
         count = jnp.where(index < RECORDS - 1, every, 0)
         return jax.lax.fori_loop(index * every, index * every + count, step, state), right.mean()
 
@@ -116,14 +118,15 @@ def measure(
 
     Returns:
         `depth_schemes` (schemes,), `depth_values` (depths,), `depth_steps` (records,), `depth_accuracy` (depths,
-        schemes, records); `forward_D`, `backward_D` (schemes, D + 1) for each depth D.
+        schemes, records); `forward_D`, `backward_D` (schemes, D + 1) and `lsuv_variance_D` (D + 1,) for each depth D.
     """
     found: dict[str, Any] = {"depth_schemes": np.array(SCHEMES), "depth_values": np.array(depths)}
     accuracy = []
     for depth in track(depths, "training", "{} layers".format):
-        model, params = starts(depth, width, train_set, seed)
+        model, params, variances = starts(depth, width, train_set, seed)
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
         run = train(model, stacked, train_set, test, steps=steps, rate=rate, seed=seed)
         accuracy.append(np.asarray(run["accuracy"]))
         found |= {f"{name}_{depth}": np.asarray(run[name]) for name in ("forward", "backward")}
+        found[f"lsuv_variance_{depth}"] = variances
     return found | {"depth_accuracy": np.stack(accuracy), "depth_steps": np.linspace(0, steps, RECORDS).astype(int)}

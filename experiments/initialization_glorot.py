@@ -83,14 +83,14 @@ def signals(weights: list[Array], batch: Images) -> dict[str, list[Array]]:
     }
 
 
-def jacobian_values(kernel: Float[Array, "n m"], slope: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Singular values of a layer's Jacobian dz_(l+1)/dz_l = W^T diag(phi'(z_l)) at one image.
+def jacobian_values(kernel: Float[Array, "n m"], slope: Float[Array, " m"]) -> Float[Array, " k"]:
+    """Singular values of a layer's Jacobian dh_l/dh_(l-1) = diag(phi'(z_l)) W_l^T at one image.
 
     Args:
-        kernel: W of the layer above.
+        kernel: W_l.
         slope: phi'(z_l).
     """
-    return jnp.linalg.svd(slope[:, None] * kernel, compute_uv=False)
+    return jnp.linalg.svd(kernel * slope, compute_uv=False)
 
 
 def measure(data: gf.data.ImageDataset, *, depth: int, width: int, seed: int) -> Results:
@@ -106,7 +106,8 @@ def measure(data: gf.data.ImageDataset, *, depth: int, width: int, seed: int) ->
         `glorot_schemes` (2,); `activation_edges`, `gradient_edges` (bins + 1,), densities `activation_density`,
         `gradient_density` (2, depth, bins); `activation_std`, `gradient_std` (2, depth), `weight_gradient_std`
         (2, depth + 1); `gradient_theory` (2, depth), rms relative to the last hidden layer from the measured forward
-        signal; `jacobian_mean` (2, depth - 1), mean singular value, `jacobian_values` (2, depth - 1, width) of one image.
+        signal; `jacobian_mean` (2, depth - 1), mean singular value of layers 2 to depth, and `jacobian_values`
+        (2, depth - 1, width) of one image.
     """
     batch = images(data, data.train, EXAMPLES)
     sizes = [batch.x.shape[1], *[width] * depth, 10]
@@ -132,7 +133,7 @@ def measure(data: gf.data.ImageDataset, *, depth: int, width: int, seed: int) ->
 
 def _jacobians(name: str, weights: list[Array], flow: dict[str, list[Array]]) -> np.ndarray:
     decompose = jax.jit(jacobian_values)
-    layers = zip(weights[1:-1], flow["slope"][:-1], strict=True)
+    layers = zip(weights[1:-1], flow["slope"][1:], strict=True)
     return np.array([[decompose(kernel, slope[image]) for image in range(JACOBIANS)] for kernel, slope in layers])
 
 
@@ -152,7 +153,7 @@ def _predicted(weights: list[Array], flow: dict[str, list[Array]]) -> np.ndarray
 def log_norms(
     key: Array, *, depths: tuple[int, ...], width: int, networks: int
 ) -> Float[np.ndarray, "depths networks"]:
-    """Ln |J u|^2 of random ReLU networks for a fixed direction u, after given numbers of layers.
+    """Sample ln |J u|^2 of random ReLU networks for a fixed direction u, after given numbers of layers.
 
     A random sign of the pre-activation decides whether a unit is open, as at a random input.
 

@@ -6,13 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradflow import activations, data, initializers, models, plots, theory
+    from gradflow import activations, data, initializers, models, monitor, plots, theory, training
     from gradflow.instrument import Flow, LayerFlow, tap, value_grad_and_flow
+    from gradflow.unit_variance import lsuv
 
 __version__ = "0.1.0"
 
-_MODULES = ("activations", "data", "initializers", "models", "plots", "theory")
-_INSTRUMENT = ("Flow", "LayerFlow", "tap", "value_grad_and_flow")
+_MODULES = ("activations", "data", "initializers", "models", "monitor", "plots", "theory", "training")
+_HOMES = {
+    "Flow": "instrument",
+    "LayerFlow": "instrument",
+    "lsuv": "unit_variance",
+    "tap": "instrument",
+    "value_grad_and_flow": "instrument",
+}
 
 __all__ = [
     "Flow",
@@ -20,10 +27,13 @@ __all__ = [
     "activations",
     "data",
     "initializers",
+    "lsuv",
     "models",
+    "monitor",
     "plots",
     "tap",
     "theory",
+    "training",
     "value_grad_and_flow",
 ]
 
@@ -31,8 +41,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"gradflow.{name}")
-    if name in _INSTRUMENT:
-        return getattr(importlib.import_module("gradflow.instrument"), name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"gradflow.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'gradflow' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
