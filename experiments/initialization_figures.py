@@ -52,7 +52,7 @@ def histograms(results: Results) -> Figure:
             axes.set_xlabel(label)
             axes.set_title(f"({'abcd'[2 * (kind == 'gradient') + (name == 'normalized')]}) {name}: {kind}s")
         row[0].set_ylabel("density")
-    grid[0, 0].legend()
+    grid[1, 0].legend(loc="upper left")
     return figure
 
 
@@ -165,13 +165,13 @@ def depth(results: Results) -> Figure:
         axes.set_xlabel("training step")
         axes.set_ylabel("test accuracy")
         axes.set_title(f"({'abcdef'[index]}) {count} layers; dotted: chance")
-    row[0].legend(loc="lower right")
     signal = row[-1]
     for scheme, rms, style in zip(results["depth_schemes"], results[f"forward_{depths[-1]}"], STYLES, strict=False):
         hidden = rms[:-1]
         signal.semilogy(
             np.arange(1, len(hidden) + 1), hidden, label=LABELS[str(scheme)], markevery=len(hidden) // 5, **style
         )
+    signal.legend(loc="lower left")
     signal.set_xlabel("layer")
     signal.set_ylabel("rms of W x")
     signal.set_title(f"({'abcdef'[len(depths)]}) signal before training, {depths[-1]} layers")
