@@ -47,7 +47,7 @@ def test_integrals_over_the_sphere_are_what_sampling_gives(name: str, batch: int
     within(rate, theory.batchnorm_rate(name, batch), error)
 
 
-@pytest.mark.parametrize(("name", "batch"), [("relu", 8), ("gelu", 8), ("tanh", 32)])
+@pytest.mark.parametrize(("name", "batch"), [("relu", 8), ("gelu", 8), ("tanh", 8)])
 def test_rate_is_that_of_networks_with_batch_normalization(name: str, batch: int) -> None:
     phi, depth, width = activations.get(name), 14, 300
 
@@ -67,9 +67,8 @@ def test_rate_is_that_of_networks_with_batch_normalization(name: str, batch: int
 
     logs = np.asarray(jax.jit(lambda keys: jax.lax.map(network, keys))(jax.random.split(jax.random.key(1), 8)))
     mean, error = spread(logs)
-    # A sum over n units whose 1 / |z|^2 has moments below (B - 1) / 2 has a ln that is low by half its variance.
-    low = 2 / ((batch - 5) * width)
-    within(mean, math.log(theory.batchnorm_rate(name, batch)), error + low)
+    # The batch's Gram matrix strays from its limit by order sqrt(B / n), and what is linear in that averages out.
+    within(mean, math.log(theory.batchnorm_rate(name, batch)), error + batch / width / 4)
 
 
 @pytest.mark.parametrize(("name", "bias_variance"), [("relu", 0.0), ("tanh", 0.0), ("gelu", 0.3)])
@@ -113,7 +112,7 @@ def test_bad_input_is_named() -> None:
         with pytest.raises(ValueError, match="constant over"):
             theory.batchnorm_rate(jnp.ones_like, batch)
     with pytest.raises(ArithmeticError, match="not finite"):
-        theory.batchnorm_rate(jnp.sqrt, 8)
+        theory.batchnorm_rate(activations.Activation("double", lambda z: jnp.exp(jnp.exp(4 * z)), "overflows"), 8)
     with pytest.raises(ValueError, match="signal to normalize"):
         theory.layernorm_rate(jnp.zeros_like)
     with pytest.raises(ValueError, match="weight variance above 0"):

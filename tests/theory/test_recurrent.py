@@ -87,16 +87,14 @@ def lstm(weights: jax.Array, x: jax.Array, h: jax.Array, c: jax.Array, bias: flo
 
 
 @functools.partial(jax.jit, static_argnames=("cell", "count", "shared", "width", "steps"))
-def follow(
-    cell: Cell, count: int, given: jax.Array, *, shared: bool, width: int, steps: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def follow(cell: Cell, count: int, given: jax.Array, *, shared: bool, width: int, steps: int) -> Any:
     """Mean squares of h and c, and ln of the factor of a perturbation's mean square, step by step."""
     weight_variance, input_variance, bias = given
 
     def drawn(key: jax.Array) -> jax.Array:
         return jax.random.normal(key, (count, width, width)) * jnp.sqrt(weight_variance / width)
 
-    def step(state: tuple[jax.Array, ...], key: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def step(state: Any, key: jax.Array) -> tuple[Any, tuple[jax.Array, ...]]:
         for_weights, for_x = jax.random.split(key)
         weights = kept if shared else drawn(for_weights)
         # The last row is the minimal RNN's own input, of mean square 1.
@@ -112,7 +110,7 @@ def follow(
     return jax.lax.scan(step, begin, jax.random.split(rest, steps))[1]
 
 
-CELLS = {
+CELLS: dict[str, tuple[Cell, int, Any, str]] = {
     "minimal": (minimal, 1, theory.minimal_rnn_fixed_point, "update_bias"),
     "gru": (gru, 3, theory.gru_fixed_point, "update_bias"),
     "lstm": (lstm, 4, theory.lstm_fixed_point, "forget_bias"),
