@@ -43,6 +43,7 @@ from gradflow.theory.spectrum import (
     singular_value_moments,
     singular_values,
 )
+from gradflow.theory.tailored import kernel_shaped, tailored
 
 __all__ = [
     "FixedPoint",
@@ -67,6 +68,7 @@ __all__ = [
     "fixed_point",
     "gradient_correlation",
     "gru_fixed_point",
+    "kernel_shaped",
     "largest_singular_value",
     "layernorm_rate",
     "lstm_fixed_point",
@@ -81,6 +83,7 @@ __all__ = [
     "singular_values",
     "spectrum_density",
     "spectrum_moments",
+    "tailored",
     "trainable_depth",
     "variance_map",
     "variance_profile",

@@ -21,6 +21,8 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 _REACH = 10.0  # standard deviations; the mass beyond is 1.5e-23
 # Panels close in on z = 0, where phi' of a sigmoid has its peak and the resolvent its edge.
 _BREAKS = np.concatenate([-_REACH * 0.5 ** np.arange(16), [0.0], _REACH * 0.5 ** np.arange(16)])
+_OF_DENSITY = np.linspace(-_REACH, _REACH, 21)  # in standard deviations
+_BENDS = np.array([-32.0, -16.0, -8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0])  # in pre-activations
 
 
 class Nodes(NamedTuple):
@@ -58,6 +60,24 @@ def nodes(activation: Phi, q: float) -> Nodes:
     if q == 0:
         raise ValueError("expected a positive variance q, got 0: there is no signal. Fix: a q* above 0, or q_l itself")
     return _cached(activations.get(activation), float(q))
+
+
+def off_centre(mean: float, variance: float) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
+    """Nodes z and weights of a quadrature over N(mean, variance), on panels that close in on z = 0, where phi bends.
+
+    Args:
+        mean: of the pre-activations.
+        variance: of the pre-activations, positive.
+
+    Returns:
+        As many nodes whatever the arguments; the weights add up to 1.
+    """
+    deviation = math.sqrt(max(variance, 1e-30))
+    edges = np.sort(np.concatenate([_OF_DENSITY, np.clip((_BENDS - mean) / deviation, -_REACH, _REACH)]))
+    centres, halves = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    x = (centres[:, None] + halves[:, None] * _NODES).ravel()
+    weights = (halves[:, None] * _WEIGHTS).ravel() * np.exp(-(x**2) / 2)
+    return mean + deviation * x, weights / weights.sum()
 
 
 @functools.lru_cache(maxsize=256)

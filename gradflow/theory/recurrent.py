@@ -15,17 +15,14 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
 
 from gradflow.averages import LARGEST, SMALLEST, Phi, in_range, of
+from gradflow.theory import quadrature
 from gradflow.theory.profile import lower_correlation
 from gradflow.theory.signal_propagation import FixedPoint, fixed_point
 
 _ROUNDS = 10_000
 _MOST_BIAS = 300.0  # of a gate: beyond, 1 - u is 0 in double precision's range
-_OF_DENSITY = np.linspace(-10, 10, 21)  # in standard deviations
-_OF_GATE = np.array([s * x for s in (-1, 1) for x in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)] + [0.0])  # in pre-activations
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 
 
 def recurrent_fixed_point(
@@ -238,7 +235,7 @@ class _Gate:
     """Averages of sigmoid(z) or tanh(z), z ~ N(bias, variance)."""
 
     def __init__(self, bias: float, variance: float, *, tanh: bool = False) -> None:
-        z, weights = _normal(bias, variance)
+        z, weights = quadrature.off_centre(bias, variance)
         up, down = np.exp(-np.maximum(-z, 0)) / (1 + np.exp(-abs(z))), np.exp(-np.maximum(z, 0)) / (1 + np.exp(-abs(z)))
         value, slope = (np.tanh(z), 1 / np.cosh(np.minimum(abs(z), 300.0)) ** 2) if tanh else (up, up * down)
         self.mean, self.square = float(weights @ value), float(weights @ value**2)
@@ -246,17 +243,6 @@ class _Gate:
         self.rest_square = float(weights @ down**2)
         self.lost = float(weights @ (down * (1 + up)))
         """1 - E[u^2], also where u is nearly 1."""
-
-
-def _normal(mean: float, variance: float) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
-    """Nodes and weights over N(mean, variance), on panels that close in on z = 0, where a gate opens."""
-    deviation = math.sqrt(max(variance, 1e-30))
-    marks = np.clip((_OF_GATE - mean) / deviation, _OF_DENSITY[0], _OF_DENSITY[-1])
-    edges = np.unique(np.concatenate([_OF_DENSITY, marks]))
-    centres, halves = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
-    x = (centres[:, None] + halves[:, None] * _NODES).ravel()
-    weights = (halves[:, None] * _WEIGHTS).ravel() * np.exp(-(x**2) / 2)
-    return mean + deviation * x, weights / weights.sum()
 
 
 def _settled(fn: Callable[[float], float], start: float) -> float:
