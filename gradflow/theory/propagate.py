@@ -21,13 +21,13 @@ from gradflow.instrument import jaxprs
 from gradflow.instrument.layers import Site
 from gradflow.theory.fields import Signal, Source, as_source, gaussian
 from gradflow.theory.values import (
-    CONTRACTIONS,
     ELEMENTWISE,
     SHAPED,
     BatchMean,
     Data,
     Known,
     Outside,
+    Piece,
     Series,
     Value,
     apply,
@@ -35,9 +35,13 @@ from gradflow.theory.values import (
     key_of,
     layers_below,
     moved,
+    multiple_of,
     on_nodes,
     on_numbers,
     outside,
+    piece_of,
+    product_of,
+    put_together,
     row,
     step_of,
     summed,
@@ -67,6 +71,7 @@ class Propagation:
         self._merged: dict[Any, Signal] = {}
         self._gains: dict[Any, tuple[Any, float]] = {}
         self._approximate: set[Source] = set()
+        self._multiples: dict[Source, tuple[Signal, float]] = {}
 
     def walk(
         self, closed: Any, args: Sequence[Value], path: tuple[int, ...] = (), steps: Steps = (), *, data: bool = False
@@ -123,11 +128,17 @@ class Propagation:
             axes = moved(name, eqn, axes_of(first))
             if axes is None or isinstance(first, (Known, BatchMean)):
                 return None if axes is None else first
+            if isinstance(first, Piece):
+                return dataclasses.replace(first, signal=dataclasses.replace(first.signal, axes=axes))
             return dataclasses.replace(first, axes=axes) if isinstance(first, (Signal, Series)) else None
         if name == "stop_gradient":
             return None
         if name == "slice" and isinstance(first, Series):
             return step_of(first, eqn)
+        if name == "slice" and isinstance(first, Signal):
+            return piece_of(first, eqn)
+        if name == "concatenate":
+            return put_together(eqn, args)
         if name == "reduce_sum" and isinstance(first, Signal):
             return summed(first, eqn)
         if name not in ELEMENTWISE or any(isinstance(a, Series) for a in args):
@@ -169,7 +180,9 @@ class Propagation:
         scaled = signal.scaled(factor)
         if by.exact or not scaled.linear or not scaled.parts:
             return scaled
-        return gaussian(self.add(dataclasses.replace(as_source(scaled), log_variance=0.0)), scaled.axes, scaled.mean)
+        source = self.add(dataclasses.replace(as_source(scaled), log_variance=0.0))
+        self._multiples[source] = (signal, factor)
+        return gaussian(source, scaled.axes, scaled.mean)
 
     def as_signal(self, value: Any) -> Signal:
         """A known array as a signal: its mean, and its variance over units as a Gaussian that all examples share."""
@@ -211,28 +224,55 @@ class Propagation:
         return source
 
     def batch_statistic(self, name: str, eqn: core.JaxprEqn, args: list[Any]) -> Value | None:
-        """What batch normalization computes: x - mean(x), and mean(x^2) - mean(x)^2."""
+        """What batch normalization computes: x - mean(x), a x + (b - a mean(x)), and mean(x^2) - mean(x)^2."""
         first, second = args[0], args[-1]
-        if isinstance(first, BatchMean) and isinstance(second, Known) and name in ("mul", "div"):
+        if name in ("mul", "div") and isinstance(first, BatchMean) and isinstance(second, Known):
             factor = typical(second, inverse=name == "div")
-            return dataclasses.replace(first, scale=first.scale * factor)
-        if isinstance(second, BatchMean) and isinstance(first, Known) and name == "mul":
-            return dataclasses.replace(second, scale=second.scale * typical(first))
-        squares = name == "square" or (name == "integer_pow" and eqn.params["y"] == 2) or (name == "mul")
+            return dataclasses.replace(first, scale=first.scale * factor) if first.plus is None else None
+        if name == "mul" and isinstance(first, Known) and isinstance(second, BatchMean):
+            return self.batch_statistic(name, eqn, [second, first])
+        squares = name == "square" or (name == "integer_pow" and eqn.params["y"] == 2) or name == "mul"
         if squares and isinstance(first, BatchMean) and isinstance(second, BatchMean) and first.power == 1:
             same = first is second or key_of(first.signal) == key_of(second.signal)
+            same = same and first.plus is None and second.plus is None
             return dataclasses.replace(first, scale=first.scale * second.scale, power=2) if same else None
-        if name != "sub" or not isinstance(second, BatchMean) or abs(second.scale - 1) > 1e-4:
+        if name not in ("add", "sub", "add_any"):
             return None
-        if isinstance(first, Signal) and second.power == 1 and key_of(first) == key_of(second.signal):
-            source = as_source(first)
-            source.variance, source.shared = max(source.variance - first.shared, 0.0), 0.0
-            return gaussian(self.add(source), first.axes)
-        if isinstance(first, BatchMean) and second.power == 2 and first.power == 1:
-            whole = first.scale * first.signal.mean
-            if math.isclose(whole, second.signal.square, rel_tol=1e-3):
-                return Known(np.float64(second.signal.variance - second.signal.shared), exact=False)
-        return None
+        sign = -1.0 if name == "sub" else 1.0
+        if name != "sub" and isinstance(first, BatchMean):
+            first, second = second, first
+        if not isinstance(second, BatchMean):
+            return None
+        second = dataclasses.replace(second, scale=sign * second.scale)
+        if isinstance(first, Signal):
+            return self.centred(first, second, sign)
+        if second.plus is None and isinstance(first, Known) and second.power == 1:
+            return dataclasses.replace(second, plus=first)
+        return self.batch_variance(first, second) if isinstance(first, BatchMean) else None
+
+    def centred(self, signal: Signal, mean: BatchMean, sign: float) -> Value | None:
+        """A signal less its own mean over the batch, and whatever that comes with."""
+        factor, within = 1.0, signal
+        while len(within.parts) == 1 and (made := self._multiples.get(next(iter(within.parts)))) is not None:
+            if (k := multiple_of(within, gaussian(next(iter(within.parts)), (), 0.0))) is None:
+                break
+            within, factor = made[0], factor * k * made[1]
+        k = multiple_of(within, mean.signal)
+        if mean.power != 1 or k is None or not math.isclose(k * factor, -mean.scale, rel_tol=1e-3):
+            return None
+        source = as_source(signal)
+        source.variance, source.shared = max(source.variance - signal.shared, 0.0), 0.0
+        out = gaussian(self.add(source), signal.axes)
+        return out if mean.plus is None else out.plus(self.as_signal(mean.plus), sign)
+
+    def batch_variance(self, square: BatchMean, mean: BatchMean) -> Known | None:
+        """mean(x^2) - mean(x)^2."""
+        whole = square.scale * square.signal.mean
+        if square.power != 1 or mean.power != 2 or square.plus is not None or abs(mean.scale + 1) > 1e-4:
+            return None
+        if not math.isclose(whole, mean.signal.square, rel_tol=1e-3):
+            return None
+        return Known(np.float64(mean.signal.variance - mean.signal.shared), exact=False)
 
     def layer(self, eqn: core.JaxprEqn, args: list[Value], path: tuple[int, ...], steps: Steps) -> list[Value]:
         """A fresh Gaussian for the output of a layer, or of an embedding, beside what else the equation returns."""
@@ -240,7 +280,8 @@ class Propagation:
         units = math.prod(site.shape[a] for a in site.unit_axes)
         axes = tuple("u" if k in site.unit_axes else "e" for k in range(len(site.shape)))
         weight = None if site.source is None else args[1 - site.source]
-        if len(args) != 2 or not isinstance(weight, Known) or eqn.primitive.name not in CONTRACTIONS:
+        product = product_of(eqn)
+        if len(args) != 2 or not isinstance(weight, Known) or product is None:
             reason = "its weight is not made of parameters alone, or stands inside a custom rule"
             if site.kind == "embedding":
                 reason = "an embedding: starts from its measured rms"
@@ -250,7 +291,7 @@ class Propagation:
             source = self.add(Source(square, shared, layer=(name, steps), units=units))
         else:
             assert site.source is not None
-            gain = self.gain(eqn, site.source, weight.value, path)
+            gain = self.gain(product, site.source, weight.value, path)
             down = gain * math.prod(site.shape) / max(math.prod(site.input_shape or (1,)), 1)
             source = self.add(self.fed(name, args[site.source], gain, down, steps, units))
         outs: list[Value] = [Outside("beside a layer")] * len(eqn.outvars)

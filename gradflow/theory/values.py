@@ -61,11 +61,20 @@ class Outside:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BatchMean:
-    """`scale` times the mean of a signal over all examples, by unit; squared if `power` is 2."""
+    """`scale` times the mean of a signal over all examples, by unit; squared if `power` is 2; `plus` what was added."""
 
     signal: Signal
     scale: float
     power: int = 1
+    plus: Known | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Piece:
+    """Some of a signal's examples or positions, `size` before it was cut: of use only where they are put together."""
+
+    signal: Signal
+    size: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,7 +85,7 @@ class Series:
     axes: tuple[str, ...]
 
 
-Value = Known | Data | Outside | BatchMean | Series | Signal
+Value = Known | Data | Outside | BatchMean | Piece | Series | Signal
 
 
 def outside(args: Sequence[Value], reason: str) -> Outside:
@@ -88,7 +97,7 @@ def _reads(value: Value) -> frozenset[Source]:
     """The Gaussians that a value is made of."""
     if isinstance(value, Outside):
         return value.reads
-    if isinstance(value, BatchMean):
+    if isinstance(value, (BatchMean, Piece)):
         value = value.signal
     if isinstance(value, Series):
         return frozenset().union(*(_reads(v) for v in value.signals))
@@ -111,6 +120,16 @@ def key_of(signal: Signal) -> Any:
     """Equal for signals that are the same random variable."""
     parts = sorted((id(s), p.value.tobytes()) for s, p in signal.parts.items())
     return (round(signal.constant, 12), *parts)
+
+
+def multiple_of(signal: Signal, other: Signal) -> float | None:
+    """The k for which signal = k other, None if there is none."""
+    if set(signal.parts) != set(other.parts) or not other.parts:
+        return None
+    own, base = (np.stack([s.parts[source].value for source in other.parts]) for s in (signal, other))
+    k = float((own * base).sum() / max((base**2).sum(), 1e-300))
+    close = np.abs(own - k * base).max() <= 1e-4 * np.abs(own).max()
+    return k if close and math.isclose(signal.constant, k * other.constant, rel_tol=1e-4, abs_tol=1e-9) else None
 
 
 def axes_of(value: Value) -> tuple[str, ...]:
@@ -173,6 +192,42 @@ def step_of(series: Series, eqn: core.JaxprEqn) -> Value | None:
         return None
     axes = tuple("1" if a == "t" else a for a in series.axes)
     return dataclasses.replace(series.signals[start[at]], axes=axes)
+
+
+def piece_of(signal: Signal, eqn: core.JaxprEqn) -> Value | None:
+    """A slice that keeps all units."""
+    old, new = jaxprs.shape_of(eqn.invars[0]), jaxprs.shape_of(eqn.outvars[0])
+    if len(signal.axes) != len(old) or any(a != "e" and m != n for a, m, n in zip(signal.axes, old, new, strict=True)):
+        return None
+    return Piece(signal, math.prod(old))
+
+
+def put_together(eqn: core.JaxprEqn, args: Sequence[Value]) -> Value | None:
+    """Pieces around their signal, as circular and reflecting padding lay them, whose gradients add up in it."""
+    along, size = eqn.params["dimension"], math.prod(jaxprs.shape_of(eqn.outvars[0]))
+    signals = [a.signal if isinstance(a, Piece) else a for a in args]
+    first = signals[0]
+    if not all(isinstance(s, Signal) for s in signals) or not isinstance(first, Signal):
+        return None
+    if first.axes[along : along + 1] != ("e",) or any(key_of(s) != key_of(first) for s in signals):  # type: ignore[arg-type]
+        return None
+    before = max(a.size if isinstance(a, Piece) else 0 for a in args)
+    if not 0 < before < size:
+        return None
+    parts = {s: Part(part.value, math.sqrt(size / before) * part.slope) for s, part in first.parts.items()}
+    return dataclasses.replace(first, parts=parts)
+
+
+def product_of(eqn: core.JaxprEqn) -> core.JaxprEqn | None:
+    """The contraction that an equation is, or that a custom rule with the same operands wraps."""
+    if eqn.primitive.name in CONTRACTIONS:
+        return eqn
+    if eqn.primitive.name not in jaxprs.CUSTOM_RULES | jaxprs.INLINED:
+        return None
+    inner = jaxprs.opened(jaxprs.inner_jaxpr(eqn))[0]
+    if len(inner.eqns) != 1 or list(inner.eqns[0].invars) != list(inner.invars):
+        return None
+    return product_of(inner.eqns[0])
 
 
 def row(value: Value, step: int) -> Value:
@@ -254,6 +309,8 @@ class _double:
 def why(name: str, args: Sequence[Value]) -> str:
     """Say what of an equation has no description."""
     signals = sum(isinstance(a, (Signal, Series)) for a in args)
+    if any(isinstance(a, Piece) for a in args):
+        name = "slice"
     if name in ("dot_general", "mul", "div") and signals > 1:
         return "a product of two signals, as in attention or gates"
     if name in ("reduce_max", "argmax", "reduce_window_max", "reduce_window", "reduce_window_sum", "reduce_sum"):
