@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gradflow.instrument import Flow, naming, value_grad_and_flow
@@ -83,11 +84,11 @@ class Prediction:
         return _table(self)
 
 
-def predict(loss_fn: Callable[..., Any], params: Any, *args: Any) -> Prediction:
+def predict(model: Any, params: Any, *args: Any) -> Prediction:
     """Predict forward and backward rms of every layer by mean-field theory, and measure them.
 
-    The loss is traced, whatever framework it is written in. From the measured input of the first layers, and of every
-    weight its mean square, theory follows the signal upwards: an output is Gaussian with variance
+    The model, or its loss, is traced, whatever framework it is written in. From the measured input of the first
+    layers, and of every weight its mean square, theory follows the signal upwards: an output is Gaussian with variance
     E[x^2] sum(w^2), over the weights that reach one unit; what happens elementwise between two layers is integrated
     over it; skip connections, biases, batch, layer and group normalization are followed as such, and recurrent networks
     step by step. The gradient is followed downwards from the measured one of the layers that feed the loss, by mean
@@ -96,18 +97,23 @@ def predict(loss_fn: Callable[..., Any], params: Any, *args: Any) -> Prediction:
 
     It assumes random, independent weights: after training, the layers where it parts from measurement are those that
     have learned. Attention, gates, pooling, dropout, concatenation, and loops without a fixed length are outside the
-    theory; the note of the next layer says so, and there it starts anew from the measured input.
+    theory; the note of the next layer says so, and there it starts anew from the measured input. A flow alone does not
+    say what lies between its layers, so that the model is needed to predict one.
 
     Args:
-        loss_fn: as for `value_grad_and_flow`: of parameters and further arguments, to a scalar.
-        params: pytree of floating-point arrays; what `loss_fn` differentiates.
-        *args: further arguments of `loss_fn`: the batch.
+        model: function of parameters and further arguments, or an object with such a function as its `apply` (a Flax
+            Linen module, a transformed Haiku function). It gives the loss, a scalar; or outputs, whose loss is then
+            their product with a random projection, summed over units and averaged over the batch.
+        params: pytree of floating-point arrays, differentiated; the variables of a Linen module.
+        *args: further arguments of the model: the batch.
 
     Returns:
-        The prediction. A layer counts as parting where measured and predicted rms differ by more than three standard
-        deviations of the finite-width law (as of a single example, so that it errs on the wide side) and 10 %.
+        The prediction, with the measured flow. A layer counts as parting where measured and predicted rms differ by
+        more than three standard deviations of the finite-width law (as of a single example, so that it errs on the wide
+        side) and 10 %.
 
     Raises:
+        TypeError: for a model that is neither a function nor has one as its `apply`.
         FlowError: as `value_grad_and_flow`.
 
     Examples:
@@ -122,6 +128,7 @@ def predict(loss_fn: Callable[..., Any], params: Any, *args: Any) -> Prediction:
         >>> prediction.parting, prediction.outside
         ((), {})
     """
+    loss_fn = _loss_of(model)
     _, _, flow = jax.jit(value_grad_and_flow(loss_fn))(params, *args)
     flat, tree = jax.tree_util.tree_flatten_with_path(params)
     leaves = [leaf for _, leaf in flat]
@@ -142,6 +149,30 @@ def predict(loss_fn: Callable[..., Any], params: Any, *args: Any) -> Prediction:
     outs = propagation.walk(closed, [Known(leaf) for leaf in leaves], data=True)
     propagation.leave(outs)
     return Prediction(_rows(propagation, flow), flow)
+
+
+def _loss_of(model: Any) -> Callable[..., Any]:
+    """The model as a function to a scalar."""
+    apply = getattr(model, "apply", model)
+    if not callable(apply):
+        raise TypeError(
+            f"expected a function of parameters and batch, or an object with such an `apply`, got a "
+            f"{type(model).__name__}. Fix: gf.theory.predict(lambda params, x: ..., params, x)"
+        )
+
+    def loss(params: Any, *args: Any) -> Any:
+        outs = [
+            out for out in jax.tree_util.tree_leaves(apply(params, *args)) if jnp.issubdtype(out.dtype, jnp.floating)
+        ]
+        if len(outs) == 1 and outs[0].ndim == 0:
+            return outs[0]
+        total = jnp.zeros((), jnp.float32)
+        for number, out in enumerate(outs):
+            projection = jax.random.normal(jax.random.key(number), out.shape, out.dtype)
+            total += jnp.sum((out * projection).astype(jnp.float32)) / max(out.shape[0] if out.ndim else 1, 1)
+        return total
+
+    return loss
 
 
 def _rows(propagation: Propagation, flow: Flow) -> tuple[LayerPrediction, ...]:

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from gradflow import theory
+from gradflow import models, theory
 
 WIDTH, EXAMPLES = 200, 32
 
@@ -98,6 +99,22 @@ class Convolutional(nn.Module):
         return nn.Dense(20)(x.reshape(x.shape[0], -1))
 
 
+class Circular(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for _ in range(3):
+            x = nn.tanh(nn.Conv(48, (3, 3), padding="CIRCULAR")(x))
+        return nn.Dense(20)(x.reshape(x.shape[0], -1))
+
+
+class TwoNumbersAChannel(nn.Module):
+    """Batch normalization as a x + (b - a mean(x))."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return models.BatchNorm()(x, train=True)
+
+
 class Recurrent(nn.Module):
     last_of: str = "carry"
 
@@ -117,11 +134,13 @@ IMAGES, SEQUENCES, VECTORS = (16, 8, 8, 3), (16, 7, 30), (EXAMPLES, 100)
         (Net(nn.gelu, residual=True), VECTORS),
         (Net(nn.relu, norm=BatchNorm), VECTORS),
         (Net(nn.tanh, norm=nn.LayerNorm, residual=True), VECTORS),
+        (Net(nn.gelu, norm=TwoNumbersAChannel, residual=True), VECTORS),
         (Convolutional(), IMAGES),
+        (Circular(), IMAGES),
         (Recurrent(), SEQUENCES),
         (Recurrent("outputs"), SEQUENCES),
     ],
-    ids=["silu", "residual", "batchnorm", "layernorm", "conv", "recurrent", "last output"],
+    ids=["silu", "residual", "batchnorm", "layernorm", "own batchnorm", "conv", "circular", "recurrent", "last output"],
 )
 def test_linen_models_are_inside_the_theory(module: nn.Module, shape: tuple[int, ...]) -> None:
     prediction = predicted(module, jax.random.normal(jax.random.key(3), shape))
@@ -140,10 +159,31 @@ def test_equinox_and_haiku() -> None:
     arrays, static = eqx.partition(model, eqx.is_array)
     x = jax.random.normal(jax.random.key(3), VECTORS)
     equinox = theory.predict(lambda a, x: squared_error(jax.vmap(eqx.combine(a, static))(x)), arrays, x)
-    net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([WIDTH, WIDTH, 20])(x)))
+    net: Any = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([WIDTH, WIDTH, 20])(x)))
     haiku = theory.predict(lambda p, x: squared_error(net.apply(p, x)), net.init(jax.random.key(0), x), x)
     for prediction, depth in ((equinox, 4), (haiku, 3)):
         assert (len(prediction.layers), prediction.outside, prediction.parting) == (depth, {}, ())
+
+
+def test_model_instead_of_a_loss() -> None:
+    """A Linen module, a Haiku function and an NNX model as they are, without a loss."""
+    x = jax.random.normal(jax.random.key(3), VECTORS)
+    linen = Net(nn.tanh)
+    net: Any = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([WIDTH, WIDTH, 20])(x)))
+    key = jax.random.key(0)
+    nnx_model = nnx.Sequential(
+        nnx.Linear(100, WIDTH, rngs=nnx.Rngs(0)), nnx.gelu, nnx.Linear(WIDTH, 20, rngs=nnx.Rngs(1))
+    )
+    graph, state = nnx.split(nnx_model)
+    for model, params, layers in (
+        (linen, linen.init(key, x), 6),
+        (net, net.init(key, x), 3),
+        (lambda state, x: nnx.merge(graph, state)(x), state, 2),
+    ):
+        prediction = theory.predict(model, params, x)
+        assert (len(prediction.layers), prediction.outside, prediction.parting) == (layers, {}, ())
+    with pytest.raises(TypeError, match="got a dict"):
+        theory.predict({}, {}, x)
 
 
 class Attention(nn.Module):
@@ -157,7 +197,8 @@ class Attention(nn.Module):
 class Gated(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.Dense(20)(nn.RNN(nn.LSTMCell(16))(x)[:, -1])
+        outs: Any = nn.RNN(nn.LSTMCell(16))(x)
+        return nn.Dense(20)(outs[:, -1])
 
 
 @pytest.mark.parametrize(
@@ -166,11 +207,13 @@ class Gated(nn.Module):
         (Attention(), "MultiHeadDotProductAttention_0/out", "attention"),
         (Attention(), "Dense_1", "pooling"),
         (Gated(), "Dense_0", "gates"),
+        (models.CNN(depth=3, channels=16, outputs=20), "Dense_head", "pooling"),
     ],
-    ids=["attention", "pooling", "gates"],
+    ids=["attention", "pooling", "gates", "own convolution"],
 )
 def test_what_is_outside_says_so_and_starts_anew(module: nn.Module, layer: str, reason: str) -> None:
-    prediction = predicted(module, jax.random.normal(jax.random.key(3), SEQUENCES))
+    shape = IMAGES if isinstance(module, models.CNN) else SEQUENCES
+    prediction = predicted(module, jax.random.normal(jax.random.key(3), shape))
     assert reason in prediction.outside[layer]
     assert "starts from its measured input" in str(prediction)
     assert all(math.isfinite(row.output_rms) and math.isfinite(row.output_grad_rms) for row in prediction.layers)
