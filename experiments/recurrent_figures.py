@@ -20,8 +20,10 @@ GREY = "#BBBBBB"
 LINES = plots.line_styles()
 STYLES = dict(zip((arm.name for arm in ARMS), LINES, strict=False))
 BEFORE, AFTER, CELL = LINES[5], LINES[1], LINES[2]
-LOWEST = 1e-12  # of a relative gradient that is drawn
-HEAT_LIMITS = (1e-6, 1e2)
+LOWEST = 1e-15  # of a relative gradient that is drawn
+LEARNED = 0.02  # mean squared error on the adding problem
+HEAT_LIMITS = (1e-6, 10.0)
+TALLEST = 1.0  # loss on the adding problem that is drawn; an IRNN's leaves the axes now and then
 
 
 @plots.styled
@@ -97,19 +99,20 @@ def _retention(axes: Axes, results: Results) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("steps back from the last")
     axes.set_ylabel(r"rms of $\partial L/\partial c_t$, last step = 1")
-    axes.set_title(r"(d) LSTM, small weights; stars: $\sigma(b)^T$, chrono's law")
-    axes.legend()
+    axes.plot([], [], "*", color=GREY, markersize=13, label=r"theory: $\sigma(b)^T$; chrono: $E[f^{2T}]^{1/2}$")
+    axes.set_title("(d) LSTM, small weights")
+    axes.legend(fontsize=8)
 
 
 def _plain_rates(axes: Axes, results: Results) -> None:
-    axes.plot(theory.SIGMAS, results["rnn_theory"], color=GREY, lw=4, label=r"mean field: $\chi_1$", zorder=1)
+    axes.plot(theory.CURVE, results["rnn_curve"], color=GREY, lw=4, label=r"mean field: $\chi_1$", zorder=1)
     for number, rates in enumerate(results["rnn_rate"].T):
         axes.plot(
             theory.SIGMAS, rates, ls="none", marker="o", color="black", mfc="none", label=None if number else "networks"
         )
     axes.axhline(1, color="#777777", lw=1, ls=":")
     axes.set_xlabel(r"spectral radius $\sigma_w$, Gaussian weights")
-    axes.set_ylabel("factor of the squared gradient, one step back")
+    axes.set_ylabel("squared gradient, factor a step back")
     axes.set_title("(e) tanh RNN, weak inputs")
     axes.legend()
 
@@ -126,7 +129,7 @@ def _gated_rates(axes: Axes, results: Results) -> None:
     axes.plot([], [], color=plots.COLORS[2], lw=2.5, label="mean field")
     axes.set_xticks(places, [str(name).replace(", ", ",\n") for name in results["gated_names"]], fontsize=8)
     axes.set_ylim(0, 1.35)
-    axes.set_ylabel("factor of the squared gradient, one step back")
+    axes.set_ylabel("squared gradient, factor a step back")
     axes.set_title("(f) gated cells")
     axes.legend(loc="upper left")
 
@@ -144,17 +147,16 @@ def over_time(results: Results) -> Figure:
         grid.flat, arms, results[f"{task}_gradient"], results[f"{task}_gradient_c"], strict=False
     ):
         lines = [(h[0], r"$h_t$, before", BEFORE), (h[-1], r"$h_t$, after", AFTER)]
-        if np.isfinite(c).all():
+        if (c != h).any():
             lines += [(c[0], r"$c_t$, before", BEFORE | {"marker": "", "color": GREY}), (c[-1], r"$c_t$, after", CELL)]
         for profile, label, style in lines:
-            shown = np.maximum(relative(profile), LOWEST)
-            axes.plot(steps, shown, label=label, markevery=len(steps) // 5, **style)
+            axes.plot(steps, relative(profile), label=label, markevery=len(steps) // 5, **style)
         axes.set_yscale("log")
+        axes.set_ylim(bottom=max(LOWEST, axes.get_ylim()[0]))
         axes.set_title(name)
     for axes in grid.flat[len(arms) :]:
         axes.set_axis_off()
-    for axes in grid[-1]:
-        axes.set_xlabel("time step t")
+    _label_lowest(grid, len(arms), "time step t")
     for row in grid:
         row[0].set_ylabel("rms of gradient,\nlast step = 1")
     handles, labels = grid.flat[len(arms) - 1].get_legend_handles_labels()
@@ -167,6 +169,13 @@ def over_time(results: Results) -> Figure:
     return figure
 
 
+def _label_lowest(grid: np.ndarray, count: int, label: str) -> None:
+    """Label the time axis of the lowest panel of each column, of which the first `count` are used."""
+    for axes in grid.flat[max(0, count - grid.shape[1]) : count]:
+        axes.set_xlabel(label)
+        axes.tick_params(labelbottom=True)
+
+
 def heatmaps(results: Results) -> Figure:
     """Gradient over time as colours, over training."""
     task = longest(results)
@@ -176,21 +185,27 @@ def heatmaps(results: Results) -> Figure:
     figure = Figure(figsize=(2.9 * columns + 1.2, 2.5 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     records = np.arange(results[f"{task}_gradient"].shape[1]) * int(results["every"])
-    for axes, name, profiles in zip(grid.flat, arms, results[f"{task}_gradient"], strict=False):
+    learned = (results[f"{task}_loss"] <= LEARNED).cumsum(1) == 1
+    for axes, name, profiles, first in zip(grid.flat, arms, results[f"{task}_gradient"], learned, strict=False):
         plots.heatmap(
             np.clip(relative(profiles), *HEAT_LIMITS).T, records, label="", limits=HEAT_LIMITS, xlabel="", ylabel="",
             title=name, colorbar=False, axes=axes,
         )  # fmt: skip
+        if first.any():
+            axes.axvline(records[first.argmax() + 1], color="white", lw=1.6, ls="--")
     for axes in grid.flat[len(arms) :]:
         axes.set_axis_off()
-    for axes in grid.flat[max(0, len(arms) - columns) : len(arms)]:
-        axes.set_xlabel("training step")
-        axes.tick_params(labelbottom=True)
+    _label_lowest(grid, len(arms), "training step")
     for row in grid:
         row[0].set_ylabel("time step t")
     label = r"rms of $\partial L/\partial h_t$, last step = 1"
     figure.colorbar(grid.flat[0].images[0], ax=grid, label=label, extend="both", shrink=0.8)
-    figure.suptitle("The gradient over time while the adding problem is learned", x=0.01, ha="left", fontsize=12)
+    figure.suptitle(
+        f"The gradient over time while the adding problem is learned (dashed: mean squared error below {LEARNED:g})",
+        x=0.01,
+        ha="left",
+        fontsize=12,
+    )
     return figure
 
 
@@ -226,6 +241,8 @@ def _curves(axes: Axes, results: Results, task: str) -> None:
     if f"{task}_baseline" in results:
         axes.axhline(float(results[f"{task}_baseline"]), color="#777777", lw=1.4, ls=":")
     axes.set_yscale("log")
+    if task.startswith("adding"):
+        axes.set_ylim(top=TALLEST)
     axes.set_xlabel("training step")
 
 

@@ -23,6 +23,7 @@ RADIUS_CELLS = ("linear", "tanh, weak inputs", "tanh, strong inputs")
 WEAK, STRONG = 0.01, 2.0  # variance of W x_t
 TINY = 1e-4  # weights so small that a gate is the logistic function of its bias
 SIGMAS = (0.5, 0.9, 1.0, 1.1, 1.5)  # of recurrent weights N(0, sigma^2 / n): about their spectral radius
+CURVE = tuple(np.linspace(0.4, 1.6, 25).tolist())  # sigmas at which theory is drawn
 MEAN_FIELD_INPUT = 0.05
 FITTED = 60  # steps of the sequences that rates are fitted on
 BATCH = 32
@@ -158,8 +159,9 @@ def mean_field(hidden: int, networks: int, seed: int) -> Results:
         seed: of weights and inputs.
 
     Returns:
-        `rnn_rate` (sigmas, networks), `rnn_theory` (sigmas,); `gated_rate` (cells, 2, networks), shared weights and
-        then fresh ones, `gated_theory` (cells,), `gated_names` (cells,): the LSTM by forget bias, then the GRU.
+        `rnn_rate` (sigmas, networks), `rnn_theory` (sigmas,), `rnn_curve`, theory at `CURVE`; `gated_rate` (cells, 2,
+        networks), shared weights and then fresh ones, `gated_theory`, `gated_names` (cells,): the LSTM by forget bias,
+        then the GRU.
     """
     key = jax.random.key(seed)
     theory = gf.theory
@@ -171,14 +173,15 @@ def mean_field(hidden: int, networks: int, seed: int) -> Results:
         for cell, draws in (("rnn", plain), ("lstm", lstm), ("gru", gru))
     }
     options = {"weight_variance": 1.0, "input_variance": 1.0}
+
+    def chi_1(sigma: float) -> float:
+        point = theory.recurrent_fixed_point("tanh", weight_variance=sigma**2, input_variance=MEAN_FIELD_INPUT)
+        return float(point.chi_1)
+
     return {
         "rnn_rate": found["rnn"],
-        "rnn_theory": np.array(
-            [
-                theory.recurrent_fixed_point("tanh", weight_variance=s**2, input_variance=MEAN_FIELD_INPUT).chi_1
-                for s in SIGMAS
-            ]
-        ),
+        "rnn_theory": np.array([chi_1(sigma) for sigma in SIGMAS]),
+        "rnn_curve": np.array([chi_1(sigma) for sigma in CURVE]),
         "gated_names": np.array([*(f"LSTM, forget bias {bias:g}" for bias in FORGET_BIASES), "GRU"]),
         "gated_rate": np.concatenate([found["lstm"], found["gru"]]).reshape(-1, 2, networks),
         "gated_theory": np.array(

@@ -53,7 +53,7 @@ ARMS = (
 )
 BY_NAME = {arm.name: arm for arm in ARMS}
 HIT = 0.04  # error below which an output counts as right (Hochreiter & Schmidhuber 1997)
-RNN, IRNN, GRU, _, LSTM, _, CHRONO = (arm.name for arm in ARMS)
+RNN, IRNN, GRU, FORGETFUL, LSTM, _, CHRONO = (arm.name for arm in ARMS)
 
 
 class Setup(NamedTuple):
@@ -123,9 +123,9 @@ def measure(names: Sequence[str], setup: Setup, problem: Problem, seed: int) -> 
 
     Returns:
         `arms` (arms,) names; `loss` (arms, records); `gradient` (arms, records + 1, steps), rms of dL/dh_t at the
-        first training step of each record and after the last; `gradient_c`, the same of dL/dc_t, NaN where there is no
-        c; `test_loss`, `accuracy` (arms,) on what was held out, accuracy being the part of outputs within .04 of a
-        real target; `finite` (arms,) whether no step had to be refused.
+        first training step of each record and after the last; `gradient_c`, the same of dL/dc_t, or again of dL/dh_t
+        where there is no c; `test_loss`, `accuracy` (arms,) on what was held out, accuracy being the part of outputs
+        within .04 of a real target; `finite` (arms,) whether no step had to be refused.
     """
     arms = [BY_NAME[name] for name in names]
     pool = ThreadPoolExecutor(max_workers=2)
@@ -172,7 +172,7 @@ def _train(
     return {
         "loss": metrics["loss"].value,
         "gradient": profiles[-1],
-        "gradient_c": profiles[0] if len(profiles) > 1 else jnp.full_like(profiles[0], jnp.nan),
+        "gradient_c": profiles[0],
         "test_loss": test_loss,
         "accuracy": accuracy,
         "finite": state.finite,
