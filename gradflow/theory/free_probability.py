@@ -184,7 +184,7 @@ def largest_singular_value(
 
     Examples:
         >>> round(largest_singular_value("identity", 10, q=1.0, weight_variance=1.0), 4)  # sqrt(11^11 / 10^10)
-        5.3414
+        5.3415
     """
     squares, weights = _squared_slopes(activation, depth, q)
     _own_spread(ensemble)

@@ -95,10 +95,11 @@ def predict(model: Any, params: Any, *args: Any) -> Prediction:
     square slopes (Poole et al. 2016; Schoenholz et al. 2017; Yang & Schoenholz 2017; Xiao et al. 2018; Chen et al.
     2018; Yang et al. 2019, here without terms of order 1/batch).
 
-    It assumes random, independent weights: after training, the layers where it parts from measurement are those that
-    have learned. Attention, gates, pooling, dropout, concatenation, and loops without a fixed length are outside the
-    theory; the note of the next layer says so, and there it starts anew from the measured input. A flow alone does not
-    say what lies between its layers, so that the model is needed to predict one.
+    It assumes random weights, independent of each other and of the gradient that arrives (a loss such as mean(output^2)
+    sends the output itself back, which is not): after training, the layers where it parts from measurement are those
+    that have learned. Attention, gates, pooling, dropout, concatenation, and loops without a fixed length are outside
+    the theory; the note of the next layer says so, and there it starts anew from the measured input. A flow alone does
+    not say what lies between its layers, so that the model is needed to predict one.
 
     Args:
         model: function of parameters and further arguments, or an object with such a function as its `apply` (a Flax
@@ -120,11 +121,11 @@ def predict(model: Any, params: Any, *args: Any) -> Prediction:
         >>> import jax.numpy as jnp
         >>> keys = jax.random.split(jax.random.key(0), 6)
         >>> params = [jax.random.normal(k, (500, 500)) / 500**0.5 for k in keys]
-        >>> def loss(params, x):
+        >>> def model(params, x):
         ...     for w in params:
         ...         x = jnp.tanh(x) @ w
-        ...     return jnp.mean(x**2)
-        >>> prediction = predict(loss, params, jax.random.normal(jax.random.key(1), (64, 500)))
+        ...     return x
+        >>> prediction = predict(model, params, jax.random.normal(jax.random.key(1), (64, 500)))
         >>> prediction.parting, prediction.outside
         ((), {})
     """

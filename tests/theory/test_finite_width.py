@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +21,7 @@ DRAWS = 400
     [("relu", 2.0, 0.0), ("identity", 1.0, 0.0), ("tanh", 3.0, 0.05), ("sigmoid", 4.0, 0.1)],
 )
 def test_law_is_that_of_random_networks(name: str, weight_variance: float, bias_variance: float) -> None:
-    given = {"weight_variance": weight_variance, "bias_variance": bias_variance, "q0": 0.8}
+    given: Any = {"weight_variance": weight_variance, "bias_variance": bias_variance, "q0": 0.8}
     draw = jax.jit(jax.vmap(functools.partial(growth, activation=name, depth=5, width=60, **given)))
     signal, jacobian = (np.asarray(x, np.float64) for x in draw(jax.random.split(jax.random.key(0), DRAWS)))
     law = theory.width_profile(name, [60] * 5, **given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,7 +46,7 @@ def test_one_orthogonal_relu_layer_has_an_atom_and_two_have_the_projections_law(
 
 
 @pytest.mark.parametrize(("name", "depth", "q", "weight_variance", "ensemble"), CASES)
-def test_density_has_the_moments(name: str, depth: int, q: float, weight_variance: float, ensemble) -> None:
+def test_density_has_the_moments(name: str, depth: int, q: float, weight_variance: float, ensemble: Any) -> None:
     given = {"weight_variance": weight_variance, "ensemble": ensemble}
     moments = theory.spectrum_moments(name, [q] * depth, **given)
     top = theory.largest_singular_value(name, depth, q=q, **given)
@@ -59,7 +60,9 @@ def test_density_has_the_moments(name: str, depth: int, q: float, weight_varianc
 
 
 @pytest.mark.parametrize(("name", "depth", "q", "weight_variance", "ensemble"), CASES)
-def test_spectrum_is_that_of_a_wide_network(name: str, depth: int, q: float, weight_variance: float, ensemble) -> None:
+def test_spectrum_is_that_of_a_wide_network(
+    name: str, depth: int, q: float, weight_variance: float, ensemble: Any
+) -> None:
     """Moments, edge and the distribution function itself, at a q that the network keeps through all layers."""
     given = {"weight_variance": weight_variance, "ensemble": ensemble}
     square = float(theory.moments(name, q).square)
@@ -98,7 +101,8 @@ def test_published_closed_forms() -> None:
 
 def test_orthogonal_tanh_reaches_isometry_at_criticality_and_gaussian_does_not() -> None:
     """With q* going to 0 on the critical line the variance at a fixed depth goes to 0, or to L."""
-    for ensemble, limit in (("orthogonal", 0.0), ("gaussian", 50.0)):
+    cases: Any = (("orthogonal", 0.0), ("gaussian", 50.0))
+    for ensemble, limit in cases:
         moments = theory.spectrum_moments("tanh", [1e-3] * 50, weight_variance=1.0, ensemble=ensemble)
         assert moments.variance / moments.mean**2 == pytest.approx(limit, abs=0.01)
 
@@ -107,7 +111,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="no density"):
         theory.spectrum_density("identity", 3, 1.0, q=1.0, weight_variance=1.0, ensemble="orthogonal")
     with pytest.raises(ValueError, match="unknown ensemble 'normal'"):
-        theory.largest_singular_value("tanh", 3, q=1.0, weight_variance=1.0, ensemble="normal")
+        theory.largest_singular_value("tanh", 3, q=1.0, weight_variance=1.0, ensemble="normal")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="positive variance"):
         theory.zero_fraction("relu", q=0.0)
     with pytest.raises(ValueError, match="depth"):

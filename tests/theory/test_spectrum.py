@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from gradflow import theory
 
 
-def linear(singular_values: np.ndarray, rows: int, columns: int, seed: int = 0):
+def linear(singular_values: np.ndarray, rows: int, columns: int, seed: int = 0) -> tuple[Any, jax.Array]:
     """A function x -> reshape(A vec(x)) with these singular values, and an input for it."""
     rng = np.random.default_rng(seed)
     left = np.linalg.qr(rng.standard_normal((rows, len(singular_values))))[0]
@@ -84,7 +86,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(TypeError, match="floating-point array to differentiate"):
         theory.singular_values(lambda x: x, jnp.arange(3))
     with pytest.raises(TypeError, match="one floating-point array, got one to"):
-        theory.singular_values(lambda x: (x, x), jnp.ones(3))
+        theory.singular_values(lambda x: (x, x), jnp.ones(3))  # type: ignore[arg-type,return-value]
     with pytest.raises(ValueError, match="count between 1 and 3"):
         theory.extreme_singular_values(lambda x: x, jnp.ones(3), 4)
     with pytest.raises(ValueError, match="at least 2 samples"):
