@@ -190,6 +190,8 @@ def largest_singular_value(
     _own_spread(ensemble)
     in_range("a weight variance above 0", weight_variance, 1e-300, LARGEST)
     equation = _Equation(squares, weights, depth, weight_variance, ensemble)
+    if squares.max() == 0:  # a flat activation: J is 0
+        return 0.0
     top = math.log(squares.max())
     if ensemble == "orthogonal" and np.ptp(squares) < 1e-12:
         return (weight_variance * math.exp(top)) ** (depth / 2)

@@ -45,7 +45,16 @@ class NetworkProfile:
 
     @property
     def gradient_correlations(self) -> Float[np.ndarray, " depth"]:
-        """Correlation between the two inputs' dL/dz_l, 1 at the last layer."""
+        """Correlation between the two inputs' dL/dz_l, 1 at the last layer.
+
+        Raises:
+            ArithmeticError: where no gradient is left.
+        """
+        if not (self.backward_rates > 0).all():
+            raise ArithmeticError(
+                f"no gradient passes layer {int(np.argmin(self.backward_rates)) + 1}, so that it has no correlation. "
+                "Likely cause: an activation that is flat where its inputs lie"
+            )
         ratio = np.append(self.shared_rates / self.backward_rates, 1.0)
         return np.cumprod(ratio[::-1])[::-1]
 
