@@ -4,6 +4,12 @@ z_l = W_l phi(z_(l-1)) + b_l with W ~ N(0, sigma_w^2 / fan_in) and b ~ N(0, sigm
 the pre-activations z_l become Gaussian with variance q_l, those of two inputs with correlation c_l (Poole et al. 2016),
 and the backward signal's mean square changes by chi_l a layer (Schoenholz et al. 2017).
 
+The same holds for convolutions with W ~ N(0, sigma_w^2 / (k^2 c_in)) over a window of k x k, as their channels grow:
+q_l, c_l and the mean square gradient are then averages over positions. Every position takes the mean of E[phi^2] over
+its window, which evens out what differs between positions and, where the padding is circular, leaves their average as
+it is; zero padding loses what the window sees beyond the edge. chi_1 and xi_c are those of the fully connected network
+(Xiao et al. 2018, "Dynamical Isometry and a Mean Field Theory of CNNs"), so that every function here serves for both.
+
 `weight_variance` is sigma_w^2 and `bias_variance` sigma_b^2 throughout; `activation` is a name in
 `gradflow.activations`, a record of it, or any elementwise function.
 """

@@ -125,7 +125,7 @@ CASES: dict[str, list[Callable[..., Any]]] = {
     "tailored": [lambda phi, s=s: theory.tailored(phi, 5, network_curvature=s) for s in (0.0, 0.3, 1e5, math.nan)],
 }
 CELLS: list[Callable[[], Any]] = [
-    functools.partial(fn, weight_variance=w, input_variance=r, **{bias: b})  # type: ignore[operator]
+    functools.partial(fn, weight_variance=w, input_variance=r, **{bias: b})
     for fn, bias in (
         (theory.minimal_rnn_fixed_point, "update_bias"),
         (theory.gru_fixed_point, "update_bias"),
