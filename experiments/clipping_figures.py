@@ -1,0 +1,232 @@
+"""The figures of `clipping`, drawn from its results alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from experiments import clipping_order as order
+from experiments import clipping_smoothness as smoothness
+from experiments import clipping_surface as surface
+from experiments.runner import Results
+from gradflow import plots
+
+PLAIN, CLIPPED, THIRD, FOURTH = plots.line_styles()[:4]
+LINES = dict(zip(order.LIMITS, (PLAIN, CLIPPED, THIRD, FOURTH), strict=True))
+WORDS = {
+    "none": "not clipped",
+    "norm": f"norm of the gradient at most {order.BY_NORM:g}",
+    "value": f"each entry at most {order.BY_VALUE:g}",
+    "adaptive": f"each unit at most {order.BY_UNIT:g} of its weights",
+}
+COARSE = 4  # points of the grid for one of the surface in 3-D
+JUMP = 0.5  # in the plane of w and b
+
+
+@plots.styled
+def draw(results: Results) -> dict[str, Figure]:
+    """Draw every figure.
+
+    Args:
+        results: from `experiments.clipping.run`.
+
+    Returns:
+        Name to figure.
+    """
+    return {
+        "surface": cliff(results),
+        "norms": norms(results),
+        "temporal_order": temporal_order(results),
+        "smoothness": curvature(results),
+    }
+
+
+def without_marker(style: dict[str, Any]) -> dict[str, Any]:
+    """Return a line style for curves of many points.
+
+    Args:
+        style: one of `plots.line_styles`.
+    """
+    return {name: value for name, value in style.items() if name != "marker"}
+
+
+def shown_path(results: Results) -> int:
+    """Return the path to draw: the first that the cliff throws and that stays in view; else the first.
+
+    Args:
+        results: from `run`.
+    """
+    places = results["path_places"]
+    low, high = (np.array(limits) for limits in zip(surface.WEIGHTS, surface.BIASES, strict=True))
+    inside = ((places >= low) & (places <= high)).all((0, 1, 3))
+    thrown = np.linalg.norm(np.diff(places[0], axis=0), axis=-1).max(0) > JUMP
+    return int(np.argmax(inside & thrown))
+
+
+def cliff(results: Results) -> Figure:
+    """Pascanu et al.'s Fig. 6: the surface and two descents on it, in space and from above."""
+    figure = Figure(figsize=(10.5, 5.0), layout="constrained")
+    figure.suptitle(f"A cliff in the error of one recurrent unit, {surface.TIME} steps", x=0.01, ha="left", fontsize=12)
+    index = shown_path(results)
+    _in_space(figure.add_subplot(1, 2, 1, projection="3d"), results, index)
+    axes = figure.add_subplot(1, 2, 2)
+    weights, biases = results["surface_weights"], results["surface_biases"]
+    gradient = np.maximum(results["surface_gradient"], 1e-4)
+    mesh = axes.pcolormesh(
+        weights,
+        biases,
+        gradient.T,
+        norm=LogNorm(1e-3, gradient.max()),
+        cmap="Greys",
+        rasterized=True,
+        shading="nearest",
+    )
+    figure.colorbar(mesh, ax=axes, label="norm of the gradient")
+    lines = axes.contour(weights, biases, results["surface_error"].T, levels=12, cmap=plots.HEAT, linewidths=0.9)
+    axes.clabel(lines, lines.levels[::3], fontsize=7)
+    for run, (name, style) in enumerate((("plain descent", THIRD), ("clipped at 1", CLIPPED))):
+        places = results["path_places"][run, :, index]
+        axes.plot(*places.T, label=name, markevery=25, **style)
+    axes.plot(*results["path_places"][0, 0, index], "*", color="black", markersize=11, label="start", zorder=5)
+    axes.set_xlim(*surface.WEIGHTS)
+    axes.set_ylim(*surface.BIASES)
+    axes.set_xlabel("weight w")
+    axes.set_ylabel("bias b")
+    axes.set_title("(b) from above: lines of equal error")
+    axes.legend(loc="lower left", frameon=True)
+    return figure
+
+
+def _in_space(axes: Any, results: Results, index: int) -> None:
+    grid = np.meshgrid(results["surface_weights"], results["surface_biases"], indexing="ij")
+    thin = np.s_[::COARSE, ::COARSE]
+    axes.computed_zorder = False
+    axes.plot_surface(
+        grid[0][thin], grid[1][thin], results["surface_error"][thin], cmap=plots.HEAT, rcount=200, ccount=200,
+        linewidth=0, antialiased=True, alpha=0.85, zorder=1,
+    )  # fmt: skip
+    for run, style in enumerate((THIRD, CLIPPED)):
+        places, errors = results["path_places"][run, :, index], results["path_error"][run, :, index]
+        inside = (places[:, 0] >= surface.WEIGHTS[0]) & (places[:, 0] <= surface.WEIGHTS[1])
+        axes.plot(*places[inside].T, errors[inside] + 0.01, zorder=4 + run, **without_marker(style))
+    axes.view_init(elev=38, azim=-140)
+    axes.set_xlabel("weight w")
+    axes.set_ylabel("bias b")
+    axes.set_zlabel("error")
+    axes.set_title("(a) the surface")
+
+
+def norms(results: Results) -> Figure:
+    """Global norm over training, before and after clipping, for four ways of it."""
+    length = results["lengths"][-1]
+    figure = Figure(figsize=(10.5, 5.6), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    figure.suptitle(
+        f"Norm of the gradient over training: temporal order, T = {length}, smart tanh", x=0.01, ha="left", fontsize=12
+    )
+    for axes, letter, clip in zip(grid.flat, "abcd", order.LIMITS, strict=True):
+        arm = _arm(results, "smart tanh", clip)
+        before, after = (results[f"order_{name}"][-1, arm].max(0) for name in ("before", "after"))
+        updates = results["order_every"] * np.arange(1, before.size + 1)
+        axes.semilogy(updates, before, label="before clipping", **without_marker(PLAIN) | {"linewidth": 0.9})
+        if clip != "none":
+            axes.semilogy(updates, after, label="after", **without_marker(CLIPPED) | {"linestyle": "-"})
+        axes.set_title(f"({letter}) {WORDS[clip]}")
+        axes.legend(loc="upper left")
+    for axes in grid[1]:
+        axes.set_xlabel("update")
+    for axes in grid[:, 0]:
+        axes.set_ylabel(f"largest norm in {results['order_every']} updates\nof {before_runs(results)} networks")
+    return figure
+
+
+def before_runs(results: Results) -> int:
+    """Return the number of networks of each kind."""
+    return int(results["order_error"].shape[-1])
+
+
+def _arm(results: Results, init: str, clip: str) -> int:
+    return int(np.flatnonzero((results["arm_inits"] == init) & (results["arm_clips"] == clip))[0])
+
+
+def temporal_order(results: Results) -> Figure:
+    """Pascanu et al.'s Fig. 7: how often the order is learned, by length, initialization and clipping."""
+    figure = Figure(figsize=(10.5, 5.8), layout="constrained")
+    grid = figure.subplots(2, 3, sharex=True, sharey="row")
+    runs, lengths = before_runs(results), results["lengths"]
+    figure.suptitle("Temporal order: who learns it, by length of the sequences", x=0.01, ha="left", fontsize=12)
+    for column, (letter, init) in enumerate(zip("abc", order.INITS, strict=True)):
+        top, bottom = grid[:, column]
+        for clip, style in LINES.items():
+            if (init, clip) not in order.ARMS:
+                continue
+            errors = results["order_error"][:, _arm(results, init, clip)]
+            top.plot(lengths, (errors < order.SOLVED).mean(1), label=WORDS[clip], clip_on=False, **style)
+            bottom.plot(lengths, errors.mean(1), clip_on=False, **style)
+            bottom.plot(lengths, errors, linestyle="none", marker=".", color=style["color"], markersize=3, alpha=0.6)
+        bottom.axhline(0.75, color="#777777", linestyle=":", linewidth=0.9)
+        top.set_title(f"({letter}) {init}")
+        top.set_ylim(0, 1)
+        bottom.set_ylim(0, 0.8)
+        bottom.set_xlabel("length T of the sequences")
+    grid[0, 0].set_ylabel(f"part of {runs} networks with\nless than 1 % errors")
+    grid[1, 0].set_ylabel("error, mean (dots: each network);\ndotted: chance")
+    grid[0, 2].legend(loc="best")
+    return figure
+
+
+def curvature(results: Results) -> Figure:
+    """Descent on x^4, smoothness against gradient norm (Zhang et al.), gradients over time by radius."""
+    figure = Figure(figsize=(10.5, 3.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    figure.suptitle("Where the curvature grows with the gradient", x=0.01, ha="left", fontsize=12)
+    _quartic(left, results)
+    _scatter(middle, results)
+    back = -np.arange(results["radius_gradient"].shape[-1])[::-1]
+    for radius, linear, bent, style in zip(
+        results["radii"], *results["radius_gradient"], plots.line_styles(), strict=False
+    ):
+        line = without_marker(style) | {"linestyle": "-"}
+        right.semilogy(back, linear, label=f"{radius:g}", **line)
+        right.semilogy(back, bent, **line | {"linestyle": ":"})
+    right.set_xlabel("time step t, the last one is 0")
+    right.set_ylabel("dL/dh, the last step's = 1")
+    right.set_title("(c) gradient over time by radius; dots: tanh")
+    right.legend(title="spectral radius")
+    return figure
+
+
+def _quartic(axes: Axes, results: Results) -> None:
+    steps = np.arange(1, len(results["quartic_x"]) + 1)
+    first = results["quartic_first"]
+    names = ("plain, rate .01", "plain, rate 1/1200", f"clipped at 1, rate .01: {first[2]} steps")
+    for name, x, style in zip(names, results["quartic_x"].T, (THIRD, PLAIN, CLIPPED), strict=True):
+        size = np.abs(x.astype(np.float64))
+        shown = size < 1e6
+        axes.loglog(steps[shown], size[shown], label=name, **without_marker(style))
+    axes.set_ylim(3e-2, 1e6)
+    axes.set_xlabel("step")
+    axes.set_ylabel("|x|")
+    axes.set_title("(a) descent on x$^4$ from 10")
+    axes.legend()
+
+
+def _scatter(axes: Axes, results: Results) -> None:
+    gradient, local = results["smooth_gradient"], results["smooth_local"]
+    slope, correlation = smoothness.fitted_power(gradient, local)
+    progress = np.broadcast_to(np.linspace(0, 1, gradient.shape[1]), gradient.shape)
+    points = axes.scatter(gradient, local, c=progress, s=9, cmap=plots.HEAT, linewidths=0)
+    axes.figure.colorbar(points, ax=axes, label="training, start (0) to end (1)")
+    middle = np.exp(np.log(gradient).mean()), np.exp(np.log(local).mean())
+    ends = np.array([gradient.min(), gradient.max()])
+    axes.plot(ends, middle[1] * (ends / middle[0]) ** slope, color="black", linewidth=1, label=f"slope {slope:.2f}")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("norm of the gradient")
+    axes.set_ylabel("local smoothness")
+    axes.set_title(f"(b) RNN in training, correlation {correlation:.2f}")
+    axes.legend()
