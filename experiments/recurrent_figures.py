@@ -152,10 +152,10 @@ def over_time(results: Results) -> Figure:
         for profile, label, style in lines:
             axes.plot(steps, relative(profile), label=label, markevery=len(steps) // 5, **style)
         axes.set_yscale("log")
-        axes.set_ylim(bottom=max(LOWEST, axes.get_ylim()[0]))
         axes.set_title(name)
     for axes in grid.flat[len(arms) :]:
         axes.set_axis_off()
+    grid[0, 0].set_ylim(bottom=max(LOWEST, grid[0, 0].get_ylim()[0]))
     _label_lowest(grid, len(arms), "time step t")
     for row in grid:
         row[0].set_ylabel("rms of gradient,\nlast step = 1")

@@ -101,7 +101,11 @@ def retention(hidden: int, steps: int, seed: int) -> Results:
         flow = instrumented(params)[2]
         return flow[flow.carries[0]].output_grad_rms
 
-    measured = np.stack([gradient(model.init(init_key, batch.inputs[:2])["params"]) for model in networks])
+    @jax.jit
+    def drawn(key: PRNGKeyArray) -> list[dict[str, dict[str, Array]]]:
+        return [model.init(key, batch.inputs[:2])["params"] for model in networks]
+
+    measured = np.stack([gradient(params) for params in drawn(init_key)])
     theory = [*(_logistic(bias) ** steps for bias in FORGET_BIASES), chrono_retention(steps)[0]]
     return {"retention": measured / measured[:, -1:], "retention_theory": np.array(theory)}
 
