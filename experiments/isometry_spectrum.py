@@ -1,0 +1,150 @@
+"""Singular values of deep networks at the start, measured and by free probability."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+import gradflow as gf
+from experiments.progress import track
+from experiments.runner import Results
+from gradflow.theory.free_probability import Ensemble
+
+
+class Network(NamedTuple):
+    """A kind of network whose Jacobian is decomposed.
+
+    Attributes:
+        activation: name.
+        ensemble: of the weights.
+        bias_variance: sigma_b^2; weights are critical for it.
+    """
+
+    activation: str
+    ensemble: Ensemble
+    bias_variance: float
+
+    @property
+    def name(self) -> str:
+        """As figures and claims call it."""
+        return f"{self.activation}, {self.ensemble}"
+
+
+NETWORKS = (
+    Network("identity", "orthogonal", 0.0),
+    Network("identity", "gaussian", 0.0),
+    Network("tanh", "orthogonal", 1e-3),
+    Network("tanh", "gaussian", 1e-3),
+    Network("relu", "orthogonal", 0.0),
+    Network("relu", "gaussian", 0.0),
+)
+
+
+class Point(NamedTuple):
+    """Where a network sits: sigma_w^2 and the variance q of its pre-activations."""
+
+    weight_variance: float
+    q: float
+
+
+def point(network: Network) -> Point:
+    """Critical weight variance and the fixed point of the variance; 1 where every variance is one.
+
+    Args:
+        network: which.
+    """
+    if network.activation in ("identity", "relu"):
+        return Point({"identity": 1.0, "relu": 2.0}[network.activation], 1.0)
+    weight_variance = gf.theory.critical_weight_variance(network.activation, bias_variance=network.bias_variance)
+    found = gf.theory.fixed_point(
+        network.activation, weight_variance=weight_variance, bias_variance=network.bias_variance
+    )
+    return Point(weight_variance, found.q_star)
+
+
+def jacobian(
+    key: Array, network: Network, at: Point, depths: tuple[int, ...], width: int
+) -> Float[Array, "depths width width"]:
+    """J = D_L W_L ... D_1 W_1 at a random input, after given numbers of layers.
+
+    Args:
+        key: of weights, biases and the input.
+        network: which.
+        at: its weight variance, and the variance of the first pre-activation.
+        depths: numbers of layers, ascending.
+        width: of every layer.
+    """
+    phi = gf.activations.get(network.activation)
+    sigma = math.sqrt(at.weight_variance)
+    if network.ensemble == "orthogonal":
+        init = gf.initializers.orthogonal(sigma)
+    else:
+        init = gf.initializers.gaussian(at.weight_variance)
+    deviation = math.sqrt(max(at.q - network.bias_variance, 0) / at.weight_variance)
+
+    def layer(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], Array]:
+        x, product = carry
+        weight_key, bias_key = jax.random.split(key)
+        kernel = init(weight_key, (width, width), jnp.float32)
+        bias = math.sqrt(network.bias_variance) * jax.random.normal(bias_key, (width,))
+        z = x @ kernel + bias
+        x, slope = jax.jvp(phi, (z,), (jnp.ones_like(z),))
+        product = (product @ kernel) * slope
+        return (x, product), product
+
+    start_key, layers_key = jax.random.split(key)
+    start = (deviation * jax.random.normal(start_key, (width,)), jnp.eye(width))
+    _, products = jax.lax.scan(layer, start, jax.random.split(layers_key, depths[-1]))
+    return products[np.array(depths) - 1]
+
+
+def measure(*, depths: tuple[int, ...], width: int, draws: int, seed: int) -> Results:
+    """Decompose Jacobians of every kind of network, and predict what comes out.
+
+    Args:
+        depths: numbers of layers, ascending.
+        width: of every layer.
+        draws: networks of each kind.
+        seed: of everything.
+
+    Returns:
+        `spectrum_networks`, `spectrum_depths`; `spectrum_values` (networks, depths, draws, width), singular values,
+        largest first; `spectrum_second`, `spectrum_largest` (networks, depths), theory's E[s^4] / E[s^2]^2 and upper
+        edge; `spectrum_grid` (points,) and `spectrum_density` (networks, depths, points), theory's, NaN where all
+        singular values are the same.
+    """
+    keys = jax.random.split(jax.random.key(seed), draws)
+    grid = np.geomspace(0.02, 10, 160)
+    found: list[Any] = []
+    for network in track(NETWORKS, "spectra", lambda network: network.name):
+        at = point(network)
+        several = jax.jit(jax.vmap(lambda key, network=network, at=at: jacobian(key, network, at, depths, width)))
+        values = np.linalg.svd(np.asarray(several(keys), np.float64), compute_uv=False)
+        options: dict[str, Any] = {"weight_variance": at.weight_variance, "ensemble": network.ensemble}
+        rows = [_theory(network, at, depth, grid, options) for depth in depths]
+        found.append((values.swapaxes(0, 1), *(np.stack(column) for column in zip(*rows, strict=True))))
+    values, second, largest, density = (np.stack(column) for column in zip(*found, strict=True))
+    return {
+        "spectrum_networks": np.array([network.name for network in NETWORKS]),
+        "spectrum_depths": np.array(depths),
+        "spectrum_values": values,
+        "spectrum_second": second,
+        "spectrum_largest": largest,
+        "spectrum_grid": grid,
+        "spectrum_density": density,
+    }
+
+
+def _theory(network: Network, at: Point, depth: int, grid: np.ndarray, options: dict[str, Any]) -> Any:
+    moments = gf.theory.spectrum_moments(network.activation, [at.q] * depth, **options)
+    second = moments.variance / moments.mean**2 + 1
+    if network.name == "identity, orthogonal":
+        return np.float64(second), np.float64(1), np.full(len(grid), np.nan)
+    largest = gf.theory.largest_singular_value(network.activation, depth, q=at.q, **options)
+    density = gf.theory.spectrum_density(network.activation, depth, grid, q=at.q, **options)
+    return np.float64(second), np.float64(largest), density
