@@ -39,10 +39,10 @@ STUCK = (0.13, 0.20)
 LONG = 100  # T from which a tanh RNN has not learned it in 3,000 steps; at T = 50 it has begun to
 RECORDS = 3  # last ones, over which a loss is averaged
 CLOSED, OPEN = 1e-8, 0.05  # gradient of the first state over that of the last
-ORIGINAL = 0.5
+ORIGINAL = 0.5  # of the baseline
 MEMORYLESS, REMEMBERS = (0.97, 1.08), 0.9  # of the baseline of copy memory
 SHORT = 20  # T up to which an LSTM remembers after 1,500 steps
-ACCURACY = 0.78
+ACCURACY, BETTER = 0.78, 0.03  # of gated cells on images; by how much they beat the tanh RNN
 PAPER_COPY = {100: 0.1733, 200: 0.0945, 500: 0.0400}  # nats a step without memory, in the papers
 DEVIATIONS = 3.0
 MEAN_FIELD_BAND = 0.04  # as for tanh networks over depth: finite width biases low
@@ -71,9 +71,9 @@ class Config:
     """Networks, by name, for the longest adding problem; for the other tasks a choice is made."""
     adding_lengths: tuple[int, ...] = (50, 100)
     """T of the adding problem, growing."""
-    original_lengths: tuple[int, ...] = (100,)
-    """T of the adding problem as first posed."""
-    original_updates: int = 1500
+    original_lengths: tuple[int, ...] = ()
+    """T of the adding problem as first posed, which takes more steps than two cores do in minutes."""
+    original_updates: int = 20_000
     """Training steps on it."""
     copy_pauses: tuple[int, ...] = (20, 100)
     """T of copy memory."""
@@ -116,13 +116,13 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        networks=2, hidden=32, updates=400, every=20, arms=(RNN, LSTM), adding_lengths=(10,), original_lengths=(),
+        networks=2, hidden=32, updates=400, every=20, arms=(RNN, LSTM), adding_lengths=(10,),
         copy_pauses=(), readings=(),
     ),
     "laptop": Config(),
     "paper": Config(
         hidden=128, updates=20_000, adding_lengths=(150, 200, 300, 400, 750), original_lengths=(100, 500, 1000),
-        original_updates=20_000, copy_pauses=(100, 200, 500), copy_updates=20_000, data="mnist",
+        copy_pauses=(100, 200, 500), copy_updates=20_000, data="mnist",
         readings=("pixels", "permuted pixels"), image_updates=100_000,
     ),
 }  # fmt: skip
@@ -328,7 +328,7 @@ def other_claims(results: Results) -> list[Claim]:
         claim = f"images by {reading}: test accuracy, worse of GRU and LSTM"
         source = "Le et al. 2015; Arjovsky et al. 2016"
         found.append(check.above(claim, source, ACCURACY, min(gated)))
-        found.append(check.above(f"{claim}, minus tanh RNN", source, 0.0, min(gated) - plain))
+        found.append(check.above(f"{claim}, minus tanh RNN", source, BETTER, min(gated) - plain))
     return found
 
 
