@@ -140,7 +140,7 @@ def over_time(results: Results) -> Figure:
     arms = names(results, task)
     columns = min(4, len(arms))
     rows = math.ceil(len(arms) / columns)
-    figure = Figure(figsize=(2.9 * columns + 0.4, 2.5 * rows + 1.2), layout="constrained")
+    figure = Figure(figsize=(max(7.5, 2.9 * columns + 0.4), 2.5 * rows + 1.2), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     steps = np.arange(1, results[f"{task}_gradient"].shape[-1] + 1)
     for axes, name, h, c in zip(
@@ -182,7 +182,7 @@ def heatmaps(results: Results) -> Figure:
     arms = names(results, task)
     columns = min(4, len(arms))
     rows = math.ceil(len(arms) / columns)
-    figure = Figure(figsize=(2.9 * columns + 1.2, 2.5 * rows + 0.8), layout="constrained")
+    figure = Figure(figsize=(max(9.5, 2.9 * columns + 1.2), 2.5 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     records = np.arange(results[f"{task}_gradient"].shape[1]) * int(results["every"])
     learned = (results[f"{task}_loss"] <= LEARNED).cumsum(1) == 1
@@ -219,7 +219,7 @@ def tasks(results: Results) -> Figure:
     ]
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(3.7 * columns, 3.1 * rows + 0.8), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 3.7 * columns), 3.1 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, letter, (task, title, unit) in zip(grid.flat, "abcdefghijklmno", panels, strict=False):
         _curves(axes, results, task)
@@ -240,8 +240,8 @@ def _curves(axes: Axes, results: Results, task: str) -> None:
         axes.plot(steps, curve, label=name, markevery=max(1, len(steps) // 6), **STYLES[name])
     if f"{task}_baseline" in results:
         axes.axhline(float(results[f"{task}_baseline"]), color="#777777", lw=1.4, ls=":")
-    axes.set_yscale("log")
     if task.startswith("adding"):
+        axes.set_yscale("log")
         axes.set_ylim(top=TALLEST)
     axes.set_xlabel("training step")
 
