@@ -236,6 +236,7 @@ def claims(results: Results) -> list[Claim]:
     return [
         *trainability_table.claims(results),
         *training_claims(results),
+        *remedy_claims(results),
         *signal_claims(results),
         *profile_claims(results),
     ]
@@ -265,6 +266,18 @@ def training_claims(results: Results) -> list[Claim]:
     ]  # fmt: skip
 
 
+def remedy_claims(results: Results) -> list[Claim]:
+    """The smaller grids, where they were trained: ReLU is at its best where chi_1 = 1."""
+    names = [str(name) for name in results["remedies"]]
+    if "ReLU" not in names:
+        return []
+    row = np.argmin(np.abs(results["remedy_depths"] - 32))
+    best = results["remedy_variances"][np.argmax(results["remedy_accuracy"][names.index("ReLU"), row])]
+    critical = gf.theory.critical_weight_variance("relu", bias_variance=0.0)
+    claim = f"sigma_w^2 that trains ReLU best, {results['remedy_depths'][row]} layers deep"
+    return [check.close(claim, "He et al. 2015; chi_1 = 1", critical, best, absolute=0.25)]
+
+
 def relative_depths(results: Results) -> np.ndarray:
     """Depth over 6 xi_c of every network of the grid, (depths, variances).
 
@@ -277,11 +290,14 @@ def relative_depths(results: Results) -> np.ndarray:
 def ordering(relative: np.ndarray, learnt: np.ndarray) -> float:
     """Fraction of pairs of one network that learnt and one that did not in which the former is relatively less deep.
 
+    NaN if there is no such pair.
+
     Args:
         relative: depth over 6 xi_c.
         learnt: whether a network learnt.
     """
-    return float(np.mean(relative[learnt][:, None] < relative[~learnt][None, :]))
+    pairs = relative[learnt][:, None] < relative[~learnt][None, :]
+    return float(np.mean(pairs)) if pairs.size else np.nan
 
 
 def signal_claims(results: Results) -> list[Claim]:

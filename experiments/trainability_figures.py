@@ -26,6 +26,7 @@ from gradflow import plots
 
 WEIGHT_VARIANCE = r"weight variance $\sigma_w^2$"
 DEPTH = "depth, hidden layers"
+BEST = 0.8  # accuracy at the bright end of the maps: about what the best networks reach
 LIMIT = "#D55E00"  # of the theory lines over a heat map: seen against dark and light, in grey by its white edge
 
 
@@ -100,7 +101,7 @@ def accuracy_map(
         variances: of the columns.
     """
     across, up = _edges(variances.astype(np.float64)), np.exp(_edges(np.log(depths)))
-    axes.pcolormesh(across, up, accuracy, cmap=plots.HEAT, vmin=0, vmax=1, edgecolors="white", linewidth=0.4)
+    axes.pcolormesh(across, up, accuracy, cmap=plots.HEAT, vmin=0, vmax=BEST, edgecolors="white", linewidth=0.4)
     axes.set_yscale("log")
     axes.set_yticks(depths[:: max(1, len(depths) // 6)])
     axes.yaxis.set_major_formatter(ScalarFormatter())
@@ -123,7 +124,9 @@ def _limit(axes: Axes, variances: np.ndarray, depths: np.ndarray, label: str) ->
 
 
 def _colorbar(figure: Figure, axes: Any) -> None:
-    figure.colorbar(ScalarMappable(Normalize(0, 1), plots.HEAT), ax=axes, label="test accuracy (chance 0.1)")
+    figure.colorbar(
+        ScalarMappable(Normalize(0, BEST), plots.HEAT), ax=axes, label="test accuracy (chance 0.1)", extend="max"
+    )
 
 
 def steps(results: Results) -> Figure:
@@ -157,7 +160,7 @@ def remedies(results: Results) -> Figure:
         axes.label_outer()
     _colorbar(figure, list(row))
     figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
-    figure.suptitle("Other activations, and batch norm", x=0.01, ha="left", fontsize=12)
+    figure.suptitle("Other activations, and batch norm; darkest: exploded, no answer", x=0.01, ha="left", fontsize=12)
     return figure
 
 
@@ -232,7 +235,7 @@ def profiles(results: Results) -> Figure:
     """Predicted and measured gradient over depth at initialization, one panel an activation."""
     chosen = [PROFILES[index] for index in results["profile_index"]]
     names = list(dict.fromkeys(profile.name for profile in chosen))
-    figure = Figure(figsize=(2.55 * len(names) + 0.6, 4.3), layout="constrained")
+    figure = Figure(figsize=(2.55 * len(names) + 0.6, 4.0), layout="constrained")
     row = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(row, names, strict=True):
         lines, theory = {}, {}
@@ -247,7 +250,9 @@ def profiles(results: Results) -> Figure:
         )
         axes.set_xlabel("layer")
         axes.label_outer()
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=8, columnspacing=0.8, handlelength=1.8
+        )
     count = results["profile"].shape[1]
     figure.suptitle(
         f"The gradient at initialization: theory in grey, mean of {count} networks", x=0.01, ha="left", fontsize=12

@@ -1,0 +1,190 @@
+"""The parts of `trainability` against plain loops and closed forms; its claims against results made false."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradflow as gf
+from experiments import trainability, trainability_signal, trainability_table, trainability_training
+from experiments.trainability_signal import Profile
+from experiments.trainability_training import Network, Training
+
+TINY = dataclasses.replace(
+    trainability.PRESETS["smoke"],
+    depths=(2, 5),
+    weight_variances=(1.0, 1.75, 4.0),
+    width=16,
+    records=(1, 3),
+    remedies=("ReLU", "tanh + batch norm"),
+    remedy_depths=(2, 4),
+    remedy_variances=(1.0, 2.0),
+    signal_depth=6,
+    signal_width=100,
+    signal_networks=2,
+    profiles=("tanh", "relu + batch norm"),
+    profile_width=24,
+    profile_networks=2,
+    profile_images=16,
+)
+
+
+@pytest.fixture(scope="module")
+def results():
+    return trainability.run(TINY)
+
+
+@pytest.fixture(scope="module")
+def as_theory_says(results):
+    """What a run would give if networks did as theory says, with nothing left to chance."""
+    depths, variances = np.array([8, 40, 200]), results["variances"]
+    relative = depths[:, None] / (6 * results["grid_xi"])
+    accuracy = np.where(relative < 1, 0.7, 0.1) + 0.1 * (variances == 1.75)
+    perfect = {
+        name: np.repeat(results[f"{name}_theory"][..., None], 2, -1) for name in ("point_q", "point_c")
+    } | {
+        name: np.repeat(results[f"{name}_theory"][..., None, :], 2, -2) for name in ("signal_q", "signal_c")
+    }  # fmt: skip
+    remedy = np.zeros((2, 2, 2)) + np.array([0.2, 0.7])
+    profile = np.repeat(results["profile_theory"][:, None], 2, 1)
+    changed = {"depths": depths, "accuracy": accuracy[..., None], "remedy_accuracy": remedy, "profile": profile}
+    return results | perfect | changed
+
+
+def test_results_and_figures_are_whole(results):
+    assert results["accuracy"].shape == (2, 3, 2)
+    assert results["remedy_accuracy"].shape == (2, 2, 2)
+    assert results["profile"].shape == (7, 2, 20)
+    assert results["signal_c"].shape == (4, 3, 2, 6)
+    for value in results.values():
+        assert value.dtype.kind in "US" or np.isfinite(value).all()
+    names = {"heatmap", "steps", "remedies", "fixed_points", "convergence", "profiles"}
+    assert set(trainability.figures(results)) == names
+
+
+def test_all_claims_hold_if_networks_do_as_theory_says(as_theory_says):
+    claims = trainability.claims(as_theory_says)
+    assert len(claims) >= 40
+    assert [claim.claim for claim in claims if not claim.holds] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("accuracy", lambda x: x * 0.5, "trained: lowest"),
+        ("accuracy", lambda x: x + 0.25, "trained: highest"),
+        ("accuracy", lambda x: x[::-1], "orders the networks"),
+        ("accuracy", lambda x: np.roll(x, 1, axis=1), "trains best about 40"),
+        ("remedy_accuracy", lambda x: x[..., ::-1], "trains ReLU best"),
+        ("signal_q", lambda x: 1.3 * x, "variance q_l"),
+        ("signal_c", lambda x: x - 0.3, "correlation c_l"),
+        ("point_q", lambda x: 1.5 * x, "variance q*"),
+        ("point_c", lambda x: -x, "correlation c*"),
+        ("profile", lambda x: x**1.5, "squared gradient a layer, tanh"),
+        ("profile", lambda x: x**1.5, "squared gradient a layer, relu + batch norm"),
+        ("table_chi", lambda x: x + 1e-3, "chi_1, tanh"),
+        ("table_six_xi", lambda x: x + 1, "6 xi_c"),
+        ("table_relu", lambda x: 1.1 * x, "theory: ReLU"),
+        ("table_selu", lambda x: x + 0.01, "SELU"),
+        ("table_tat", lambda x: x + 0.01, "slope of the tailored"),
+        ("table_tat_reached", lambda x: x + 0.01, "correlation 0 after"),
+        ("table_batchnorm", lambda x: x + 0.01, "ReLU + batch norm"),
+    ],
+)
+def test_claims_fail_on_results_that_are_false(as_theory_says, name, change, words):
+    claims = trainability.claims(as_theory_says | {name: change(as_theory_says[name])})
+    assert not all(claim.holds for claim in claims if words in claim.claim)
+
+
+def test_training_is_a_plain_loop():
+    """One network of the vmapped program against steps taken one by one."""
+    data = gf.data.load(TINY.data)
+    network, training = Network("tanh", 0.05, None, 16), Training(8, 0.1, (2, 12), 5)
+    grid = trainability_training.train_grid(data, network, training, [3], [1.0, 2.0], "test")
+    train = trainability_training.flat(data, data.train)
+    test = trainability_training.flat(data, data.test, trainability_training.EVALUATED)
+    model = trainability_training.build(network, 3)
+    init_key, order_key = jax.random.split(jax.random.key(5))
+    drawn = dict(model.init(init_key, train.x[:2]))
+
+    def loss(params, chosen):
+        logits = model.apply(params, train.x[chosen])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, train.y[chosen]).mean()
+
+    gradient = jax.jit(jax.grad(loss))
+    for column, variance in enumerate((1.0, 2.0)):
+        params = trainability_training.scale_kernels(drawn, jnp.float32(variance))
+        for number in range(12):
+            chosen = jax.random.randint(jax.random.fold_in(order_key, number), (8,), 0, len(train.y))
+            params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient(params, chosen))
+            if number + 1 in training.records:
+                accuracy = float((model.apply(params, test.x).argmax(-1) == test.y).mean())
+                record = training.records.index(number + 1)
+                assert grid[0, column, record] == pytest.approx(accuracy, abs=3e-3)
+
+
+def test_networks_start_where_they_are_told_and_stray_as_foreseen():
+    keys = jax.random.split(jax.random.key(0), 200)
+    starts = np.array([[0.5, 0.0], [trainability_signal._tanh(2.5).q_star, 0.5]])
+    q, c = trainability_signal.follow(keys, starts, 2.5, 4, 150)
+    np.testing.assert_allclose(q[:, :, 0], np.repeat(starts[:, :1], 200, 1), rtol=1e-4)
+    np.testing.assert_allclose(c[:, :, 0], np.repeat(starts[:, 1:], 200, 1), atol=1e-4)
+    predicted = trainability_signal.theory_correlations(2.5, 0.5, 4)
+    spread = trainability_signal.correlation_spreads(2.5, predicted, 150)
+    # A deviation from 200 networks is known to 5 %; other layers add the part that q's own chance has in c.
+    np.testing.assert_allclose(c[1].std(0)[1:], spread[1:], rtol=0.25)
+    wide = trainability_signal.variance_spreads(2.5, 0.5, 4, 150)
+    np.testing.assert_allclose(q[0].std(0)[1:], wide[1:], rtol=0.25)
+
+
+def test_rates_are_those_of_an_exponential():
+    profile = 3.0 * np.exp(-0.1 * np.arange(30))
+    np.testing.assert_allclose(trainability_signal.rates(profile[None]), math.exp(0.2), rtol=1e-12)
+
+
+def test_predicted_gradients_are_their_closed_forms():
+    """ReLU: sigma_w^2 / 2 a layer; with batch norm pi / (pi - 1); and `network_profile`."""
+    half = trainability_signal.theory_profile(Profile("relu", None, 0.0, 1.0), 5)
+    np.testing.assert_allclose(half, 2.0 ** (-np.arange(5)[::-1] / 2), rtol=1e-9)
+    normalized = trainability_signal.theory_profile(Profile("relu", "batch", 0.0, 1.0), 3)
+    np.testing.assert_allclose(normalized[0], math.pi / (math.pi - 1), rtol=1e-6)
+    tanh = trainability_signal.theory_profile(Profile("tanh", None, 0.05, 2.5), 12)
+    profile = gf.theory.network_profile("tanh", 12, 1.0, weight_variance=2.5, bias_variance=0.05)
+    np.testing.assert_allclose(tanh, profile.backward_rms, rtol=1e-9)
+
+
+def test_depth_of_a_changed_gradient():
+    """9 factors of 1/2 are the first beyond e^-6; at criticality nothing changes."""
+    assert trainability_signal.gradient_depth(Profile("relu", None, 0.0, 1.0)) == 10
+    assert trainability_signal.gradient_depth(Profile("relu", None, 0.0, 2.0), limit=50) == 50
+
+
+def test_ordering_counts_pairs():
+    relative, learnt = np.array([[0.5, 3.0], [1.0, 0.7]]), np.array([[True, False], [False, True]])
+    assert trainability.ordering(relative, learnt) == 1
+    assert trainability.ordering(relative, ~learnt) == 0
+    assert math.isnan(trainability.ordering(relative, learnt | True))
+    assert trainability.ordering(np.array([1.0, 2.0, 3.0]), np.array([True, False, True])) == 0.5
+
+
+def test_relu_approaches_its_asymptote():
+    approach = trainability_table.relu_approach(200)
+    assert abs(approach[-1] - 1) < abs(approach[20] - 1) < 1
+
+
+def test_settings_that_cannot_be_run_are_refused():
+    for changes, words in (
+        ({"data": "fashion"}, "data set"),
+        ({"remedies": ("Relu",)}, "ReLU"),
+        ({"depths": (4, 2)}, "ascending"),
+        ({"depths": (1, 4)}, "two layers"),
+        ({"profile_depth": 10}, "for a fit"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            dataclasses.replace(TINY, **changes)
