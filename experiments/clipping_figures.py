@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from experiments import clipping_order as order
 from experiments import clipping_smoothness as smoothness
@@ -25,6 +26,10 @@ WORDS = {
 }
 COARSE = 4  # points of the grid for one of the surface in 3-D
 JUMP = 0.5  # in the plane of w and b
+AFTERWARDS = 40  # steps drawn after the longest one
+ABOVE = 0.005  # the surface, so that lines are seen
+LEVELS = (0.001, 0.01, 0.03, 0.05, 0.07, 0.08, 0.085, 0.1, 0.15, 0.2, 0.3, 0.4, 0.45)
+PATHS = ("plain descent", f"clipped at {surface.LIMIT:g}")
 
 
 @plots.styled
@@ -69,51 +74,59 @@ def shown_path(results: Results) -> int:
 
 def cliff(results: Results) -> Figure:
     """Pascanu et al.'s Fig. 6: the surface and two descents on it, in space and from above."""
-    figure = Figure(figsize=(10.5, 5.0), layout="constrained")
+    figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     figure.suptitle(f"A cliff in the error of one recurrent unit, {surface.TIME} steps", x=0.01, ha="left", fontsize=12)
     index = shown_path(results)
-    _in_space(figure.add_subplot(1, 2, 1, projection="3d"), results, index)
+    jumps = np.linalg.norm(np.diff(results["path_places"][0, :, index], axis=0), axis=-1)
+    shown = np.s_[: int(np.argmax(jumps)) + AFTERWARDS]
+    paths = [(results["path_places"][run, shown, index], results["path_error"][run, shown, index]) for run in (0, 1)]
+    space = figure.add_subplot(1, 2, 1, projection="3d")
+    _in_space(space, results, paths)
     axes = figure.add_subplot(1, 2, 2)
-    weights, biases = results["surface_weights"], results["surface_biases"]
-    gradient = np.maximum(results["surface_gradient"], 1e-4)
+    _from_above(axes, results)
+    for name, (places, _), style in zip(PATHS, paths, (THIRD, CLIPPED), strict=True):
+        axes.plot(*places.T, label=name, zorder=4, markevery=_markers(places), **style | {"linewidth": 1.2})
+    axes.plot(*paths[0][0][0], "*", color="black", markersize=11, label="start", zorder=5)
+    axes.legend(loc="lower left", frameon=True)
+    return figure
+
+
+def _markers(places: np.ndarray) -> list[int]:
+    """Return one step in five, and both ends of every long one."""
+    long = np.flatnonzero(np.linalg.norm(np.diff(places, axis=0), axis=-1) > JUMP)
+    return sorted({*range(0, len(places), 5), *long.tolist(), *(long + 1).tolist()})
+
+
+def _from_above(axes: Axes, results: Results) -> None:
+    weights, biases, errors = results["surface_weights"], results["surface_biases"], results["surface_error"]
+    gradient = results["surface_gradient"]
+    limits = LogNorm(1e-3, gradient.max())
     mesh = axes.pcolormesh(
-        weights,
-        biases,
-        gradient.T,
-        norm=LogNorm(1e-3, gradient.max()),
-        cmap="Greys",
-        rasterized=True,
-        shading="nearest",
+        weights, biases, np.maximum(gradient, 1e-3).T, norm=limits, cmap="Greys", rasterized=True, shading="nearest"
     )
-    figure.colorbar(mesh, ax=axes, label="norm of the gradient")
-    lines = axes.contour(weights, biases, results["surface_error"].T, levels=12, cmap=plots.HEAT, linewidths=0.9)
-    axes.clabel(lines, lines.levels[::3], fontsize=7)
-    for run, (name, style) in enumerate((("plain descent", THIRD), ("clipped at 1", CLIPPED))):
-        places = results["path_places"][run, :, index]
-        axes.plot(*places.T, label=name, markevery=25, **style)
-    axes.plot(*results["path_places"][0, 0, index], "*", color="black", markersize=11, label="start", zorder=5)
+    axes.figure.colorbar(mesh, ax=axes, label="norm of the gradient")
+    lines = axes.contour(weights, biases, errors.T, levels=LEVELS, colors=plots.COLORS[3], linewidths=0.8)
+    axes.clabel(lines, LEVELS[1::2], fontsize=7)
     axes.set_xlim(*surface.WEIGHTS)
     axes.set_ylim(*surface.BIASES)
     axes.set_xlabel("weight w")
     axes.set_ylabel("bias b")
     axes.set_title("(b) from above: lines of equal error")
-    axes.legend(loc="lower left", frameon=True)
-    return figure
 
 
-def _in_space(axes: Any, results: Results, index: int) -> None:
+def _in_space(axes: Any, results: Results, paths: list[tuple[np.ndarray, np.ndarray]]) -> None:
     grid = np.meshgrid(results["surface_weights"], results["surface_biases"], indexing="ij")
     thin = np.s_[::COARSE, ::COARSE]
     axes.computed_zorder = False
     axes.plot_surface(
         grid[0][thin], grid[1][thin], results["surface_error"][thin], cmap=plots.HEAT, rcount=200, ccount=200,
-        linewidth=0, antialiased=True, alpha=0.85, zorder=1,
+        linewidth=0, antialiased=False, zorder=1,
     )  # fmt: skip
-    for run, style in enumerate((THIRD, CLIPPED)):
-        places, errors = results["path_places"][run, :, index], results["path_error"][run, :, index]
-        inside = (places[:, 0] >= surface.WEIGHTS[0]) & (places[:, 0] <= surface.WEIGHTS[1])
-        axes.plot(*places[inside].T, errors[inside] + 0.01, zorder=4 + run, **without_marker(style))
-    axes.view_init(elev=38, azim=-140)
+    for (places, errors), style in zip(paths, (THIRD, CLIPPED), strict=True):
+        axes.plot(*places.T, errors + ABOVE, zorder=4, **style | {"markersize": 3, "linewidth": 1.2})
+    axes.plot(*paths[0][0][0], paths[0][1][0] + ABOVE, "*", color="black", markersize=11, zorder=6)
+    axes.view_init(elev=35, azim=60)
+    axes.set_box_aspect(None, zoom=0.88)
     axes.set_xlabel("weight w")
     axes.set_ylabel("bias b")
     axes.set_zlabel("error")
@@ -195,8 +208,8 @@ def curvature(results: Results) -> Figure:
         right.semilogy(back, bent, **line | {"linestyle": ":"})
     right.set_xlabel("time step t, the last one is 0")
     right.set_ylabel("dL/dh, the last step's = 1")
-    right.set_title("(c) gradient over time by radius; dots: tanh")
-    right.legend(title="spectral radius")
+    right.set_title("(c) gradient over time")
+    right.legend(title="spectral radius\n(dotted: tanh units)", title_fontsize=8.5)
     return figure
 
 
@@ -226,6 +239,7 @@ def _scatter(axes: Axes, results: Results) -> None:
     axes.plot(ends, middle[1] * (ends / middle[0]) ** slope, color="black", linewidth=1, label=f"slope {slope:.2f}")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("norm of the gradient")
     axes.set_ylabel("local smoothness")
     axes.set_title(f"(b) RNN in training, correlation {correlation:.2f}")

@@ -222,27 +222,30 @@ def stacked(arms: Sequence[tuple[str, str]]) -> Arm:
     return Arm(*rows.T)
 
 
-def in_halves(length: int, keys: PRNGKeyArray, updates: int, every: int) -> dict[str, np.ndarray]:
-    """Train every arm, half of them on each of two cores: the networks are too small to share one out.
+def in_halves(
+    length: int, arms: Sequence[tuple[str, str]], keys: PRNGKeyArray, updates: int, every: int
+) -> dict[str, np.ndarray]:
+    """Train arms, half of them on each of two cores: the networks are too small to share one out.
 
     Args:
         length: of the sequences.
+        arms: name of initialization, name of clipping; an even number.
         keys: of weights and sequences.
         updates: how many.
         every: of them a record.
 
     Returns:
-        What `compare` returns for all arms.
+        What `compare` returns.
     """
-    half = len(ARMS) // 2
-    parts = stacked(ARMS[:half]), stacked(ARMS[half:])
+    half = len(arms) // 2
+    parts = stacked(arms[:half]), stacked(arms[half:])
     compiled = compare.lower(length, parts[0], keys, updates, every).compile()
     with ThreadPoolExecutor(max_workers=2) as pool:
         found = list(pool.map(lambda part: jax.tree.map(np.asarray, compiled(part, keys)), parts))
     return jax.tree.map(lambda *both: np.concatenate(both), *found)
 
 
-def measure(lengths: Sequence[int], runs: int, updates: int, every: int, seed: int) -> Results:
+def by_length(lengths: Sequence[int], runs: int, updates: int, every: int, seed: int) -> Results:
     """Train every arm on sequences of every length.
 
     Args:
@@ -253,15 +256,37 @@ def measure(lengths: Sequence[int], runs: int, updates: int, every: int, seed: i
         seed: of everything.
 
     Returns:
-        `arm_inits`, `arm_clips` (arms,) names; `lengths`; `order_error` (lengths, arms, runs), `order_loss`,
-        `order_before`, `order_after` (lengths, arms, runs, records), see `train`; `order_every`.
+        `arm_inits`, `arm_clips` (arms,) names; `lengths`; `order_updates`; `order_error` (lengths, arms, runs).
     """
     keys = jax.random.split(jax.random.key(seed), runs)
-    found = [in_halves(length, keys, updates, every) for length in track(lengths, "length", "T = {}".format)]
+    found = [in_halves(length, ARMS, keys, updates, every) for length in track(lengths, "length", "T = {}".format)]
     return {
         "arm_inits": np.array([init for init, _ in ARMS]),
         "arm_clips": np.array([clip for _, clip in ARMS]),
         "lengths": np.array(lengths),
-        "order_every": np.array(every),
-        **{f"order_{name}": np.stack([each[name] for each in found]) for name in found[0]},
+        "order_updates": np.array(updates),
+        "order_error": np.stack([each["error"] for each in found]),
+    }
+
+
+def at_length(length: int, runs: int, updates: int, every: int, seed: int) -> Results:
+    """Train networks with sparse weights for longer, without clipping and with all kinds of it.
+
+    Args:
+        length: T.
+        runs: networks of each kind.
+        updates: of each.
+        every: of them a record.
+        seed: of everything.
+
+    Returns:
+        `long_length`, `long_every`; `long_error` (kinds, runs), the kinds in the order of `LIMITS`; `long_loss`,
+        `long_before`, `long_after` (kinds, runs, records), see `train`.
+    """
+    keys = jax.random.split(jax.random.key(seed), runs)
+    found = in_halves(length, [("smart tanh", clip) for clip in LIMITS], keys, updates, every)
+    return {
+        "long_length": np.array(length),
+        "long_every": np.array(every),
+        **{f"long_{name}": value for name, value in found.items()},
     }

@@ -20,7 +20,7 @@ STATE, TARGET, TIME = 0.5, 0.7, 50
 WEIGHTS, BIASES = (3.0, 7.0), (-4.0, 0.0)
 LIMIT = 1.0  # of the gradient's norm
 RATE = 0.05
-START = (5.2, -2.5)  # of the paths that are drawn
+START = (5.5, -2.1)  # of the first paths
 SPREAD = 0.2  # half the side of the square that other starts are drawn from
 UNLIMITED = 1e30  # a limit that nothing reaches; inf would give inf * 0
 

@@ -64,6 +64,15 @@ class FlowHistory:
         values = {name: np.concatenate([old, later.values[name]], 1) for name, old in self.values.items()}
         return FlowHistory(np.concatenate([self.steps, later.steps]), self.layers, values)
 
+    def until(self, records: int) -> FlowHistory:
+        """Return the first of the records.
+
+        Args:
+            records: how many.
+        """
+        values = {name: value[:, :records] for name, value in self.values.items()}
+        return FlowHistory(self.steps[:records], self.layers, values)
+
 
 class NonFinitePlace(NamedTuple):
     """Where a value first went non-finite.

@@ -53,7 +53,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         scale = self.param("scale", ones, channels, self.param_dtype)
         bias = self.param("bias", zeros, channels, self.param_dtype)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
         if train:
             mean, var = self._statistics(x)
             for running, new in ((running_mean, mean), (running_var, var)):

@@ -1,21 +1,37 @@
 """Training: a pure step, many of them as one program, grids of runs, and a host loop that loses nothing."""
 
+from gradflow.training.checkpoints import Checkpoints
+from gradflow.training.devices import data_mesh, join, window_sharding
+from gradflow.training.errors import CheckpointError, NonFiniteError
+from gradflow.training.grids import grid
+from gradflow.training.history import Curve, Fitted
+from gradflow.training.loop import fit
 from gradflow.training.losses import classification, evaluate, regression
 from gradflow.training.optimizers import decay_mask, remedied
 from gradflow.training.step import Mean, TrainState, averages, init, make_flow_step, make_step, run, start
 
 __all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "Curve",
+    "Fitted",
     "Mean",
+    "NonFiniteError",
     "TrainState",
     "averages",
     "classification",
+    "data_mesh",
     "decay_mask",
     "evaluate",
+    "fit",
+    "grid",
     "init",
+    "join",
     "make_flow_step",
     "make_step",
     "regression",
     "remedied",
     "run",
     "start",
+    "window_sharding",
 ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradflow.training.history import Fitted
 
 
 class CheckpointError(RuntimeError):
@@ -15,13 +18,13 @@ class NonFiniteError(FloatingPointError):
     Attributes:
         step: number of the step that would have been the first bad one.
         place: where: a layer and a direction in words.
-        state: before that step, all finite.
+        fitted: the state before that step, all finite, and curves and flow up to it.
     """
 
-    def __init__(self, step: int, place: str, state: Any, saved: str) -> None:
+    def __init__(self, step: int, place: str, fitted: Fitted, saved: str) -> None:
         super().__init__(
-            f"training went non-finite at step {step}: {place}. The state before that step is in `.state`; {saved}. "
-            "Likely cause: a learning rate or an initial weight variance that is too large, or exploding gradients. "
-            "Fix: a smaller rate, clip_norm=, or a look at the flow of the steps before"
+            f"training went non-finite at step {step}: {place}. The state before that step and the flow up to it are in "
+            f"`.fitted`; {saved}. Likely cause: a learning rate or an initial weight variance that is too large, or "
+            "exploding gradients. Fix: a smaller rate, clip_norm=, or a look at the flow of the steps before"
         )
-        self.step, self.place, self.state = step, place, state
+        self.step, self.place, self.fitted = step, place, fitted

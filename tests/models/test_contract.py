@@ -140,7 +140,7 @@ def test_bad_inputs_are_named_before_anything_runs(name):
         (lambda: mlp(initializer="he_norml"), "did you mean 'he_normal'"),
         (lambda: mlp(normalization="bacth"), "did you mean 'batch'"),
         (lambda: mlp(residual="re_zero"), "did you mean 'rezero'"),
-        (lambda: mlp(residual=True), "Known: plain, rezero, skipinit"),
+        (lambda: mlp(residual=True), "Known: plain, rezero, skipinit, highway"),
         (lambda: mlp(norm_position="before"), "Known: pre, post"),
         (lambda: mlp(bias="zeroes"), "did you mean 'zeros'"),
         (lambda: resnet(depth=21), r"6n \+ 2, got 21; the nearest are 20 and 26"),

@@ -1,0 +1,108 @@
+"""How far a run has come: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+LEVELS = "▁▂▃▄▅▆▇█"
+WIDTH = 24  # layers that a sparkline has room for; more are averaged
+SECONDS = 10.0  # from one plain line to the next
+
+Report: TypeAlias = Callable[[int, Mapping[str, float], "np.ndarray | None"], None]
+
+
+@contextlib.contextmanager
+def shown(done: int, steps: int, wanted: bool) -> Iterator[Report]:
+    """Show progress on stderr while the block runs, with a function (step, metrics, gradients by layer) that tells it.
+
+    Args:
+        done: steps done before.
+        steps: of the whole run.
+        wanted: False shows nothing.
+    """
+    if not wanted or done >= steps:
+        yield lambda step, metrics, gradients: None
+    elif sys.stderr.isatty() and importlib.util.find_spec("rich") is not None:
+        with _bar(done, steps) as report:
+            yield report
+    else:
+        yield _lines(done, steps)
+
+
+def sparkline(values: Float[np.ndarray, " layers"]) -> str:
+    """Draw a profile over layers, logarithmically from its smallest to its largest entry, and say which these are.
+
+    Args:
+        values: one a layer, in forward order; entries that are 0 or not finite are drawn lowest.
+
+    Examples:
+        >>> sparkline(np.array([1e-7, 1e-5, 1e-3, 1e-1]))
+        '▁▃▆█ 1e-07…1e-01'
+    """
+    parts = np.array_split(np.asarray(values, np.float64), min(WIDTH, len(values)))
+    usable = [part[np.isfinite(part) & (part > 0)] for part in parts]
+    logs = np.array([np.log10(part).mean() if part.size else -np.inf for part in usable])
+    known = logs[np.isfinite(logs)]
+    if not known.size:
+        return LEVELS[0] * len(parts)
+    low, high = known.min(), known.max()
+    heights = np.clip((logs - low) / max(high - low, 1e-9), 0, 1)
+    return "".join(LEVELS[round(h * (len(LEVELS) - 1))] for h in heights) + f" {10**low:.0e}…{10**high:.0e}"
+
+
+def _words(metrics: Mapping[str, float], gradients: np.ndarray | None) -> str:
+    words = [f"{name} {value:.4g}" for name, value in metrics.items()]
+    return "  ".join(words if gradients is None else [*words, f"gradient {sparkline(gradients)}"])
+
+
+@contextlib.contextmanager
+def _bar(done: int, steps: int) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: tuple[Any, ...] = (
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[words]}", markup=False),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=steps, completed=done, rate="", words="")
+        rate = _rate(done)
+
+        def report(step: int, metrics: Mapping[str, float], gradients: np.ndarray | None) -> None:
+            progress.update(task, completed=step, rate=rate(step), words=_words(metrics, gradients))
+
+        yield report
+
+
+def _lines(done: int, steps: int) -> Report:
+    rate = _rate(done)
+    last = -SECONDS
+
+    def report(step: int, metrics: Mapping[str, float], gradients: np.ndarray | None) -> None:
+        nonlocal last
+        if step < steps and time.monotonic() - last < SECONDS:
+            return
+        last = time.monotonic()
+        print(f"step {step}/{steps}  {rate(step)}  {_words(metrics, gradients)}", file=sys.stderr, flush=True)
+
+    return report
+
+
+def _rate(done: int) -> Callable[[int], str]:
+    started = time.monotonic()
+
+    def rate(step: int) -> str:
+        return f"{(step - done) / max(time.monotonic() - started, 1e-9):.3g} steps/s"
+
+    return rate
