@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: everything that a run needs to go on, written in the background, atomically, checked when read."""
+"""Checkpoints by Orbax: all that a run needs to go on, written in the background, atomically, checked when read."""
 
 from __future__ import annotations
 
@@ -195,8 +195,8 @@ def open_store(checkpoints: Checkpoints) -> Store:
         probe.unlink()
     except OSError as error:
         raise CheckpointError(
-            f"cannot write checkpoints to {folder}: {error.strerror or error}. Likely cause: no permission, a full disk, "
-            "or a file where a folder is expected. Fix: another folder, or room on this one; nothing was changed"
+            f"cannot write checkpoints to {folder}: {error.strerror or error}. Likely cause: no permission, a full "
+            "disk, or a file where a folder is expected. Fix: another folder, or room on this one; nothing was changed"
         ) from error
     options = ocp.CheckpointManagerOptions(max_to_keep=checkpoints.keep, cleanup_tmp_directories=True)
     store = Store(folder, ocp.CheckpointManager(folder, options=options))

@@ -23,8 +23,8 @@ class NonFiniteError(FloatingPointError):
 
     def __init__(self, step: int, place: str, fitted: Fitted, saved: str) -> None:
         super().__init__(
-            f"training went non-finite at step {step}: {place}. The state before that step and the flow up to it are in "
-            f"`.fitted`; {saved}. Likely cause: a learning rate or an initial weight variance that is too large, or "
+            f"training went non-finite at step {step}: {place}. The state before that step and the flow up to it are "
+            f"in `.fitted`; {saved}. Likely cause: a learning rate or an initial weight variance that is too large, or "
             "exploding gradients. Fix: a smaller rate, clip_norm=, or a look at the flow of the steps before"
         )
         self.step, self.place, self.fitted = step, place, fitted

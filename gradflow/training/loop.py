@@ -44,9 +44,9 @@ def fit(
 ) -> Fitted:
     """Train until `steps` steps are done, `every` of them as one dispatch.
 
-    The host reads the metrics of one dispatch while the next one runs. Dispatches begin at multiples of `every` whatever
-    happened before, so a run that was stopped at any moment and goes on from a checkpoint runs the same programs on the
-    same data: the same bits on the same device.
+    The host reads the metrics of one dispatch while the next one runs. Dispatches begin at multiples of `every`
+    whatever happened before, so a run that was stopped at any moment and goes on from a checkpoint runs the same
+    programs on the same data: the same bits on the same device.
 
     With checkpoints, SIGTERM and Ctrl-C save at the end of the dispatch that they come in, and then end the process as
     they would have done.
@@ -62,8 +62,8 @@ def fit(
         checkpoints: where to, how often, whether to resume; saved at ends of dispatches.
         validation: inputs and targets as batches have them, for `evaluate`.
         validate_every: steps between validations, a multiple of `every`; None: at the end only.
-        mesh: data-parallel over all its devices, of one or more processes: every device computes its part of a batch and
-            holds a copy of all else; batch statistics are those of the whole batch. None: one device.
+        mesh: data-parallel over all its devices, of one or more processes: every device computes its part of a batch
+            and holds a copy of all else; batch statistics are those of the whole batch. None: one device.
         progress: a bar on stderr, or plain lines where that is no terminal.
 
     Raises:
@@ -197,13 +197,13 @@ def _check_schedule(
 def _check_parts(loss_fn: Any, optimizer: Any, state: Any, source: Any, validation: Any) -> None:
     if not isinstance(state, TrainState):
         raise TypeError(
-            f"fit: expected a TrainState, got {type(state).__name__}. Fix: training.init(model, optimizer, key, inputs), "
-            "or training.start(params, optimizer, key)"
+            f"fit: expected a TrainState, got {type(state).__name__}. Fix: training.init(model, optimizer, key, "
+            "inputs), or training.start(params, optimizer, key)"
         )
-    made, had = jax.eval_shape(optimizer.init, state.params), state.opt_state
-    if jax.tree.structure(made) != jax.tree.structure(had):
+    made: Any = jax.tree.structure(jax.eval_shape(optimizer.init, state.params))
+    if made != (had := jax.tree.structure(state.opt_state)):
         raise ValueError(
-            f"fit: expected a state of this optimizer, {jax.tree.structure(made)}, got {jax.tree.structure(had)}. "
+            f"fit: expected a state of this optimizer, {made}, got {had}. "
             "Likely cause: init or start was called with another one. Fix: the same optimizer there and here"
         )
     if not hasattr(source, "window") and not callable(source):

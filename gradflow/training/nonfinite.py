@@ -53,13 +53,13 @@ def _looked_at(
     loss_fn: LossFn, optimizer: optax.GradientTransformation, state: TrainState, window: Any
 ) -> tuple[Any, dict[str, dict[str, jax.Array]]]:
     batch, key = draw(window, state), step_key(state)
+    flow = None
     try:
         measure = value_grad_and_flow(loss_fn, has_aux=True, statistics="nonfinite", data_gradients=False)
         (loss, (_, model_state)), grads, flow = measure(state.params, state.model_state, batch, key)
     except FlowError:  # a model without layers in the instrument's sense
-        flow = None
-        measure = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (_, model_state)), grads = measure(state.params, state.model_state, batch, key)
+        plain = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (_, model_state)), grads = plain(state.params, state.model_state, batch, key)
     updates, _ = optimizer.update(grads, state.opt_state, state.params)
     params = jax.tree.map(jnp.add, state.params, updates)
     trees = {"batch": batch, "loss": loss, "gradient": grads, "model_state": model_state, "params": params}
