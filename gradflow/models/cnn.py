@@ -25,10 +25,10 @@ _WINDOW = 3
 class CNN(nn.Module):
     """Stack of `depth` 3x3 convolutions of `channels`, each phi(W * x + b), mean over positions, a linear layer.
 
-    The network that Xiao et al. 2018 train at 10,000 layers, "Dynamical Isometry and a Mean Field Theory of CNNs": tanh,
-    positions that wrap around ("CIRCULAR"), and kernels that are orthogonal matrices at the window's centre and 0 around
-    it, so that at first every layer turns channels and moves nothing. For other activations take kernel and bias from
-    `gradflow.initializers.critical(phi, bias_variance, kernel="delta_orthogonal")`.
+    The network that Xiao et al. 2018 train at 10,000 layers, "Dynamical Isometry and a Mean Field Theory of CNNs":
+    tanh, positions that wrap around ("CIRCULAR"), and kernels that are orthogonal matrices at the window's centre and
+    0 around it, so that at first every layer turns channels and moves nothing. For other activations take kernel and
+    bias from `gradflow.initializers.critical(phi, bias_variance, kernel="delta_orthogonal")`.
 
     The first `halvings` convolutions have stride 2. Parameters are `Conv_0` to `Conv_{depth - 1}` and `Dense_head`
     (`kernel`, `bias`). With `scan`, the convolutions that keep the shape, all but the first max(1, halvings), lie in
@@ -38,7 +38,8 @@ class CNN(nn.Module):
         depth: number of convolutions.
         channels: of each of them.
         outputs: units of the linear layer.
-        activation: name in `gradflow.activations`, a record of it, or an elementwise function; none with a learned slope.
+        activation: name in `gradflow.activations`, a record of it, or an elementwise function; none with a learned
+            slope.
         initializer: of every kernel; name in `gradflow.initializers`, or a function. "delta_orthogonal" needs at least
             as many channels as the images have.
         head_initializer: of the linear layer's kernel.
@@ -99,8 +100,8 @@ class CNN(nn.Module):
         x = as_floating(x, 4, "(batch, height, width, channels)", self.dtype)
         if self.initializer == "delta_orthogonal" and x.shape[-1] > self.channels:
             raise ValueError(
-                f"CNN(channels={self.channels}): images have {x.shape[-1]} channels, and a delta-orthogonal kernel needs "
-                "as many outputs as inputs. Fix: more channels, or another initializer"
+                f"CNN(channels={self.channels}): images have {x.shape[-1]} channels, and a delta-orthogonal kernel "
+                "needs as many outputs as inputs. Fix: more channels, or another initializer"
             )
         first = max(1, self.halvings)
         unrolled = first if self.scan else self.depth

@@ -11,12 +11,11 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer, zeros
 from jaxtyping import Array, Float
 
-from gradflow import activations, initializers, lookup
-from gradflow.models.layers import apply_activation, as_floating, check_size
-from gradflow.models.normalization import normalize
+from gradflow import activations, initializers
+from gradflow.models.blocks import Block, Operations, Residual
+from gradflow.models.layers import as_floating, check_model
 
 STAGES = (16, 32, 64)  # channels of the three stages, the last two at half the resolution of the one before
-_EXPANSION = 4  # output channels of a bottleneck block over those of its 3x3 convolution
 
 
 class ResNet(nn.Module):
@@ -28,18 +27,27 @@ class ResNet(nn.Module):
     Where the shape changes, the shortcut is option "A", every second position with zeros for the new channels (no
     parameters), or "B", a 1x1 convolution.
 
+    Without normalization there are three ways to keep a deep residual network trainable, by `residual`. "skipinit" (De
+    & Smith 2020) and "rezero" (Bachlechner et al. 2020): x + alpha f(x), alpha learned, one a block, and 0 at first.
+    "fixup" (Zhang, Dauphin & Ma 2019): the last convolution of each of the L branches and the linear layer are 0 at
+    first, the other m - 1 convolutions of a branch are scaled by L^(-1 / (2m - 2)); branches have a learned factor, 1
+    at first, and a learned number in place of each bias stands before every convolution, activation and linear layer.
+    With or without normalization, "highway" (Srivastava et al. 2015; the exclusive gating of He et al. 2016b) is
+    T(x) f(x) + (1 - T(x)) x with T = sigmoid of a 1x1 convolution, its bias `gate_bias` at first.
+
     Parameters are `Conv_stem`, `BatchNorm_stem`, `Block_i` (`Conv_j`, `BatchNorm_j`, `Conv_shortcut`,
-    `BatchNorm_shortcut`, `residual_scale`), `BatchNorm_head`, `Dense_head`. Convolutions have a bias only where nothing
-    is normalized.
+    `BatchNorm_shortcut`, `Gate`, `residual_scale`, `shift_...`), `BatchNorm_head`, `Dense_head`. Convolutions have a
+    bias only where nothing is normalized.
 
     Attributes:
         depth: layers with weights, 6n + 2, or 9n + 2 with `bottleneck`.
         outputs: number of classes.
-        residual: True for skip connections, False for the plain network; "skipinit" (De & Smith 2020) or "rezero"
-            (Bachlechner et al. 2020) for x + alpha f(x), alpha learned, one a block, and 0 at first.
+        residual: True for skip connections, False for the plain network; "skipinit", "rezero", "fixup" (with
+            normalization=None only) or "highway".
         version: 1, or 2 for pre-activation.
         shortcut: "A" or "B".
         normalization: "batch" (running averages in the collection `batch_stats`) or None.
+        gate_bias: for "highway": bias of the gates at first, the lower the deeper the network, usually -1 to -7.
         bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions with four times the channels at their ends.
         activation: name, record or elementwise function.
         initializer: of every kernel; name or function.
@@ -52,10 +60,11 @@ class ResNet(nn.Module):
 
     depth: int = 20
     outputs: int = 10
-    residual: bool | Literal["skipinit", "rezero"] = True
+    residual: Residual = True
     version: Literal[1, 2] = 1
     shortcut: Literal["A", "B"] = "A"
     normalization: Literal["batch"] | None = "batch"
+    gate_bias: float = -2.0
     bottleneck: bool = False
     activation: str | activations.Activation | Callable[[Array], Array] = "relu"
     initializer: str | Initializer = "he_normal"
@@ -66,8 +75,13 @@ class ResNet(nn.Module):
     param_dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        check_size("ResNet", "outputs", self.outputs)
-        check_size("ResNet", "depth", self.depth)
+        choices = {
+            "residual": (True, False, "skipinit", "rezero", "fixup", "highway"),
+            "version": (1, 2),
+            "shortcut": ("A", "B"),
+            "normalization": (None, "batch"),
+        }
+        check_model(self, ("depth", "outputs"), choices)
         period = 9 if self.bottleneck else 6
         if self.depth < period + 2 or (self.depth - 2) % period:
             below = max(1, (self.depth - 2) // period)
@@ -75,16 +89,11 @@ class ResNet(nn.Module):
                 f"ResNet(depth=...): expected {period}n + 2, got {self.depth}; the nearest are "
                 f"{period * below + 2} and {period * (below + 1) + 2}"
             )
-        if not isinstance(self.residual, bool):
-            lookup.find("residual", str(self.residual), dict.fromkeys(("skipinit", "rezero")))
-        if self.version not in (1, 2):
-            raise ValueError(f"ResNet(version=...): expected 1 or 2 (pre-activation), got {self.version!r}")
-        lookup.find("shortcut", self.shortcut, dict.fromkeys("AB"))
-        if self.normalization is not None:
-            lookup.find("normalization", self.normalization, {"batch": None})
-        initializers.get(self.initializer)
-        if isinstance(self.activation, str):
-            activations.get(self.activation)
+        if self.residual == "fixup" and self.normalization is not None:
+            raise ValueError(
+                f"ResNet(residual='fixup'): expected no normalization, which fixup replaces, got "
+                f"{self.normalization!r}. Fix: normalization=None"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -103,132 +112,26 @@ class ResNet(nn.Module):
             ValueError: for inputs that do not have four axes.
         """
         x = as_floating(x, 4, "(batch, height, width, channels)", self.dtype)
-        ops = _Operations(**{field.name: getattr(self, field.name) for field in dataclasses.fields(_Operations)})
+        blocks_a_stage = (self.depth - 2) // (9 if self.bottleneck else 6)
+        ops = self._operations(len(STAGES) * blocks_a_stage)
         x = ops.conv(x, STAGES[0], "Conv_stem")
         if self.version == 1:
-            x = ops.activate(ops.norm(x, train, "_stem"), "_stem")
-        block = nn.remat(_Block, static_argnums=(2,)) if self.remat else _Block
-        blocks_a_stage = (self.depth - 2) // (9 if self.bottleneck else 6)
-        for index in range(len(STAGES) * blocks_a_stage):
+            x = ops.activate(self, ops.norm(x, train, "_stem"), "_stem")
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        for index in range(ops.blocks):
             stage, position = divmod(index, blocks_a_stage)
             stride = 2 if stage > 0 and position == 0 else 1
             x = block(ops, STAGES[stage], stride, name=f"Block_{index}")(x, train)
         if self.version == 2:
-            x = ops.activate(ops.norm(x, train, "_head"), "_head")
+            x = ops.activate(self, ops.norm(x, train, "_head"), "_head")
         return nn.Dense(
             self.outputs,
-            kernel_init=initializers.get(self.initializer),
+            kernel_init=zeros if self.residual == "fixup" else initializers.get(self.initializer),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name="Dense_head",
-        )(x.mean((1, 2)))
+        )(ops.shift(self, x.mean((1, 2)), "_head_dense"))
 
-
-@dataclasses.dataclass(frozen=True)
-class _Operations:
-    """What blocks are made of: the options of `ResNet` of the same names, and how they are applied."""
-
-    residual: bool | Literal["skipinit", "rezero"]
-    version: Literal[1, 2]
-    shortcut: Literal["A", "B"]
-    normalization: Literal["batch"] | None
-    bottleneck: bool
-    activation: str | activations.Activation | Callable[[Array], Array]
-    initializer: str | Initializer
-    batch_norm_momentum: float
-    axis_name: str | None
-    dtype: Any
-    param_dtype: Any
-
-    def conv(self, x: Array, channels: int, name: str, stride: int = 1, window: int = 3) -> Array:
-        """Convolve with as much padding as keeps positions where they are: `window // 2` on every side."""
-        return nn.Conv(
-            channels,
-            (window, window),
-            strides=stride,
-            padding=window // 2,
-            use_bias=self.normalization is None,
-            kernel_init=initializers.get(self.initializer),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-        )(x)
-
-    def norm(self, x: Array, train: bool, suffix: str) -> Array:
-        """Normalize, or not."""
-        if self.normalization is None:
-            return x
-        return normalize(
-            self.normalization,
-            x,
-            train,
-            suffix=suffix,
-            momentum=self.batch_norm_momentum,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-        )
-
-    def activate(self, x: Array, suffix: str) -> Array:
-        """Apply phi."""
-        return apply_activation(
-            self.activation, x, name="PReLU" + suffix, channelwise=True, param_dtype=self.param_dtype
-        )
-
-    def convolutions(self, channels: int, stride: int) -> list[tuple[int, int, int]]:
-        """(channels, stride, window) of each convolution of a block."""
-        if self.bottleneck:
-            return [(channels, stride, 1), (channels, 1, 3), (_EXPANSION * channels, 1, 1)]
-        return [(channels, stride, 3), (channels, 1, 3)]
-
-
-class _Block(nn.Module):
-    """One block: branch and shortcut."""
-
-    ops: _Operations
-    channels: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        return self._version_1(x, train) if self.ops.version == 1 else self._version_2(x, train)
-
-    def _version_1(self, x: Array, train: bool) -> Array:
-        ops, y = self.ops, x
-        layers = ops.convolutions(self.channels, self.stride)
-        for index, (channels, stride, window) in enumerate(layers):
-            y = ops.conv(y, channels, f"Conv_{index}", stride, window)
-            y = ops.norm(y, train, f"_{index}")
-            if index < len(layers) - 1:
-                y = ops.activate(y, f"_{index}")
-        if ops.residual:
-            y = self._shortcut(x, y, train) + self._scaled(y)
-        return ops.activate(y, "_out")
-
-    def _version_2(self, x: Array, train: bool) -> Array:
-        ops, y = self.ops, x
-        for index, (channels, stride, window) in enumerate(ops.convolutions(self.channels, self.stride)):
-            y = ops.activate(ops.norm(y, train, f"_{index}"), f"_{index}")
-            if index == 0:
-                activated = y
-            y = ops.conv(y, channels, f"Conv_{index}", stride, window)
-        if not ops.residual:
-            return y
-        # A projection sees the activated input, as in the authors' code; the identity does not.
-        source = activated if ops.shortcut == "B" and x.shape != y.shape else x
-        return self._shortcut(source, y, train) + self._scaled(y)
-
-    def _scaled(self, y: Array) -> Array:
-        if self.ops.residual is True:
-            return y
-        return self.param("residual_scale", zeros, (), self.ops.param_dtype).astype(y.dtype) * y
-
-    def _shortcut(self, x: Array, y: Array, train: bool) -> Array:
-        """Bring x to the shape of y."""
-        if x.shape == y.shape:
-            return x
-        if self.ops.shortcut == "A":
-            more = y.shape[-1] - x.shape[-1]
-            return jnp.pad(x[:, :: self.stride, :: self.stride], ((0, 0), (0, 0), (0, 0), (0, more)))
-        projected = self.ops.conv(x, y.shape[-1], "Conv_shortcut", self.stride, 1)
-        return self.ops.norm(projected, train, "_shortcut") if self.ops.version == 1 else projected
+    def _operations(self, blocks: int) -> Operations:
+        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(Operations) if f.name != "blocks"}
+        return Operations(blocks=blocks, **options)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from gradflow.models import MLP, Recurrent, ResNet
+from gradflow.models import CNN, MLP, Recurrent, ResNet
 from tests.user_errors import without_type_checker
 
 mlp = functools.partial(MLP, depth=3, width=6, outputs=4)
+cnn = functools.partial(CNN, depth=3, channels=5, outputs=4)
 resnet = functools.partial(ResNet, depth=8, outputs=4)
 recurrent = functools.partial(Recurrent, hidden=5, outputs=4)
 FLAT, IMAGES, SEQUENCES = (4, 7), (4, 6, 6, 2), (4, 5, 3)
@@ -30,7 +31,11 @@ MODELS = {
     "plain": (resnet, {"residual": False, "remat": True}, IMAGES),
     "resnet v2 B": (resnet, {"version": 2, "shortcut": "B"}, IMAGES),
     "resnet skipinit": (resnet, {"residual": "skipinit", "normalization": None, "shortcut": "B"}, IMAGES),
+    "resnet fixup": (resnet, {"residual": "fixup", "normalization": None, "version": 2}, IMAGES),
+    "resnet highway": (resnet, {"residual": "highway", "shortcut": "B", "activation": "tanh"}, IMAGES),
     "bottleneck": (resnet, {"depth": 11, "bottleneck": True, "version": 2}, IMAGES),
+    "cnn": (cnn, {}, IMAGES),
+    "cnn scan": (cnn, {"depth": 6, "scan": True, "remat": "segments", "halvings": 1, "padding": "SAME"}, IMAGES),
     "lstm": (recurrent, {"layers": 2}, SEQUENCES),
     "gru": (recurrent, {"cell": "gru"}, SEQUENCES),
     "rnn": (recurrent, {"cell": "rnn", "unroll": 2}, SEQUENCES),
@@ -140,15 +145,16 @@ def test_bad_inputs_are_named_before_anything_runs(name):
         (lambda: mlp(initializer="he_norml"), "did you mean 'he_normal'"),
         (lambda: mlp(normalization="bacth"), "did you mean 'batch'"),
         (lambda: mlp(residual="re_zero"), "did you mean 'rezero'"),
-        (lambda: mlp(residual=True), "Known: plain, rezero, skipinit, highway"),
+        (lambda: mlp(residual=True), "Known: None, plain, rezero, skipinit, highway"),
         (lambda: mlp(norm_position="before"), "Known: pre, post"),
         (lambda: mlp(bias="zeroes"), "did you mean 'zeros'"),
         (lambda: resnet(depth=21), r"6n \+ 2, got 21; the nearest are 20 and 26"),
         (lambda: resnet(depth=26, bottleneck=True), r"9n \+ 2"),
-        (lambda: resnet(version=3), "pre-activation"),
+        (lambda: resnet(version=3), "Known: 1, 2"),
         (lambda: resnet(shortcut="C"), "Known: A, B"),
         (lambda: resnet(residual="skip_init"), "did you mean 'skipinit'"),
-        (lambda: resnet(normalization="layer"), "Known: batch"),
+        (lambda: resnet(normalization="layer"), "Known: None, batch"),
+        (lambda: resnet(residual="fixup"), "Fix: normalization=None"),
         (lambda: recurrent(cell="lstn"), "did you mean 'lstm'"),
         (lambda: recurrent(hidden=0), "at least 1"),
         (lambda: recurrent(cell="gru", chrono_steps=10), "cell 'lstm'"),

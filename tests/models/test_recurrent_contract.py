@@ -242,7 +242,7 @@ X = jnp.zeros((2, TIME, FEATURES))
         ({"cell": "gru"}, (X, None, ((jnp.zeros((3, 3)),),)), ValueError, r"arrays \(2, 3\), got \(\(\(3, 3\),\),\)"),
         ({"cell": Cell(lambda s, p, w, t: (p, p), ("h",))}, (X,), ValueError, "step to return its states"),
         ({"cell": lambda v: v.mean()}, (X,), ValueError, "not elementwise"),
-        ({"recurrent_initializer": "delta_orthogonal"}, (X,), ValueError, "Delta"),
+        ({"recurrent_initializer": "delta_orthogonal"}, (X,), ValueError, "Fix: `orthogonal` there"),
     ],
 )
 @without_type_checker()

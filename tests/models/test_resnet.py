@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gradflow.models import ResNet
-from gradflow.models.resnet import _Block, _Operations
+from gradflow.models.blocks import Block
 
 RGB, GREY = (2, 32, 32, 3), (2, 28, 28, 1)
 
@@ -33,6 +33,13 @@ def test_parameters_of_the_variants():
     assert parameters(ResNet(), GREY) == 269_722 - 2 * 9 * 16
     assert parameters(ResNet(residual="skipinit")) == 269_722 + 9
     # Batch normalization has two numbers a channel, convolutions without it one.
+    assert parameters(ResNet(residual="highway")) == 269_722 + sum(
+        before * after + after
+        for before, after in [(16, 16)] * 3 + [(16, 32), (32, 32), (32, 32), (32, 64)] + [(64, 64)] * 2
+    )
+    # Fixup: a factor and four shifts a block, one shift behind the stem and one before the head.
+    normalized = 2 * (16 + 6 * (16 + 32 + 64))
+    assert parameters(ResNet(residual="fixup", normalization=None)) == 269_722 - normalized + 9 * 5 + 2
     assert parameters(ResNet(normalization=None)) == 269_722 - (16 + 6 * (16 + 32 + 64))
 
 
@@ -96,8 +103,7 @@ def numpy_block(params, x, version, shortcut, stride):
 
 @pytest.mark.parametrize("version, shortcut, stride", [(1, "A", 1), (1, "A", 2), (1, "B", 2), (2, "A", 2), (2, "B", 2)])
 def test_block_is_that_of_numpy(version, shortcut, stride):
-    ops = _Operations(True, version, shortcut, "batch", False, "relu", "he_normal", 0.9, None, jnp.float32, jnp.float32)
-    block = _Block(ops, 4 * stride, stride)
+    block = Block(ResNet(version=version, shortcut=shortcut)._operations(9), 4 * stride, stride)
     x = jax.random.normal(jax.random.key(1), (3, 6, 5, 4))
     variables = block.init(jax.random.key(0), x, True)
     leaves, tree = jax.tree.flatten(variables["params"])
@@ -134,3 +140,52 @@ def test_plain_network_is_the_residual_one_without_shortcuts():
         )
         block = np.asarray(seen["intermediates"]["Block_0"]["__call__"][0])
         assert block.any() == residual
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_fixup_begins_with_silent_branches_of_the_published_scale(version):
+    """Zhang, Dauphin & Ma 2019: L^(-1 / (2m - 2)) of He's deviation, last convolutions and head 0."""
+    for depth, bottleneck, m in [(26, False, 2), (29, True, 3)]:
+        blocks = 3 * (depth - 2) // (9 if bottleneck else 6)
+        model = ResNet(depth=depth, bottleneck=bottleneck, version=version, residual="fixup", normalization=None)
+        x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+        params = jax.jit(model.init)(jax.random.key(0), x)["params"]
+        last = params[f"Block_{blocks - 1}"]
+        assert not np.any(last[f"Conv_{m - 1}"]["kernel"])
+        assert last["residual_scale"] == 1
+        kernel = np.asarray(last[f"Conv_{m - 2}"]["kernel"])
+        expected = blocks ** (-1 / (2 * m - 2)) * math.sqrt(2 / np.prod(kernel.shape[:-1]))
+        assert abs(kernel.std() / expected - 1) < 4 / math.sqrt(2 * kernel.size)
+        assert not np.any(jax.jit(model.apply)({"params": params}, x))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_fixup_block_is_that_of_numpy(version):
+    model = ResNet(version=version, residual="fixup", normalization=None)
+    block = Block(model._operations(9), 4, 1)
+    x = jax.random.normal(jax.random.key(1), (2, 5, 6, 4))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, block.init(jax.random.key(0), x, True)["params"])
+    got = block.apply({"params": params}, x, True)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    x = np.asarray(x, np.float64)
+    if version == 1:
+        y = convolve(x + p["shift_conv_0"], p["Conv_0"]["kernel"], 1)
+        y = convolve(relu(y + p["shift_0"]) + p["shift_conv_1"], p["Conv_1"]["kernel"], 1)
+        expected = relu(x + p["residual_scale"] * y + p["shift_out"])
+    else:
+        y = convolve(relu(x + p["shift_0"]) + p["shift_conv_0"], p["Conv_0"]["kernel"], 1)
+        y = convolve(relu(y + p["shift_1"]) + p["shift_conv_1"], p["Conv_1"]["kernel"], 1)
+        expected = x + p["residual_scale"] * y
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_highway_gates_open_and_close_a_block():
+    """With the gate's bias at -inf a block is its shortcut, at +inf its branch."""
+    x = jax.random.normal(jax.random.key(1), (2, 5, 6, 4))
+    outputs = {}
+    for name, residual, bias in [("shut", "highway", -200.0), ("open", "highway", 200.0), ("branch", False, 0.0)]:
+        ops = ResNet(version=2, residual=residual, gate_bias=bias)._operations(9)
+        block = Block(ops, 4, 1)
+        outputs[name] = block.apply(block.init(jax.random.key(0), x, True), x, True, mutable=["batch_stats"])[0]
+    np.testing.assert_array_equal(outputs["shut"], x)
+    np.testing.assert_allclose(outputs["open"], outputs["branch"], rtol=1e-5, atol=1e-5)
