@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import json
 import warnings
 import zlib
 from pathlib import Path
@@ -58,7 +59,8 @@ class Store:
     @property
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""
-        return sorted(self._manager.all_steps(read=True))
+        self._manager.reload()
+        return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, notes: dict[str, Any]) -> None:
         """Copy a state to the host and begin to write it, once the one before is written.
@@ -78,7 +80,7 @@ class Store:
         items = {
             # Arrays without entries cannot be written; `_from_host` knows them from the state at the start.
             ARRAYS: ocp.args.PyTreeSave({name: a for name, a in arrays.items() if a.size}),
-            NOTES: ocp.args.JsonSave({"arrays": table, **notes}),
+            NOTES: ocp.args.JsonSave(_sealed({"arrays": table, **notes})),
         }
         try:
             if step not in self._manager.all_steps():
@@ -139,7 +141,7 @@ class Store:
     def _read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         import orbax.checkpoint as ocp
 
-        notes = self._manager.restore(step, args=ocp.args.Composite(**{NOTES: ocp.args.JsonRestore()}))[NOTES]
+        notes = _opened(self._manager.restore(step, args=ocp.args.Composite(**{NOTES: ocp.args.JsonRestore()}))[NOTES])
         table = notes.pop("arrays")
         empty = {name: np.zeros(shape, jnp.dtype(dtype)) for name, (shape, dtype, _) in table.items()}
         written = {name: a for name, a in empty.items() if a.size}
@@ -229,6 +231,17 @@ def unpack(text: str) -> dict[str, np.ndarray]:
     """
     with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+def _sealed(notes: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps(notes)
+    return {"text": text, "checksum": zlib.crc32(text.encode())}
+
+
+def _opened(sealed: dict[str, Any]) -> dict[str, Any]:
+    if zlib.crc32(sealed["text"].encode()) != sealed["checksum"]:
+        raise ValueError("checksum of the notes differs")
+    return json.loads(sealed["text"])
 
 
 def _free_name(path: Path) -> Path:

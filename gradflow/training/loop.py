@@ -91,8 +91,10 @@ def fit(
             stack.callback(saver.close)
             saver.restore(dispatches)
         done = int(dispatches.state.step)
-        if done % every:
-            raise ValueError(f"fit: expected a state at a multiple of every={every} steps, got one at step {done}")
+        if done % every or done > steps:
+            raise ValueError(
+                f"fit: expected a state at a multiple of every={every} and at most steps={steps}, got one of step {done}"
+            )
         interruption = stack.enter_context(held()) if saver is not None else Interruption()
         dispatches.report = stack.enter_context(shown(done, steps, progress and jax.process_index() == 0))
         for first in range(done, steps, every):
@@ -102,6 +104,7 @@ def fit(
             if saver is not None:
                 saver.serve(dispatches, end, interruption, last=end == steps)
         dispatches.collect()
+        interruption.obey()
     return dispatches.fitted()
 
 
@@ -145,8 +148,7 @@ class _Saver:
         self._say(dispatches)
         if interruption.received or last:
             self._store.wait()
-        if not last:
-            interruption.obey()
+        interruption.obey()
 
     def _due(self, step: int) -> bool:
         steps, minutes = self._checkpoints.every_steps, self._checkpoints.every_minutes

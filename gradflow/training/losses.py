@@ -157,7 +157,15 @@ def evaluate(loss_fn: ModelLoss, state: TrainState, inputs: Array, targets: Arra
 
     Returns:
         Sums and counts over all examples.
+
+    Raises:
+        ValueError: for no examples, or not one target an example.
     """
+    if not len(inputs) or len(inputs) != len(targets):
+        raise ValueError(
+            f"evaluate: expected one target an input and at least one, got {len(inputs)} inputs and {len(targets)} "
+            "targets. Likely cause: an empty split, or inputs and targets of different splits"
+        )
 
     def of(batch: tuple[Array, Array]) -> Metrics:
         return loss_fn(state.params, state.model_state, batch, None, train=False)[1][0]

@@ -1,0 +1,129 @@
+"""Tiny problems, in plain JAX so that processes start fast, and what the tests let other processes do."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gradflow import training
+from gradflow.monitor import Monitor
+from gradflow.training import Checkpoints, Mean
+
+WIDTH, BATCH = 6, 8
+OPTIMIZER = training.remedied(optax.adam(optax.cosine_decay_schedule(3e-2, 400)), weight_decay=1e-3, clip_norm=1.0)
+
+
+def parameters(depth=2, width=WIDTH, seed=0):
+    random = np.random.default_rng(seed)
+    widths = [width] * (depth + 1) + [1]
+    kernels = [(random.normal(size=(n, m)) / np.sqrt(n)).astype(np.float32) for n, m in itertools.pairwise(widths)]
+    return {
+        f"Dense_{i}": {"kernel": jnp.asarray(w), "bias": jnp.asarray(np.zeros(w.shape[1], np.float32))}
+        for i, w in enumerate(kernels)
+    }
+
+
+def outputs(params, x):
+    *hidden, last = params.values()
+    for layer in hidden:
+        x = jnp.tanh(x @ layer["kernel"] + layer["bias"])
+    return (x @ last["kernel"] + last["bias"])[:, 0]
+
+
+def loss_fn(params, model_state, batch, key, *, train=True):
+    """Squared error of a tanh network that sees noise and centres its inputs by a running mean."""
+    x, y = batch
+    mean = 0.9 * model_state["mean"] + 0.1 * x.mean(0) if train else model_state["mean"]
+    noise = 0.1 * jax.random.normal(key, x.shape) if train else jnp.zeros(x.shape)
+    losses = jnp.square(outputs(params, x - mean + noise) - y)
+    return losses.mean(), ({"loss": Mean(losses.sum(), jnp.float32(len(x)))}, {"mean": mean})
+
+
+def batch(key, step):
+    x = 1 + jax.random.normal(jax.random.fold_in(key, step), (BATCH, WIDTH), jnp.float32)
+    return x, jnp.sin(x.sum(1))
+
+
+def start(optimizer=OPTIMIZER, depth=2, seed=0):
+    return training.start(parameters(depth), optimizer, jax.random.key(seed), {"mean": jnp.zeros(WIDTH, jnp.float32)})
+
+
+def leaves(fitted):
+    """Everything that a run leaves behind, as NumPy arrays."""
+    state = fitted.state._replace(key=jax.random.key_data(fitted.state.key))
+    arrays = {f"state{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    for kind in ("curve", "validation"):
+        curve = getattr(fitted, kind)
+        arrays[kind] = np.stack([curve.steps, curve.totals["loss"], curve.counts["loss"]])
+    if fitted.flow is not None:
+        arrays |= {"flow/steps": fitted.flow.steps, **{f"flow/{k}": v for k, v in fitted.flow.values.items()}}
+    return arrays
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name, strict=True)
+
+
+class Slow:
+    """Batches that keep the host waiting, so that a run takes a while, and tell when all is compiled."""
+
+    def __init__(self, seconds, compiled):
+        self.seconds, self.compiled, self.calls = seconds, compiled, 0
+
+    def window(self, first, count):
+        self.calls += 1
+        if self.calls == 3:
+            self.compiled.touch()
+        time.sleep(self.seconds)
+        return jax.tree_util.Partial(batch)
+
+
+def run(folder: Path, name: str, steps: int, pause: float) -> None:
+    """A process that trains, resuming where it can; what it compiles is kept beside the folder for those after it."""
+    jax.config.update("jax_compilation_cache_dir", str(folder.parent / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    state = start()
+    validation = jax.tree.map(np.asarray, batch(jax.random.key(9), 0))
+    fitted = training.fit(
+        loss_fn,
+        OPTIMIZER,
+        state,
+        Slow(pause, folder / f"{name}.compiled"),
+        steps,
+        every=5,
+        monitor=Monitor(every=10),
+        checkpoints=Checkpoints(folder / "run", every_steps=10, keep=2, resume=True),
+        validation=validation,
+        validate_every=20,
+        progress=False,
+    )
+    np.savez(folder / f"{name}.npz", **leaves(fitted))
+
+
+def processes():
+    """Processes forked off one that has imported everything and computed nothing yet."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["orbax.checkpoint", "tests.training.problems"])
+    return context
+
+
+def begin(target, *args):
+    process = processes().Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name} after {seconds} s"
+        time.sleep(0.005)
