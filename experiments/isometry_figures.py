@@ -55,11 +55,12 @@ def _saxe(axes: Axes, results: Results) -> None:
 
 def _linear(axes: Axes, results: Results) -> None:
     depths = results["linear_depths"]
-    for kind, times, style in zip(results["linear_kinds"], results["linear_steps"], STYLES, strict=False):
+    means = results["linear_steps"].mean(-1)  # infinite if any network does not learn
+    for kind, times, style in zip(results["linear_kinds"], means, STYLES, strict=False):
         axes.loglog(depths, np.where(np.isfinite(times), times, np.nan), label=NAMES[str(kind)], **style)
         never = depths[~np.isfinite(times)]
         if len(never):
-            top = 10 * np.nanmax(results["linear_steps"][np.isfinite(results["linear_steps"])])
+            top = 3 * means[np.isfinite(means)].max()
             axes.plot(never, np.full(len(never), top), "x", color=style["color"], label=f"{NAMES[str(kind)]}: never")
     axes.set_xticks(depths, [str(depth) for depth in depths])
     axes.minorticks_off()

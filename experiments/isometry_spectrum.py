@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
 from experiments.progress import track
@@ -44,6 +45,10 @@ NETWORKS = (
     Network("relu", "gaussian", 0.0),
 )
 
+ACTIVATIONS = ("identity", "tanh", "relu")
+ENSEMBLES: tuple[Ensemble, ...] = ("orthogonal", "gaussian")
+GRID = np.geomspace(0.02, 10, 100)  # singular values at which densities are computed
+
 
 class Point(NamedTuple):
     """Where a network sits: sigma_w^2 and the variance q of its pre-activations."""
@@ -67,40 +72,72 @@ def point(network: Network) -> Point:
     return Point(weight_variance, found.q_star)
 
 
-def jacobian(
-    key: Array, network: Network, at: Point, depths: tuple[int, ...], width: int
-) -> Float[Array, "depths width width"]:
-    """J = D_L W_L ... D_1 W_1 at a random input, after given numbers of layers.
+class Settings(NamedTuple):
+    """A kind of network as numbers.
+
+    Attributes:
+        activation: its place in `ACTIVATIONS`.
+        ensemble: that of the weights in `ENSEMBLES`.
+        deviation: sigma_w.
+        bias_deviation: sigma_b.
+        input_deviation: of the inputs, such that the first pre-activations have the variance q.
+    """
+
+    activation: int
+    ensemble: int
+    deviation: float
+    bias_deviation: float
+    input_deviation: float
+
+
+def settings(network: Network, at: Point) -> Settings:
+    """Put a kind of network into numbers.
 
     Args:
-        key: of weights, biases and the input.
         network: which.
-        at: its weight variance, and the variance of the first pre-activation.
+        at: its weight variance, and the variance q of the first pre-activation.
+    """
+    return Settings(
+        ACTIVATIONS.index(network.activation), ENSEMBLES.index(network.ensemble), math.sqrt(at.weight_variance),
+        math.sqrt(network.bias_variance), math.sqrt((at.q - network.bias_variance) / at.weight_variance),
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("depths", "width"))
+def jacobians(
+    keys: PRNGKeyArray, settings: Settings, *, depths: tuple[int, ...], width: int
+) -> Float[Array, "draws depths width width"]:
+    """J = D_L W_L ... D_1 W_1 of random networks at a random input, after given numbers of layers.
+
+    Args:
+        keys: of weights, biases and the input, one a network.
+        settings: as numbers, so that one program serves all kinds of network.
         depths: numbers of layers, ascending.
         width: of every layer.
     """
-    phi = gf.activations.get(network.activation)
-    sigma = math.sqrt(at.weight_variance)
-    if network.ensemble == "orthogonal":
-        init = gf.initializers.orthogonal(sigma)
-    else:
-        init = gf.initializers.gaussian(at.weight_variance)
-    deviation = math.sqrt(max(at.q - network.bias_variance, 0) / at.weight_variance)
 
-    def layer(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], Array]:
+    def kernel(key: PRNGKeyArray) -> Float[Array, "width width"]:
+        draws = [init(1.0) for init in (gf.initializers.orthogonal, gf.initializers.gaussian)]
+        branches = [functools.partial(draw, shape=(width, width), dtype=jnp.float32) for draw in draws]
+        return settings.deviation * jax.lax.switch(settings.ensemble, branches, key)
+
+    def layer(carry: tuple[Array, Array], key: PRNGKeyArray) -> tuple[tuple[Array, Array], Array]:
         x, product = carry
         weight_key, bias_key = jax.random.split(key)
-        kernel = init(weight_key, (width, width), jnp.float32)
-        bias = math.sqrt(network.bias_variance) * jax.random.normal(bias_key, (width,))
-        z = x @ kernel + bias
-        x, slope = jax.jvp(phi, (z,), (jnp.ones_like(z),))
-        product = (product @ kernel) * slope
+        weights = kernel(weight_key)
+        z = x @ weights + settings.bias_deviation * jax.random.normal(bias_key, (width,))
+        slopes = [functools.partial(jax.jvp, gf.activations.get(name)) for name in ACTIVATIONS]
+        x, slope = jax.lax.switch(settings.activation, slopes, (z,), (jnp.ones_like(z),))
+        product = (product @ weights) * slope
         return (x, product), product
 
-    start_key, layers_key = jax.random.split(key)
-    start = (deviation * jax.random.normal(start_key, (width,)), jnp.eye(width))
-    _, products = jax.lax.scan(layer, start, jax.random.split(layers_key, depths[-1]))
-    return products[np.array(depths) - 1]
+    def one(key: PRNGKeyArray) -> Float[Array, "depths width width"]:
+        start_key, layers_key = jax.random.split(key)
+        start = (settings.input_deviation * jax.random.normal(start_key, (width,)), jnp.eye(width))
+        _, products = jax.lax.scan(layer, start, jax.random.split(layers_key, depths[-1]))
+        return products[np.array(depths) - 1]
+
+    return jax.lax.map(one, keys)
 
 
 def measure(*, depths: tuple[int, ...], width: int, draws: int, seed: int) -> Results:
@@ -119,14 +156,13 @@ def measure(*, depths: tuple[int, ...], width: int, draws: int, seed: int) -> Re
         singular values are the same.
     """
     keys = jax.random.split(jax.random.key(seed), draws)
-    grid = np.geomspace(0.02, 10, 160)
     found: list[Any] = []
     for network in track(NETWORKS, "spectra", lambda network: network.name):
         at = point(network)
-        several = jax.jit(jax.vmap(lambda key, network=network, at=at: jacobian(key, network, at, depths, width)))
-        values = np.linalg.svd(np.asarray(several(keys), np.float64), compute_uv=False)
+        products = jacobians(keys, settings(network, at), depths=depths, width=width)
+        values = np.linalg.svd(np.asarray(products, np.float64), compute_uv=False)
         options: dict[str, Any] = {"weight_variance": at.weight_variance, "ensemble": network.ensemble}
-        rows = [_theory(network, at, depth, grid, options) for depth in depths]
+        rows = [_theory(network, at, depth, options) for depth in depths]
         found.append((values.swapaxes(0, 1), *(np.stack(column) for column in zip(*rows, strict=True))))
     values, second, largest, density = (np.stack(column) for column in zip(*found, strict=True))
     return {
@@ -135,16 +171,16 @@ def measure(*, depths: tuple[int, ...], width: int, draws: int, seed: int) -> Re
         "spectrum_values": values,
         "spectrum_second": second,
         "spectrum_largest": largest,
-        "spectrum_grid": grid,
+        "spectrum_grid": GRID,
         "spectrum_density": density,
     }
 
 
-def _theory(network: Network, at: Point, depth: int, grid: np.ndarray, options: dict[str, Any]) -> Any:
+def _theory(network: Network, at: Point, depth: int, options: dict[str, Any]) -> tuple[np.ndarray, ...]:
     moments = gf.theory.spectrum_moments(network.activation, [at.q] * depth, **options)
     second = moments.variance / moments.mean**2 + 1
     if network.name == "identity, orthogonal":
-        return np.float64(second), np.float64(1), np.full(len(grid), np.nan)
+        return np.array(second), np.array(1.0), np.full(len(GRID), np.nan)
     largest = gf.theory.largest_singular_value(network.activation, depth, q=at.q, **options)
-    density = gf.theory.spectrum_density(network.activation, depth, grid, q=at.q, **options)
-    return np.float64(second), np.float64(largest), density
+    density = gf.theory.spectrum_density(network.activation, depth, GRID, q=at.q, **options)
+    return np.array(second), np.array(largest), density
