@@ -1,0 +1,138 @@
+"""Training stops at the first bad step, says where it began, and keeps what was good."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradflow as gf
+from gradflow import training
+from gradflow.monitor import Monitor
+from gradflow.training import Checkpoints, NonFiniteError
+from tests.training import problems
+
+BAD = 9  # number of the bad step, in the middle of a dispatch of four
+
+
+@pytest.fixture(autouse=True)
+def _nan_is_allowed():
+    with jax.debug_nans(False):
+        yield
+
+
+@jax.custom_vjp
+def explode(x, when):
+    """An identity whose cotangent is Inf where told so."""
+    return x
+
+
+explode.defvjp(lambda x, when: (x, when), lambda when, g: (jnp.where(when, jnp.inf, g), None))
+
+
+def loss_at(place):
+    """A network of three layers that goes bad at a place once the batch says so."""
+
+    def loss(params, model_state, batch, key):
+        x, bad = batch
+        nan = jnp.where(bad, jnp.nan, 0.0).astype(jnp.float32)
+        h = jnp.tanh(x @ params["Dense_0"]["kernel"])
+        h = h @ params["Dense_1"]["kernel"] + (nan if place == "forward" else 0)
+        h = explode(h, bad) if place == "backward" else h
+        y = jnp.tanh(h) @ params["Dense_2"]["kernel"]
+        average = model_state["mean"] + (nan if place == "average" else 0)
+        return jnp.mean(y**2) + (nan if place == "loss" else 0), ({"loss": jnp.mean(y**2)}, {"mean": average})
+
+    return loss
+
+
+def source_at(place):
+    def source(key, step):
+        x, _ = problems.batch(key, step)
+        return x + jnp.where((step == BAD) & (place == "batch"), jnp.nan, 0).astype(x.dtype), step == BAD
+
+    return source
+
+
+def optimizer_at(place):
+    def update(updates, state, params=None):
+        scale = jnp.where((state == BAD) & (place == "update"), jnp.inf, -0.01).astype(jnp.float32)
+        return jax.tree.map(lambda g: scale * g, updates), state + 1
+
+    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+@pytest.mark.parametrize(
+    "place, words",
+    [
+        ("batch", "the batch itself holds NaN or Inf"),
+        ("forward", "forward, the output of layer Dense_1 is the first"),
+        ("loss", "forward, in the loss, behind the last layer"),
+        ("backward", "backward, the gradient at the output of layer Dense_1 is the first"),
+        ("average", "in the running average mean"),
+        ("update", "in the optimizer's update of Dense_0/"),
+    ],
+)
+def test_it_says_where_and_keeps_what_was_good(tmp_path, place, words):
+    loss, source, optimizer = loss_at(place), source_at(place), optimizer_at(place)
+    step = jax.jit(training.make_step(loss, optimizer))
+    good = problems.start(optimizer)
+    for number in range(BAD):
+        good, _ = step(good, source(jax.random.fold_in(good.key, 0), jnp.int32(number)))
+    with pytest.raises(NonFiniteError, match=f"non-finite at step {BAD}: .*{words}") as info:
+        training.fit(
+            loss,
+            optimizer,
+            problems.start(optimizer),
+            source,
+            40,
+            every=4,
+            monitor=Monitor(2, statistics=("output_rms",)),
+            checkpoints=Checkpoints(tmp_path, every_steps=4),
+            progress=False,
+        )
+    assert f"the last good checkpoint, of step 8, is in {tmp_path}" in str(info.value)
+    fitted = info.value.fitted
+    assert info.value.step == int(fitted.state.step) == BAD
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), fitted.state.params, good.params)
+    np.testing.assert_array_equal(fitted.curve.steps, [4, 8, BAD])
+    np.testing.assert_array_equal(fitted.curve.counts["loss"], [4, 4, BAD - 8])
+    assert np.isfinite(fitted.curve["loss"]).all()
+    np.testing.assert_array_equal(fitted.flow.steps, [0, 2, 4, 6, 8])
+    assert np.isfinite(fitted.flow.values["output_rms"]).all()
+    restored = training.fit(
+        loss,
+        optimizer,
+        problems.start(optimizer),
+        source,
+        8,
+        every=4,
+        monitor=Monitor(2, statistics=("output_rms",)),
+        checkpoints=Checkpoints(tmp_path, resume=True),
+        progress=False,
+    )
+    assert int(restored.state.step) == 8
+
+
+def test_a_learning_rate_that_is_too_large_is_caught_in_a_flax_model():
+    """Weights of 1e30 after one step overflow the forward pass of the next one in its second layer."""
+    model = gf.models.MLP(depth=2, width=4, outputs=2, activation="relu")
+    optimizer = optax.sgd(1e30)
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    data = jnp.asarray(x), jnp.zeros(8, jnp.int32)
+    state = training.init(model, optimizer, jax.random.key(1), data[0])
+    with pytest.raises(NonFiniteError, match="at step 1: forward, the output of layer Dense_1.*no checkpoints were"):
+        training.fit(
+            training.classification(model), optimizer, state, lambda key, step: data, 8, every=4, progress=False
+        )
+
+
+def test_a_model_without_layers_is_told_apart_too():
+    def loss(w, model_state, batch, key):
+        return jnp.log(w), ({}, model_state)
+
+    state = training.start(jnp.float32(1), optax.sgd(1.5), jax.random.key(0))
+    with pytest.raises(NonFiniteError, match="at step 1: forward, in the loss"):
+        training.fit(loss, optax.sgd(1.5), state, lambda key, step: step, 4, every=4, progress=False)
