@@ -1,4 +1,4 @@
-"""Four devices are one: the same training within rounding, statistics of the whole batch, everything on every device."""
+"""Four devices are one: the same training within rounding, statistics of the whole batch, all else on each."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def fit(mesh, steps=STEPS, source=None, **options):
         mesh=mesh,
         monitor=Monitor(4, statistics=("output_rms", "output_grad_rms", "dead_fraction")),
         validation=(jnp.asarray(x[:23]), jnp.asarray(classes[:23])),
+        validate_every=4,
         progress=False,
         **options,
     )
@@ -112,7 +113,7 @@ def test_a_run_goes_on_with_other_devices(tmp_path, single):
 
 def test_batches_that_cannot_be_shared_are_refused():
     mesh = training.data_mesh(jax.devices()[:3])
-    with pytest.raises(ValueError, match="that 3 devices can share evenly, got 16 examples. Fix: a batch size of 18"):
+    with pytest.raises(ValueError, match=r"that 3 devices can share evenly, got 16 examples\. Fix: a batch size of 18"):
         fit(mesh)
 
 

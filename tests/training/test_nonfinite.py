@@ -38,8 +38,8 @@ def loss_at(place):
     def loss(params, model_state, batch, key):
         x, bad = batch
         nan = jnp.where(bad, jnp.nan, 0.0).astype(jnp.float32)
-        h = jnp.tanh(x @ params["Dense_0"]["kernel"])
-        h = h @ params["Dense_1"]["kernel"] + (nan if place == "forward" else 0)
+        h = jnp.tanh(x @ params["Dense_0"]["kernel"]) + (nan if place == "forward" else 0)
+        h = h @ params["Dense_1"]["kernel"]
         h = explode(h, bad) if place == "backward" else h
         y = jnp.tanh(h) @ params["Dense_2"]["kernel"]
         average = model_state["mean"] + (nan if place == "average" else 0)
@@ -64,6 +64,15 @@ def optimizer_at(place):
     return optax.GradientTransformation(lambda params: jnp.int32(0), update)
 
 
+@pytest.fixture(scope="module")
+def good():
+    """Parameters after the last good step."""
+    optimizer = optimizer_at("nowhere")
+    step = training.make_step(loss_at("nowhere"), optimizer)
+    run = jax.jit(lambda state: training.run(step, state, source_at("nowhere"), BAD)[0])
+    return run(problems.start(optimizer)).params
+
+
 @pytest.mark.parametrize(
     "place, words",
     [
@@ -75,12 +84,8 @@ def optimizer_at(place):
         ("update", "in the optimizer's update of Dense_0/"),
     ],
 )
-def test_it_says_where_and_keeps_what_was_good(tmp_path, place, words):
+def test_it_says_where_and_keeps_what_was_good(tmp_path, good, place, words):
     loss, source, optimizer = loss_at(place), source_at(place), optimizer_at(place)
-    step = jax.jit(training.make_step(loss, optimizer))
-    good = problems.start(optimizer)
-    for number in range(BAD):
-        good, _ = step(good, source(jax.random.fold_in(good.key, 0), jnp.int32(number)))
     with pytest.raises(NonFiniteError, match=f"non-finite at step {BAD}: .*{words}") as info:
         training.fit(
             loss,
@@ -96,24 +101,13 @@ def test_it_says_where_and_keeps_what_was_good(tmp_path, place, words):
     assert f"the last good checkpoint, of step 8, is in {tmp_path}" in str(info.value)
     fitted = info.value.fitted
     assert info.value.step == int(fitted.state.step) == BAD
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), fitted.state.params, good.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), fitted.state.params, good)
     np.testing.assert_array_equal(fitted.curve.steps, [4, 8, BAD])
     np.testing.assert_array_equal(fitted.curve.counts["loss"], [4, 4, BAD - 8])
     assert np.isfinite(fitted.curve["loss"]).all()
     np.testing.assert_array_equal(fitted.flow.steps, [0, 2, 4, 6, 8])
     assert np.isfinite(fitted.flow.values["output_rms"]).all()
-    restored = training.fit(
-        loss,
-        optimizer,
-        problems.start(optimizer),
-        source,
-        8,
-        every=4,
-        monitor=Monitor(2, statistics=("output_rms",)),
-        checkpoints=Checkpoints(tmp_path, resume=True),
-        progress=False,
-    )
-    assert int(restored.state.step) == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "8"]
 
 
 def test_a_learning_rate_that_is_too_large_is_caught_in_a_flax_model():
@@ -123,7 +117,7 @@ def test_a_learning_rate_that_is_too_large_is_caught_in_a_flax_model():
     x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     data = jnp.asarray(x), jnp.zeros(8, jnp.int32)
     state = training.init(model, optimizer, jax.random.key(1), data[0])
-    with pytest.raises(NonFiniteError, match="at step 1: forward, the output of layer Dense_1.*no checkpoints were"):
+    with pytest.raises(NonFiniteError, match=r"at step 1: forward, the output of layer Dense_1.*no checkpoints"):
         training.fit(
             training.classification(model), optimizer, state, lambda key, step: data, 8, every=4, progress=False
         )
