@@ -94,24 +94,40 @@ class Slow:
 
 def run(folder: Path, name: str, steps: int, pause: float) -> None:
     """A process that trains, resuming where it can; what it compiles is kept beside the folder for those after it."""
-    jax.config.update("jax_compilation_cache_dir", str(folder.parent / "compiled"))
+    keep_compiled(folder.parent)
+    fitted = fit(folder / "run", Slow(pause, folder / f"{name}.compiled"), steps, None)
+    np.savez(folder / f"{name}.npz", **leaves(fitted))
+
+
+def run_together(folder: Path, port: int, process: int, processes: int) -> None:
+    """One of some processes that train together, and then go on from what they have saved."""
+    keep_compiled(folder / f"of{process}")
+    mesh = training.join(f"localhost:{port}", processes, process)
+    fit(folder / "run", batch, 20, mesh)
+    fitted = fit(folder / "run", batch, 40, mesh)
+    np.savez(folder / f"process{process}.npz", **leaves(fitted))
+
+
+def keep_compiled(folder: Path) -> None:
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    state = start()
-    validation = jax.tree.map(np.asarray, batch(jax.random.key(9), 0))
-    fitted = training.fit(
+
+
+def fit(folder, source, steps, mesh):
+    return training.fit(
         loss_fn,
         OPTIMIZER,
-        state,
-        Slow(pause, folder / f"{name}.compiled"),
+        start(),
+        source,
         steps,
         every=5,
         monitor=Monitor(every=10),
-        checkpoints=Checkpoints(folder / "run", every_steps=10, keep=2, resume=True),
-        validation=validation,
+        checkpoints=Checkpoints(folder, every_steps=10, keep=2, resume=True),
+        validation=jax.tree.map(np.asarray, batch(jax.random.key(9), 0)),
         validate_every=20,
+        mesh=mesh,
         progress=False,
     )
-    np.savez(folder / f"{name}.npz", **leaves(fitted))
 
 
 def processes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 
 import numpy as np
@@ -73,3 +74,29 @@ def test_signals_save_first(home, uninterrupted, number, code):
     assert 10 <= newest(folder) < STEPS
     assert not (folder / "stopped.npz").exists()
     problems.same(finished(folder), uninterrupted)
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return found.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_device(home):
+    """Also where they go on from a checkpoint; each has four devices, so that one example is a device's share."""
+    folder, port = home / "together", free_port()
+    folder.mkdir()
+    started = [problems.begin(problems.run_together, folder, port, k, 2) for k in range(2)]
+    for process in started:
+        process.join(100)
+    assert [process.exitcode for process in started] == [0, 0]
+    first, second = (dict(np.load(folder / f"process{k}.npz")) for k in range(2))
+    problems.same(first, second)
+    alone = problems.leaves(problems.fit(folder / "alone", problems.batch, 40, None))
+    assert alone.keys() == first.keys()
+    for name, want in alone.items():
+        np.testing.assert_allclose(first[name], want, rtol=1e-4, atol=1e-6, err_msg=name)
+    assert sorted(p.name for p in (folder / "run").iterdir()) == sorted(p.name for p in (folder / "alone").iterdir())
+    files = {str(p.relative_to(folder / "run")) for p in (folder / "run").rglob("ocdbt.process_*")}
+    assert files <= {f"{step}/arrays/ocdbt.process_0" for step in (30, 40)}, "more than one process wrote"

@@ -1,0 +1,264 @@
+"""The parts of `isometry` against integration, plain loops and exact decompositions; its claims against false results."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+import gradflow as gf
+from experiments import isometry, isometry_cnn, isometry_linear, isometry_spectrum, isometry_training
+from experiments.isometry_spectrum import NETWORKS, Network
+
+TINY = dataclasses.replace(
+    isometry.PRESETS["smoke"], linear_depths=(3, 6), linear_draws=2, linear_steps=30, saxe_steps=3000,
+    spectrum_depths=(1, 2), spectrum_width=40, spectrum_draws=3, depths=(2, 5), width=16, steps=20, rates=(0.01, 0.1),
+    cnn_depth=4, cnn_deepest=6, cnn_steps=10, cnn_rate=0.01,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results():
+    return isometry.run(TINY)
+
+
+def test_a_run_has_all_that_claims_and_figures_need(results):
+    claims = isometry.claims(results)
+    assert len({claim.claim for claim in claims}) == len(claims) == 21
+    assert set(isometry.figures(results)) == {"learning", "spectra", "cnn"}
+    assert results["linear_steps"].shape == results["linear_loss"].shape == (2, 2, 2)
+    assert results["spectrum_values"].shape == (6, 2, 3, 40)
+    assert results["learning_loss"].shape == (2, 2, 2, 20)
+    assert results["cnn_loss"].shape == (2, 10)
+    assert results["cnn_forward"].shape == results["cnn_backward"].shape == results["cnn_theory"].shape == (2, 6)
+
+
+def test_the_closed_form_solves_saxes_equation():
+    """tau du/dt = 2 u (s - u), Saxe et al. 2014, eq. 7."""
+    time = np.linspace(0, 4, 50)
+    for strength, start in ((3.0, 0.01), (1.0, 0.2), (2.0, 2.5)):
+        solved = solve_ivp(
+            lambda _, u, s=strength: 2 * u * (s - u), (0, 4), [start], t_eval=time, rtol=1e-10, atol=1e-12
+        ).y[0]
+        np.testing.assert_allclose(isometry_linear.course(strength, start, time), solved, rtol=1e-6)
+
+
+def test_gradient_descent_follows_saxe(results):
+    assert np.abs(results["saxe_measured"] - results["saxe_theory"]).max() < 0.01
+    np.testing.assert_allclose(results["saxe_measured"][0], isometry_linear.START, rtol=1e-4)
+
+
+def test_linear_losses_are_those_of_a_plain_loop(monkeypatch):
+    """One rate of each kind against gradients written out, and the same way to go at every depth."""
+    monkeypatch.setattr(isometry_linear, "UNITS", 4)
+    monkeypatch.setattr(isometry_linear, "RATES", np.array([0.05, 0.2, 100.0]))
+    isometry_linear.losses.clear_cache()
+    key, depth, steps = jax.random.key(3), 3, 8
+    found = np.asarray(isometry_linear.losses(key, depth=depth, draws=2, steps=steps))
+    assert found.shape == (2, 2, 3, steps)
+    starts, target = isometry_linear._problem(jax.random.split(key, 2)[1], depth)
+    wanted = np.asarray(target, np.float64)
+    for kind in range(2):
+        weights = [np.asarray(w, np.float64) for w in starts[kind]]
+        for number in range(steps):
+            error = weights[2] @ weights[1] @ weights[0] - wanted
+            assert found[kind, 1, 1, number] == pytest.approx(0.5 * np.sum(error**2) / 4, rel=1e-4)
+            gradients = [
+                (weights[2] @ weights[1]).T @ error,
+                weights[2].T @ error @ weights[0].T,
+                error @ (weights[1] @ weights[0]).T,
+            ]
+            rate = 0.2 * 4 / depth / 4
+            weights = [w - rate * g for w, g in zip(weights, gradients, strict=True)]
+    limit = isometry_linear._TOO_LARGE * found[..., 2, 0]
+    np.testing.assert_allclose(found[..., 2, -1], limit, rtol=1e-5)
+    deeper = np.asarray(isometry_linear.losses(key, depth=9, draws=2, steps=1))
+    np.testing.assert_allclose(deeper[0, ..., 0], found[0, ..., 0], rtol=1e-4)
+    isometry_linear.losses.clear_cache()
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+def test_jacobians_are_those_of_networks(network: Network):
+    """Weights have the variance and ensemble that they should; J is autodiff's; singular values are theory's."""
+    width, at = 60, isometry_spectrum.point(network)
+    settings = isometry_spectrum.settings(network, at)
+    keys = jax.random.split(jax.random.key(1), 2)
+    found = np.asarray(isometry_spectrum.jacobians(keys, settings, depths=(1, 3), width=width))
+    assert found.shape == (2, 2, width, width)
+    start_key, layers_key = jax.random.split(keys[1])
+    x = settings.input_deviation * jax.random.normal(start_key, (width,))
+    init = {"orthogonal": gf.initializers.orthogonal, "gaussian": gf.initializers.gaussian}[network.ensemble](1.0)
+
+    def forward(x):
+        for key in jax.random.split(layers_key, 3):
+            weight_key, bias_key = jax.random.split(key)
+            kernel = settings.deviation * init(weight_key, (width, width), jnp.float32)
+            x = x @ kernel + settings.bias_deviation * jax.random.normal(bias_key, (width,))
+            x = gf.activations.get(network.activation)(x)
+        return x
+
+    np.testing.assert_allclose(found[1, 1], jax.jacobian(forward)(x).T, atol=2e-5)
+
+
+def test_critical_points_are_critical():
+    for network in NETWORKS:
+        at = isometry_spectrum.point(network)
+        slope = float(gf.theory.moments(network.activation, at.q).slope_square)
+        assert at.weight_variance * slope == pytest.approx(1, abs=1e-4)
+
+
+def test_spectra_of_the_smallest_networks_are_known(results):
+    """One layer: sigma_w times a semicircle's edge for Gaussian weights; orthogonal ones have nothing but 1."""
+    names = list(results["spectrum_networks"])
+    linear = names.index("identity, gaussian")
+    np.testing.assert_allclose(results["spectrum_largest"][linear], [2, np.sqrt(27 / 4)], rtol=1e-6)
+    np.testing.assert_allclose(results["spectrum_second"][linear], [2, 3], rtol=1e-9)
+    assert np.abs(results["spectrum_values"][names.index("identity, orthogonal")] - 1).max() < 1e-5
+    relu = results["spectrum_values"][names.index("relu, orthogonal"), 0]
+    assert np.mean(np.minimum(relu, np.abs(relu - np.sqrt(2))) < 1e-4) == 1
+    for index, name in enumerate(names[1:], start=1):
+        grid, density = results["spectrum_grid"], results["spectrum_density"][index, 1]
+        above = grid > 0.5
+        mass = np.trapezoid(density[above], grid[above])
+        counted = np.mean(results["spectrum_values"][index, 1] > 0.5)
+        assert mass == pytest.approx(counted, abs=0.12), name
+
+
+def test_both_kinds_train_on_one_stream_as_a_plain_loop():
+    data = gf.data.load(TINY.data)
+    x = jnp.asarray(data.normalize(data.train.images[:500]).reshape(500, -1))
+    y = jnp.asarray(data.train.labels[:500])
+    found = np.asarray(isometry_training.train(x, y, depth=2, width=8, steps=3, rates=(0.01, 0.3), seed=4))
+    assert found.shape == (2, 2, 3)
+    np.testing.assert_allclose(found[:, 0, 0], found[:, 1, 0], rtol=1e-6)
+    assert (found[:, 0, 1:] != found[:, 1, 1:]).all()
+    assert np.abs(found[0] - found[1]).min() > 1e-4
+
+
+def test_smoothing_and_times_count_steps():
+    loss = np.concatenate([np.full(10, 2.0), np.full(10, 1.0)])
+    np.testing.assert_array_equal(isometry_training.smooth(np.append(loss, 9.0)), [2, 1])
+    runs = np.stack([loss, loss[::-1], np.full(20, 2.3)])
+    results = {"learning_loss": np.stack([runs[[0, 2]], runs[[2, 2]], runs[[0, 1]]])[None]}
+    np.testing.assert_array_equal(isometry_training.times(results), [[20, np.inf, 10]])
+
+
+def test_patches_keep_pixels_together():
+    images = np.arange(2 * 8 * 8).reshape(2, 8, 8, 1)
+    found = isometry_cnn.patches(images)
+    assert found.shape == (2, 2, 2, 16)
+    np.testing.assert_array_equal(found[1, 0, 1].reshape(4, 4), images[1, :4, 4:, 0])
+
+
+def test_profiles_are_those_of_the_gradient():
+    """Signal and gradient of a few convolutions against the network applied by hand, with offsets to differentiate."""
+    x = jax.random.normal(jax.random.key(0), (4, 2, 2, 5))
+    y = jnp.array([1, 2, 3, 4])
+    found = isometry_cnn.profile(x, y, "delta_orthogonal", 4, 6, 0)
+    params = isometry_cnn.network("delta_orthogonal", 4, 6, False).init(jax.random.key(0), x)["params"]
+
+    def conv(x, kernel, bias):
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="wrap")
+        return sum(padded[:, i : i + 2, j : j + 2] @ kernel[i, j] for i in range(3) for j in range(3)) + bias
+
+    def loss(offsets):
+        h, seen = x, []
+        layers = [params["Conv_0"], *(jax.tree.map(lambda w, i=i: w[i], params["Hidden"]["Conv"]) for i in range(3))]
+        for layer, offset in zip(layers, offsets, strict=True):
+            z = conv(h, layer["kernel"], layer["bias"]) + offset
+            seen.append(jnp.sqrt(jnp.mean(z**2)))
+            h = jnp.tanh(z)
+        head = params["Dense_head"]
+        logits = h.mean((1, 2)) @ head["kernel"] + head["bias"]
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(4), y]), seen
+
+    gradients, seen = jax.grad(loss, has_aux=True)([jnp.zeros((4, 2, 2, 6))] * 4)
+    np.testing.assert_allclose(found["forward"], seen, rtol=1e-4)
+    # The instrument's gradient is that of each example's own loss, not of the mean over examples.
+    ratios = found["backward"] / np.array([jnp.sqrt(jnp.mean(g**2)) for g in gradients])
+    np.testing.assert_allclose(ratios, ratios[0], rtol=1e-4)
+
+
+def test_predicted_profile_starts_where_it_is_told_and_falls_to_zero():
+    signal, gradient = isometry_cnn.predicted(0.7, 50)
+    assert signal[0] == pytest.approx(0.7, rel=1e-6)
+    assert (np.diff(signal) < 0).all()
+    assert gradient[-1] == 1
+    critical = gf.theory.critical_weight_variance("tanh", bias_variance=isometry_cnn.BIAS_VARIANCE)
+    q = np.float64(signal[0] ** 2)
+    following = gf.theory.variance_map("tanh", q, critical, isometry_cnn.BIAS_VARIANCE)
+    assert signal[1] ** 2 == pytest.approx(float(following), rel=1e-9)
+
+
+def good():
+    """Results in which every claim holds, as a full run gives them."""
+    count, moments = len(NETWORKS), np.array([1.0, 11, 1.4, 11.4, 11, 21])
+    half = np.sqrt(np.where(moments > 1, moments - 1, 0))
+    # Squared singular values 1 +- sqrt(m - 1), weighted so that none is negative: two-point laws of the right moments.
+    values = np.ones((count, 1, 1, 1000))
+    for index, spread in enumerate(half):
+        part = 1 / (1 + spread**2)
+        values[index, 0, 0] = np.where(np.arange(1000) < round(1000 * part), 1 / np.sqrt(part), 0) if spread else 1
+    steps = np.linspace(2.3, 1.0, 200)
+    learning = np.stack([np.stack([steps, np.maximum(2.3 - 0.004 * np.arange(200), 1.55)])] * 3)[:, :, None]
+    return {
+        "saxe_measured": np.zeros((5, 3)),
+        "saxe_theory": np.full((5, 3), 0.005),
+        "linear_depths": np.array([3, 10, 100]),
+        "linear_steps": np.array([[[7.0], [15], [20]], [[13], [np.inf], [np.inf]]]),
+        "linear_loss": np.array([[[0.0], [0], [0]], [[0.0], [0.2], [0.8]]]),
+        "spectrum_depths": np.array([10]),
+        "spectrum_networks": np.array([network.name for network in NETWORKS]),
+        "spectrum_values": values,
+        "spectrum_second": np.mean(values**4, (2, 3)) / np.mean(values**2, (2, 3)) ** 2,
+        "spectrum_largest": values.max((2, 3)),
+        "learning_depths": np.array([25, 100, 200]),
+        "learning_loss": learning,
+        "cnn_depth": np.array(1000),
+        "cnn_loss": np.stack([np.linspace(2.3, 2.0, 100), np.full(100, 2.3)]),
+        "cnn_forward": np.ones((2, 10_000)),
+        "cnn_theory": np.ones((2, 10_000)),
+        "cnn_backward": np.stack([np.linspace(1, 3, 10_000), np.geomspace(1, 1000, 10_000)]),
+    }
+
+
+FALSE = (
+    ("saxe_measured", lambda v: v - 0.01),
+    ("linear_steps", lambda v: v * np.array([1, 1, 3])[:, None]),
+    ("linear_steps", lambda v: np.where(v == 20, np.inf, v)),
+    ("linear_loss", lambda v: 0.1 * v),
+    ("spectrum_values", lambda v: np.concatenate([1.2 * v[..., :1], v[..., 1:-1], 0.5 * v[..., -1:]], -1)),
+    ("spectrum_second", lambda v: 1.5 * v),
+    ("spectrum_largest", lambda v: 1.5 * v),
+    ("learning_loss", lambda v: v[:, ::-1]),
+    ("learning_loss", lambda v: v[:, [0, 0]]),
+    ("learning_loss", lambda v: v * np.array([0.3, 1, 1])[:, None, None, None]),
+    ("cnn_loss", lambda v: v[::-1]),
+    ("cnn_forward", lambda v: 1.3 * v),
+    ("cnn_backward", lambda v: v[::-1]),
+)
+
+
+def test_claims_hold_where_they_should_and_fail_where_they_should_not():
+    assert [claim.claim for claim in isometry.claims(good()) if not claim.holds] == []
+    broken = set()
+    for name, change in FALSE:
+        failed = {c.claim for c in isometry.claims(good() | {name: change(good()[name])}) if not c.holds}
+        assert failed, name
+        broken |= failed
+    left = {claim.claim for claim in isometry.claims(good())} - broken
+    assert not left, "nothing makes these fail"
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [({"depths": (30, 22)}, "growing"), ({"steps": 7}, "at least 10"), ({"cnn_steps": 3}, "at least 10"),
+     ({"cnn_deepest": 1}, "from 2 on")],
+)  # fmt: skip
+def test_settings_that_cannot_be_run_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(TINY, **options)
