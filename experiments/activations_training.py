@@ -41,6 +41,9 @@ class Setup(NamedTuple):
         batch: images a step.
         steps: training steps.
         every: steps between two records; divides steps.
+        clip: largest norm of a gradient, so that a large rate kills rather than explodes; None for no clipping.
+        kick: steps after which the rate becomes `calm_rate`; None for never.
+        calm_rate: rate after the kick.
     """
 
     depth: int
@@ -48,6 +51,22 @@ class Setup(NamedTuple):
     batch: int
     steps: int
     every: int
+    clip: float | None = None
+    kick: int | None = None
+    calm_rate: float = 0.0
+
+    def optimizer(self, rate: Float[Array, ""]) -> optax.GradientTransformation:
+        """Plain gradient descent.
+
+        Args:
+            rate: learning rate, of the kick if there is one.
+        """
+        schedule = None if self.kick is None else optax.join_schedules([_constant(rate), _constant(self.calm_rate)], [self.kick])
+        return gf.training.remedied(optax.sgd(rate if schedule is None else schedule), clip_norm=self.clip)
+
+
+def _constant(rate: Any) -> optax.Schedule:
+    return lambda _: jnp.asarray(rate, jnp.float32)
 
 
 def images(data: gf.data.ImageDataset, split: gf.data.Split, count: int | None = None) -> Images:
@@ -124,8 +143,7 @@ def train(
         setup: sizes and steps.
 
     Returns:
-        `accuracy`, on the test images, `loss`, `spread`, the largest standard deviation of a logit over the probe, and
-        `finite` (activations, runs, records); `dead`, `saturated`, `gradient` (activations, runs, records, depth) of
+        `accuracy`, on the test images, `loss`, `spread`, the largest range of a logit over the probe, and `finite` (activations, runs, records); `dead`, `saturated`, `gradient` (activations, runs, records, depth) of
         hidden layers, and `slopes` of the same shape: what PReLU has learned, 0 for the others.
     """
     gains = jnp.array([gf.activations.get(name).gain for name in names], jnp.float32)
@@ -136,7 +154,7 @@ def train(
         loss = gf.training.classification(model)
 
         def one(key: PRNGKeyArray, rate: Float[Array, ""]) -> dict[str, Array]:
-            optimizer = optax.sgd(rate)
+            optimizer = setup.optimizer(rate)
             step = gf.training.make_step(loss, optimizer)
             drawn = model.init(key, train.x[:2])["params"]
             state = gf.training.start(scale_kernels(drawn, gain), optimizer, key)
@@ -175,7 +193,7 @@ def observe(model: gf.models.MLP, params: Tree, probe: Images, test: Images) -> 
     answers: Any = model.apply({"params": params}, test.x)
     return {
         "loss": value,
-        "spread": logits.std(0).max(),
+        "spread": (logits.max(0) - logits.min(0)).max(),
         "accuracy": jnp.mean(jnp.argmax(answers, -1) == test.y),
         "dead": by_layer(flow, "dead_fraction"),
         "gradient": by_layer(flow, "weight_grad_norm"),
