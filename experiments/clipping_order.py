@@ -95,18 +95,13 @@ def model(arm: Arm, outputs: int) -> gf.models.Recurrent:
         arm: initialization and activation.
         outputs: classes.
     """
-    smart = gf.initializers.smart_tanh()
 
     def phi(x: Array) -> Array:
         """Tanh, or by the same function sigma(x) = (1 + tanh(x / 2)) / 2."""
         shrink = 1 - arm.logistic / 2
         return shrink * jnp.tanh(shrink * x) + arm.logistic / 2
 
-    def recurrent(key: PRNGKeyArray, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        drawn = arm.std * jax.random.normal(key, shape, dtype)
-        return jnp.where(arm.smart > 0, smart(key, shape, dtype), drawn)
-
-    return gf.models.Recurrent(phi, HIDDEN, outputs, initializer=normal(arm), recurrent_initializer=recurrent)
+    return gf.models.Recurrent(phi, HIDDEN, outputs, initializer=normal(arm), recurrent_initializer=recurrent(arm))
 
 
 def normal(arm: Arm) -> Any:
@@ -118,6 +113,20 @@ def normal(arm: Arm) -> Any:
 
     def draw(key: PRNGKeyArray, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
         return arm.std * jax.random.normal(key, shape, dtype)
+
+    return draw
+
+
+def recurrent(arm: Arm) -> Any:
+    """Return the initializer of an arm's recurrent weights: sparse, or as the input weights.
+
+    Args:
+        arm: which of the two, and the standard deviation.
+    """
+    smart, gaussian = gf.initializers.smart_tanh(), normal(arm)
+
+    def draw(key: PRNGKeyArray, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        return jnp.where(arm.smart > 0, smart(key, shape, dtype), gaussian(key, shape, dtype))
 
     return draw
 
@@ -207,7 +216,8 @@ def test_error(task: Task, arm: Arm, params: Any, key: PRNGKeyArray) -> Float[Ar
 
     def part(key: PRNGKeyArray) -> Array:
         inputs, targets, *_ = task.sample(key, TESTED // 20)
-        return jnp.mean(jnp.argmax(network.apply({"params": params}, inputs), -1) != targets)
+        logits = jnp.asarray(network.apply({"params": params}, inputs))
+        return jnp.mean(jnp.argmax(logits, -1) != targets)
 
     return jnp.mean(jax.lax.map(part, jax.random.split(key, 20)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -98,8 +99,8 @@ def over_time(radius: Array, bend: Array, key: PRNGKeyArray) -> Float[Array, " s
     """
     unit, task = gf.initializers.smart_tanh(spectral_radius=1.0), TemporalOrder(RADIUS_STEPS)
 
-    def recurrent(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        return radius * unit(key, shape, dtype)
+    def recurrent(key: PRNGKeyArray, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        return radius * unit(key, shape, dtype, out_sharding)
 
     def phi(x: Array) -> Array:
         return bend * jnp.tanh(x) + (1 - bend) * x

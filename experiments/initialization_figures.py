@@ -108,7 +108,7 @@ def _jacobian_means(axes: Axes, results: Results) -> None:
 
 
 def _jacobian_values(axes: Axes, results: Results) -> None:
-    bins = np.linspace(0, 2, 41)
+    bins = np.linspace(0, 2, 41).tolist()
     for name, values, style in zip(results["glorot_schemes"], results["jacobian_values"], STYLES, strict=False):
         line = {"color": style["color"], "linestyle": style["linestyle"]}
         axes.hist(values[-1], bins, density=True, histtype="step", linewidth=1.6, label=name, **line)
@@ -120,7 +120,7 @@ def _jacobian_values(axes: Axes, results: Results) -> None:
 
 def _chance(axes: Axes, results: Results) -> None:
     low, high = np.percentile(results["hanin_logs"], [0.2, 99.8])
-    bins = np.linspace(low, high, 41)
+    bins = np.linspace(low, high, 41).tolist()
     x = np.linspace(low, high, 200)
     for depth, logs, mean, variance, style in zip(
         results["hanin_depths"], results["hanin_logs"], results["hanin_mean"], results["hanin_variance"], STYLES,

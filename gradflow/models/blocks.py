@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import jax.numpy as jnp
@@ -179,8 +179,9 @@ class Block(nn.Module):
 
 
 def _scaled(initializer: Initializer, factor: float) -> Initializer:
-    def init(key: Array, shape: Any, dtype: Any = jnp.float32, **more: Any) -> Array:
-        kernel = initializer(key, shape, dtype, **more)
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        placed = {} if out_sharding is None else {"out_sharding": out_sharding}
+        kernel = initializer(key, shape, dtype, **placed)
         return kernel * jnp.asarray(factor, kernel.dtype)
 
     return init

@@ -93,7 +93,8 @@ def fit(
         done = int(dispatches.state.step)
         if done % every or done > steps:
             raise ValueError(
-                f"fit: expected a state at a multiple of every={every} and at most steps={steps}, got one of step {done}"
+                f"fit: expected a state at a multiple of every={every} and at most steps={steps}, "
+                f"got one of step {done}"
             )
         interruption = stack.enter_context(held()) if saver is not None else Interruption()
         dispatches.report = stack.enter_context(shown(done, steps, progress and jax.process_index() == 0))

@@ -1,4 +1,4 @@
-"""The parts of `isometry` against integration, plain loops and exact decompositions; its claims against false results."""
+"""Parts of `isometry` against integration, plain loops and exact decompositions; its claims against false results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_run_has_all_that_claims_and_figures_need(results):
 
 
 def test_the_closed_form_solves_saxes_equation():
-    """tau du/dt = 2 u (s - u), Saxe et al. 2014, eq. 7."""
+    """The course of a mode, tau du/dt = 2 u (s - u): Saxe et al. 2014, eq. 7."""
     time = np.linspace(0, 4, 50)
     for strength, start in ((3.0, 0.01), (1.0, 0.2), (2.0, 2.5)):
         solved = solve_ivp(
