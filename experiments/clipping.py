@@ -33,17 +33,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PASCANU, ZHANG = "Pascanu et al. 2013", "Zhang et al. 2020"
-# Bands of the surface and of temporal order were computed beforehand, by other code; those that are left were fixed in
-# pilot runs on seeds 10 and 11, not on those reported (0, 1, 2).
+# Bands of the surface and of temporal order at the greatest length were computed beforehand, by other code; those that
+# are left come from theory, or were fixed in pilot runs on seeds 10 and 11, not on those reported (0, 1, 2).
 STEEP, CLIFF, CLIFF_BAND = 1e4, (4.9, -2.6), 0.15
-THROWN = 20.0  # longest plain step over the longest clipped one, median over starts
-ENDS_LOWER = 0.75  # part of the starts
+THROWN = 20.0  # longest plain step over the longest clipped one, median over starts; pilots: 61 and 138
+ENDS_LOWER = 0.75  # part of the starts; pilots: .97 and .91
 GAIN = 0.2  # of mean error by clipping
 SPIKE = 10.0  # times the limit
 ROUNDING = 1e-4
 RATE_BAND = 0.02
-VANISHED, EXPLODED = 1e-3, 1e2
-CORRELATED, SLOPES, VARIED = 0.6, (0.8, 2.0), 30.0
+EXPLODED = 1e2
+CORRELATED, SLOPES, VARIED = 0.6, (0.8, 2.0), 30.0  # pilots: .87 and .89; 1.35 and 1.73; 470 and 470
+FITTED = 100  # points, with fewer of which no exponent is claimed
+EASY, LONGER, SMARTER = 0.8, 0.3, 0.15  # pilots: 1 and 1; .57 and .70; .37 and .58
+CHANCE_BAND = 0.02  # five standard deviations of one network's error
+LEARNING = 10_000  # updates, with fewer of which nothing is claimed about learning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,40 +60,55 @@ class Config:
     """Of descent on the surface."""
     path_steps: int = 500
     """Steps of descent on it."""
-    lengths: tuple[int, ...] = (10, 20, 50)
-    """Of sequences, growing; most claims are about the longest."""
+    lengths: tuple[int, ...] = (10, 20, 30)
+    """Of sequences that networks of all kinds learn, growing; empty to leave this out."""
     runs: int = 5
     """Networks of each kind."""
     updates: int = 3000
-    """Training steps of each network."""
-    every: int = 20
-    """Of them between two records; divides all numbers of updates."""
+    """Training steps of each."""
+    long_length: int = 50
+    """Of sequences that networks with sparse weights learn for longer, clipped in every way."""
+    long_updates: int = 30_000
+    """Their training steps."""
+    every: int = 100
+    """Of these between two records."""
     smooth_runs: int = 4
     """Networks along whose training smoothness is measured."""
     smooth_updates: int = 1500
     """Their training steps."""
+    smooth_every: int = 20
+    """Of these between two measurements."""
     seed: int = 0
     """Of everything."""
 
     def __post_init__(self) -> None:
         """Reject settings that cannot be run."""
-        if not self.lengths or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 10:
-            raise ValueError(f"lengths must be growing numbers from 10 on, at least one, got {self.lengths}")
-        for name in ("updates", "smooth_updates"):
-            if getattr(self, name) % self.every or getattr(self, name) < self.every:
-                raise ValueError(f"{name} must be a multiple of every={self.every}, got {getattr(self, name)}")
-        for name, least in (("grid", 2), ("starts", 1), ("path_steps", 2), ("runs", 1), ("smooth_runs", 1)):
+        if list(self.lengths) != sorted(set(self.lengths)) or min((*self.lengths, self.long_length)) < 10:
+            raise ValueError(
+                f"lengths must be growing numbers from 10 on, and so must long_length, got {self.lengths} and "
+                f"{self.long_length}"
+            )
+        for name, step in (("long_updates", "every"), ("smooth_updates", "smooth_every")):
+            count, every = getattr(self, name), getattr(self, step)
+            if every < 1 or count % every or count < every:
+                raise ValueError(f"{name} must be a multiple of {step}, got {count} and {every}")
+        for name, least in (
+            ("grid", 2), ("starts", 1), ("path_steps", 2), ("runs", 1), ("updates", 1), ("smooth_runs", 1),
+        ):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
 PRESETS = {
-    "smoke": Config(starts=32, lengths=(10,), runs=2, updates=100, smooth_runs=1, smooth_updates=400),
+    "smoke": Config(
+        starts=32, lengths=(), runs=2, long_length=10, long_updates=100, every=10, smooth_runs=1, smooth_updates=400
+    ),
     "laptop": Config(),
     "paper": Config(
-        lengths=(50, 75, 100, 125, 150, 175, 200), updates=1_000_000, every=1000, smooth_runs=10, smooth_updates=20_000
+        lengths=(50, 75, 100, 125, 150, 175, 200), updates=1_000_000, long_updates=1_000_000, every=1000,
+        smooth_runs=10, smooth_updates=20_000,
     ),
-}
+}  # fmt: skip
 
 
 def run(config: Config) -> Results:
@@ -99,14 +118,15 @@ def run(config: Config) -> Results:
         config: settings.
 
     Returns:
-        What `measure` and `measure_quartic` of `clipping_surface` and `measure` of `clipping_smoothness` and
-        `clipping_order` return.
+        What `measure` and `measure_quartic` of `clipping_surface`, `measure` of `clipping_smoothness`, and `by_length`
+        and `at_length` of `clipping_order` return.
     """
     return {
         **surface.measure(config.grid, config.starts, config.path_steps, config.seed),
         **surface.measure_quartic(),
-        **smoothness.measure(config.smooth_runs, config.smooth_updates, config.every, config.seed),
-        **order.measure(config.lengths, config.runs, config.updates, config.every, config.seed),
+        **smoothness.measure(config.smooth_runs, config.smooth_updates, config.smooth_every, config.seed),
+        **order.by_length(config.lengths, config.runs, config.updates, config.seed),
+        **order.at_length(config.long_length, config.runs, config.long_updates, config.every, config.seed),
     }
 
 
@@ -163,13 +183,13 @@ def quartic_claims(results: Results) -> list[Claim]:
     x = results["quartic_x"][:, 2].astype(np.float64)
     excess = 12 * x**2 - 16 - np.abs(4 * x**3)
     first = results["quartic_first"]
-    slower = "x^4: steps at the largest rate that is safe without clipping over steps with clipping"
+    slower = "x^4: steps at rate 1 / (12 x_0^2), safe without clipping, over steps with clipping"
     return [
         check.above(
             "x^4, rate .01: largest |x| of plain descent", ZHANG, 1e9, np.abs(results["quartic_x"][:, 0]).max()
         ),
         check.close("x^4, rate .01: steps of clipped descent to |gradient| < .001", ZHANG, 4052, first[2], absolute=5),
-        check.above(slower, ZHANG, 1.2, first[1] / first[2]),
+        check.close(slower, "gradient flow", surface.slower_without_clipping(), first[1] / first[2], relative=0.01),
         check.below("x^4: f'' - (16 + |f'|), largest on the way", f"{ZHANG}: (L0, L1)-smooth", 0.0, excess.max()),
     ]
 
@@ -187,7 +207,7 @@ def radius_claims(results: Results) -> list[Claim]:
         check.below(f"radius below 1: {over}, largest", f"{PASCANU}, section 2.1", 1.0, gradient[:, below].max()),
         check.above(f"linear units, radius above 1: {over}, smallest", f"{PASCANU}, section 2.1", EXPLODED,
                     gradient[0, ~below].min()),
-        check.below(f"tanh units, radius {radii[-1]:g}: {over}", f"{PASCANU}: not sufficient", VANISHED,
+        check.below(f"tanh units, radius {radii[-1]:g}: {over}", f"{PASCANU}: above 1 is not sufficient", 1.0,
                     gradient[1, -1]),
     ]  # fmt: skip
 
@@ -197,43 +217,54 @@ def smoothness_claims(results: Results) -> list[Claim]:
     gradient, local, source = results["smooth_gradient"], results["smooth_local"], f"{ZHANG}, Fig. 1"
     slope, correlation = smoothness.fitted_power(gradient, local)
     low, high = np.percentile(local, (10, 90))
-    return [
+    found = [
         check.above("RNN: local smoothness along training, 90 % over 10 % quantile", source, VARIED, high / low),
         check.above("RNN: correlation of ln(smoothness) and ln(gradient norm)", source, CORRELATED, correlation),
-        check.between("RNN: exponent in smoothness ~ (gradient norm)^a", source, *SLOPES, slope),
     ]
+    if gradient.size >= FITTED:
+        found.append(check.between("RNN: exponent in smoothness ~ (gradient norm)^a", source, *SLOPES, slope))
+    return found
 
 
 def order_claims(results: Results) -> list[Claim]:
-    """Temporal order over the longest sequences, from the sparse initialization."""
-    source, length = f"{PASCANU}, Fig. 7", results["lengths"][-1]
-    plain, clipped = (chosen(results, clip) for clip in ("none", "norm"))
-    errors = results["order_error"][-1]
-    learned = errors < order.SOLVED
-    title = f"temporal order, T = {length}, smart tanh"
-    before, after = (results[f"order_{name}"][-1, clipped] for name in ("before", "after"))
+    """Temporal order: what clipping does to the norm of the gradient, and who learns."""
+    title, source = f"temporal order, T = {results['long_length']}, smart tanh", f"{PASCANU}, Fig. 7"
+    plain, clipped = (list(order.LIMITS).index(name) for name in ("none", "norm"))
+    after = results["long_after"][clipped].max()
+    found = [check.below(f"{title}: largest norm after clipping", "Algorithm 1", order.BY_NORM * (1 + ROUNDING), after)]
+    if results["long_every"] * results["long_loss"].shape[-1] < LEARNING:
+        return found
+    errors, before = results["long_error"], results["long_before"]
+    learned = (errors < order.SOLVED).sum(1)
     return [
+        *found,
+        check.above(f"{title}: largest norm, not clipped", "limit 1", SPIKE, before[plain].max()),
+        check.above(f"{title}: largest norm before clipping", "limit 1", SPIKE, before[clipped].max()),
         check.above(f"{title}: mean error without clipping minus with", source, GAIN,
                     errors[plain].mean() - errors[clipped].mean()),
-        check.above(f"{title}: clipped networks that learn it", source, 1, learned[clipped].sum()),
-        check.below(f"{title}: unclipped networks that learn it", source, 0, learned[plain].sum()),
-        check.above(f"{title}: largest gradient norm without clipping", "limit 1", SPIKE,
-                    results["order_before"][-1, plain].max()),
-        check.above(f"{title}: largest norm before clipping", "limit 1", SPIKE, before.max()),
-        check.below(f"{title}: largest norm after clipping", "Algorithm 1", order.BY_NORM * (1 + ROUNDING),
-                    after.max()),
+        check.above(f"{title}: clipped networks that learn it", source, 1, learned[clipped]),
+        check.below(f"{title}: networks not clipped that learn it", source, 0, learned[plain]),
+        *(length_claims(results) if len(results["lengths"]) > 1 else ()),
     ]  # fmt: skip
 
 
-def chosen(results: Results, clip: str, init: str = "smart tanh") -> int:
-    """Return the index of an arm.
-
-    Args:
-        results: from `run`.
-        clip: name of the clipping.
-        init: name of the initialization.
-    """
-    return int(np.flatnonzero((results["arm_clips"] == clip) & (results["arm_inits"] == init))[0])
+def length_claims(results: Results) -> list[Claim]:
+    """Clipped networks by initialization and length: the longer the sequences, the more the start matters."""
+    source, (shortest, *_, longest) = f"{PASCANU}, Fig. 7", results["lengths"]
+    errors = {init: results["order_error"][:, order.ARMS.index((init, "norm"))] for init in order.INITS}
+    means = {init: found.mean(1) for init, found in errors.items()}
+    easy = np.stack([errors["tanh"][0], errors["smart tanh"][0]]) < order.SOLVED
+    title = "temporal order, clipped"
+    return [
+        check.close(f"{title}, sigmoid, T = {shortest}: error; chance is .75", source, 0.75, means["sigmoid"][0],
+                    absolute=CHANCE_BAND),
+        check.above(f"{title}, tanh and smart tanh, T = {shortest}: part of the networks that learn it", source,
+                    EASY, easy.mean()),
+        check.above(f"{title}, tanh: error at T = {longest} minus at {shortest}", source, LONGER,
+                    means["tanh"][-1] - means["tanh"][0]),
+        check.above(f"{title}, T = {longest}: error from tanh minus from smart tanh", source, SMARTER,
+                    means["tanh"][-1] - means["smart tanh"][-1]),
+    ]  # fmt: skip
 
 
 def figures(results: Results) -> dict[str, Figure]:

@@ -135,61 +135,71 @@ def _in_space(axes: Any, results: Results, paths: list[tuple[np.ndarray, np.ndar
 
 def norms(results: Results) -> Figure:
     """Global norm over training, before and after clipping, for four ways of it."""
-    length = results["lengths"][-1]
-    figure = Figure(figsize=(10.5, 5.6), layout="constrained")
+    runs, records = results["long_before"].shape[1:]
+    figure = Figure(figsize=(10.5, 5.8), layout="constrained")
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     figure.suptitle(
-        f"Norm of the gradient over training: temporal order, T = {length}, smart tanh", x=0.01, ha="left", fontsize=12
-    )
-    for axes, letter, clip in zip(grid.flat, "abcd", order.LIMITS, strict=True):
-        arm = _arm(results, "smart tanh", clip)
-        before, after = (results[f"order_{name}"][-1, arm].max(0) for name in ("before", "after"))
-        updates = results["order_every"] * np.arange(1, before.size + 1)
-        axes.semilogy(updates, before, label="before clipping", **without_marker(PLAIN) | {"linewidth": 0.9})
+        f"Norm of the gradient over training: temporal order, T = {results['long_length']}, smart tanh",
+        x=0.01, ha="left", fontsize=12,
+    )  # fmt: skip
+    updates = results["long_every"] * np.arange(1, records + 1)
+    for index, (axes, clip) in enumerate(zip(grid.flat, order.LIMITS, strict=True)):
+        before, after = (results[f"long_{name}"][index].max(0) for name in ("before", "after"))
+        learned = int((results["long_error"][index] < order.SOLVED).sum())
+        axes.semilogy(updates, before, label="before clipping", **without_marker(PLAIN) | {"linewidth": 0.7})
         if clip != "none":
             axes.semilogy(updates, after, label="after", **without_marker(CLIPPED) | {"linestyle": "-"})
-        axes.set_title(f"({letter}) {WORDS[clip]}")
-        axes.legend(loc="upper left")
+        axes.set_title(f"({'abcd'[index]}) {WORDS[clip]}: {learned} of {runs} learn")
+        axes.set_ylim(1e-3, 3 * max(10, results["long_before"].max()))
+        axes.legend(loc="upper left", ncols=2)
     for axes in grid[1]:
         axes.set_xlabel("update")
     for axes in grid[:, 0]:
-        axes.set_ylabel(f"largest norm in {results['order_every']} updates\nof {before_runs(results)} networks")
+        axes.set_ylabel(f"largest norm in {results['long_every']} updates\nof {runs} networks")
     return figure
-
-
-def before_runs(results: Results) -> int:
-    """Return the number of networks of each kind."""
-    return int(results["order_error"].shape[-1])
-
-
-def _arm(results: Results, init: str, clip: str) -> int:
-    return int(np.flatnonzero((results["arm_inits"] == init) & (results["arm_clips"] == clip))[0])
 
 
 def temporal_order(results: Results) -> Figure:
     """Pascanu et al.'s Fig. 7: how often the order is learned, by length, initialization and clipping."""
     figure = Figure(figsize=(10.5, 5.8), layout="constrained")
-    grid = figure.subplots(2, 3, sharex=True, sharey="row")
-    runs, lengths = before_runs(results), results["lengths"]
+    grid = figure.subplots(2, 4, sharex="col", sharey="row", width_ratios=(1, 1, 1, 0.8))
+    lengths, runs = results["lengths"], results["long_error"].shape[-1]
     figure.suptitle("Temporal order: who learns it, by length of the sequences", x=0.01, ha="left", fontsize=12)
-    for column, (letter, init) in enumerate(zip("abc", order.INITS, strict=True)):
+    for column, init in enumerate(order.INITS):
         top, bottom = grid[:, column]
         for clip, style in LINES.items():
-            if (init, clip) not in order.ARMS:
-                continue
-            errors = results["order_error"][:, _arm(results, init, clip)]
-            top.plot(lengths, (errors < order.SOLVED).mean(1), label=WORDS[clip], clip_on=False, **style)
-            bottom.plot(lengths, errors.mean(1), clip_on=False, **style)
-            bottom.plot(lengths, errors, linestyle="none", marker=".", color=style["color"], markersize=3, alpha=0.6)
-        bottom.axhline(0.75, color="#777777", linestyle=":", linewidth=0.9)
-        top.set_title(f"({letter}) {init}")
-        top.set_ylim(0, 1)
-        bottom.set_ylim(0, 0.8)
+            if (init, clip) in order.ARMS:
+                errors = results["order_error"][:, order.ARMS.index((init, clip))]
+                top.plot(lengths, (errors < order.SOLVED).mean(1), label=WORDS[clip], clip_on=False, **style)
+                bottom.plot(lengths, errors.mean(1), clip_on=False, **style)
+                bottom.plot(lengths, errors, ".", color=style["color"], markersize=3, alpha=0.6)
+        top.set_title(f"({'abc'[column]}) {init}, {results['order_updates']} updates")
         bottom.set_xlabel("length T of the sequences")
+        bottom.set_xticks(lengths)
+    updates = results["long_every"] * results["long_loss"].shape[-1]
+    grid[0, 3].set_title(f"(d) smart tanh, T = {results['long_length']}, {updates} updates")
+    _longer(*grid[:, 3], results)
+    for axes in grid[1]:
+        axes.axhline(0.75, color="#777777", linestyle=":", linewidth=0.9)
+    grid[0, 0].set_ylim(0, 1)
+    grid[1, 0].set_ylim(0, 0.8)
     grid[0, 0].set_ylabel(f"part of {runs} networks with\nless than 1 % errors")
     grid[1, 0].set_ylabel("error, mean (dots: each network);\ndotted: chance")
-    grid[0, 2].legend(loc="best")
+    handles, labels = grid[0, 2].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(LINES))
     return figure
+
+
+def _longer(top: Axes, bottom: Axes, results: Results) -> None:
+    for place, (clip, style) in enumerate(LINES.items()):
+        errors = results["long_error"][place]
+        top.plot(place, (errors < order.SOLVED).mean(), clip_on=False, zorder=3, **style)
+        top.vlines(place, 0, (errors < order.SOLVED).mean(), color=style["color"], linewidth=1)
+        bottom.plot(place, errors.mean(), clip_on=False, **style)
+        bottom.plot(np.full(len(errors), place), errors, ".", color=style["color"], markersize=3, alpha=0.6)
+    bottom.set_xticks(range(len(LINES)), LINES)
+    bottom.set_xlim(-0.5, len(LINES) - 0.5)
+    bottom.set_xlabel("clipping")
 
 
 def curvature(results: Results) -> Figure:

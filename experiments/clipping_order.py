@@ -255,27 +255,27 @@ def in_halves(
     return jax.tree.map(lambda *both: np.concatenate(both), *found)
 
 
-def by_length(lengths: Sequence[int], runs: int, updates: int, every: int, seed: int) -> Results:
+def by_length(lengths: Sequence[int], runs: int, updates: int, seed: int) -> Results:
     """Train every arm on sequences of every length.
 
     Args:
-        lengths: T.
+        lengths: T; none, and nothing is trained.
         runs: networks of each kind.
         updates: of each.
-        every: of them a record.
         seed: of everything.
 
     Returns:
         `arm_inits`, `arm_clips` (arms,) names; `lengths`; `order_updates`; `order_error` (lengths, arms, runs).
     """
     keys = jax.random.split(jax.random.key(seed), runs)
-    found = [in_halves(length, ARMS, keys, updates, every) for length in track(lengths, "length", "T = {}".format)]
+    found = [in_halves(length, ARMS, keys, updates, updates) for length in track(lengths, "length", "T = {}".format)]
+    errors = [each["error"] for each in found]
     return {
         "arm_inits": np.array([init for init, _ in ARMS]),
         "arm_clips": np.array([clip for _, clip in ARMS]),
-        "lengths": np.array(lengths),
+        "lengths": np.array(lengths, int),
         "order_updates": np.array(updates),
-        "order_error": np.stack([each["error"] for each in found]),
+        "order_error": np.array(errors).reshape(len(lengths), len(ARMS), runs),
     }
 
 
@@ -294,9 +294,10 @@ def at_length(length: int, runs: int, updates: int, every: int, seed: int) -> Re
         `long_before`, `long_after` (kinds, runs, records), see `train`.
     """
     keys = jax.random.split(jax.random.key(seed), runs)
-    found = in_halves(length, [("smart tanh", clip) for clip in LIMITS], keys, updates, every)
+    arms = [("smart tanh", clip) for clip in LIMITS]
+    found = [in_halves(one, arms, keys, updates, every) for one in track([length], "long training", "T = {}".format)]
     return {
         "long_length": np.array(length),
         "long_every": np.array(every),
-        **{f"long_{name}": value for name, value in found.items()},
+        **{f"long_{name}": value for name, value in found[0].items()},
     }
