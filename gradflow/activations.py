@@ -101,7 +101,7 @@ class Activation:
             ArithmeticError: where an average is not finite (phi overflows).
 
         Examples:
-            >>> get("relu").moments(2.0).square
+            >>> round(get("relu").moments(2.0).square, 12)
             1.0
         """
         if not 0 <= variance < math.inf:

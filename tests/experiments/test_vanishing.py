@@ -157,7 +157,7 @@ def test_every_figure_can_be_drawn_and_has_labels(results, tmp_path):
     "change, message",
     [
         ({"arms": ("RELU + He",)}, "Did you mean ReLU \\+ He"),
-        ({"data": "fashion_mnist"}, "Did you mean fashion_mnist_subset"),
+        ({"data": "fashion_mnist_subsets"}, "Did you mean fashion_mnist_subset"),
         ({"depth": 2}, "depth must be at least 3, got 2"),
         ({"steps": 0}, "steps must be positive"),
         ({"learning_rate": -0.1}, "learning_rate must be positive"),
