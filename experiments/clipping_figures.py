@@ -115,15 +115,12 @@ def _from_above(axes: Axes, results: Results) -> None:
 
 
 def _in_space(axes: Any, results: Results, paths: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    grid = np.meshgrid(results["surface_weights"], results["surface_biases"], indexing="ij")
-    thin = np.s_[::COARSE, ::COARSE]
     axes.computed_zorder = False
     axes.plot_surface(
-        grid[0][thin], grid[1][thin], results["surface_error"][thin], cmap=plots.HEAT, rcount=200, ccount=200,
-        linewidth=0, antialiased=False, zorder=1,
-    )  # fmt: skip
+        *along_the_cliff(results), cmap=plots.HEAT, rcount=1000, ccount=1000, linewidth=0, antialiased=False, zorder=1
+    )
     for (places, errors), style in zip(paths, (THIRD, CLIPPED), strict=True):
-        axes.plot(*places.T, errors + ABOVE, zorder=4, **style | {"markersize": 3, "linewidth": 1.2})
+        axes.plot(*places.T, errors + ABOVE, zorder=4, **without_marker(style) | {"linewidth": 1.2})
     axes.plot(*paths[0][0][0], paths[0][1][0] + ABOVE, "*", color="black", markersize=11, zorder=6)
     axes.view_init(elev=35, azim=60)
     axes.set_box_aspect(None, zoom=0.88)
@@ -131,6 +128,22 @@ def _in_space(axes: Any, results: Results, paths: list[tuple[np.ndarray, np.ndar
     axes.set_ylabel("bias b")
     axes.set_zlabel("error")
     axes.set_title("(a) the surface")
+
+
+def along_the_cliff(results: Results) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return w, b and the error on a mesh whose lines follow the cliff: a rectangular one would cut teeth into it.
+
+    Args:
+        results: from `run`.
+    """
+    rows = np.arange(0, len(results["surface_weights"]), COARSE)
+    drops = np.argmax(np.abs(np.diff(results["surface_error"][rows])), axis=1)
+    count = len(results["surface_biases"])
+    far = np.arange(COARSE, count, COARSE)
+    offsets = np.concatenate([-far[::-1], np.arange(1 - COARSE, COARSE), far])
+    columns = np.clip(drops[:, None] + offsets, 0, count - 1)
+    weights = np.broadcast_to(results["surface_weights"][rows, None], columns.shape)
+    return weights, results["surface_biases"][columns], results["surface_error"][rows[:, None], columns]
 
 
 def norms(results: Results) -> Figure:
@@ -161,43 +174,46 @@ def norms(results: Results) -> Figure:
 
 def temporal_order(results: Results) -> Figure:
     """Pascanu et al.'s Fig. 7: how often the order is learned, by length, initialization and clipping."""
-    figure = Figure(figsize=(10.5, 5.8), layout="constrained")
-    grid = figure.subplots(2, 4, sharex="col", sharey="row", width_ratios=(1, 1, 1, 0.8))
-    lengths, runs = results["lengths"], results["long_error"].shape[-1]
+    inits = list(order.INITS) if results["lengths"].size else []
+    figure = Figure(figsize=(11.5 if inits else 5, 5.8), layout="constrained")
+    grid = figure.subplots(2, len(inits) + 1, sharex="col", sharey="row", squeeze=False)
     figure.suptitle("Temporal order: who learns it, by length of the sequences", x=0.01, ha="left", fontsize=12)
-    for column, init in enumerate(order.INITS):
-        top, bottom = grid[:, column]
-        for clip, style in LINES.items():
-            if (init, clip) in order.ARMS:
-                errors = results["order_error"][:, order.ARMS.index((init, clip))]
-                top.plot(lengths, (errors < order.SOLVED).mean(1), label=WORDS[clip], clip_on=False, **style)
-                bottom.plot(lengths, errors.mean(1), clip_on=False, **style)
-                bottom.plot(lengths, errors, ".", color=style["color"], markersize=3, alpha=0.6)
-        top.set_title(f"({'abc'[column]}) {init}, {results['order_updates']} updates")
-        bottom.set_xlabel("length T of the sequences")
-        bottom.set_xticks(lengths)
+    for column, init in enumerate(inits):
+        _by_length(*grid[:, column], init, results)
+        grid[0, column].set_title(f"({'abc'[column]}) {init}, {results['order_updates']} updates")
     updates = results["long_every"] * results["long_loss"].shape[-1]
-    grid[0, 3].set_title(f"(d) smart tanh, T = {results['long_length']}, {updates} updates")
-    _longer(*grid[:, 3], results)
+    grid[0, -1].set_title(f"({'abcd'[len(inits)]}) smart tanh, T = {results['long_length']}, {updates} updates")
+    _by_clipping(*grid[:, -1], results)
     for axes in grid[1]:
         axes.axhline(0.75, color="#777777", linestyle=":", linewidth=0.9)
     grid[0, 0].set_ylim(0, 1)
     grid[1, 0].set_ylim(0, 0.8)
-    grid[0, 0].set_ylabel(f"part of {runs} networks with\nless than 1 % errors")
+    grid[0, 0].set_ylabel(f"part of {results['long_error'].shape[-1]} networks with\nless than 1 % errors")
     grid[1, 0].set_ylabel("error, mean (dots: each network);\ndotted: chance")
-    handles, labels = grid[0, 2].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(LINES))
+    figure.legend(*grid[0, -1].get_legend_handles_labels(), loc="outside lower center", ncols=4 if inits else 1)
     return figure
 
 
-def _longer(top: Axes, bottom: Axes, results: Results) -> None:
-    for place, (clip, style) in enumerate(LINES.items()):
-        errors = results["long_error"][place]
-        top.plot(place, (errors < order.SOLVED).mean(), clip_on=False, zorder=3, **style)
-        top.vlines(place, 0, (errors < order.SOLVED).mean(), color=style["color"], linewidth=1)
+def _by_length(top: Axes, bottom: Axes, init: str, results: Results) -> None:
+    lengths = results["lengths"]
+    for clip, style in LINES.items():
+        if (init, clip) in order.ARMS:
+            errors = results["order_error"][:, order.ARMS.index((init, clip))]
+            top.plot(lengths, (errors < order.SOLVED).mean(1), clip_on=False, **style)
+            bottom.plot(lengths, errors.mean(1), clip_on=False, **style)
+            bottom.plot(lengths, errors, ".", color=style["color"], markersize=3, alpha=0.6)
+    bottom.set_xlabel("length T of the sequences")
+    bottom.set_xticks(lengths)
+
+
+def _by_clipping(top: Axes, bottom: Axes, results: Results) -> None:
+    for place, (errors, (clip, style)) in enumerate(zip(results["long_error"], LINES.items(), strict=True)):
+        learned = (errors < order.SOLVED).mean()
+        top.vlines(place, 0, learned, color=style["color"], linewidth=1)
+        top.plot(place, learned, label=WORDS[clip], clip_on=False, zorder=3, **style)
         bottom.plot(place, errors.mean(), clip_on=False, **style)
         bottom.plot(np.full(len(errors), place), errors, ".", color=style["color"], markersize=3, alpha=0.6)
-    bottom.set_xticks(range(len(LINES)), LINES)
+    bottom.set_xticks(range(len(LINES)), list(LINES))
     bottom.set_xlim(-0.5, len(LINES) - 0.5)
     bottom.set_xlabel("clipping")
 
@@ -219,7 +235,8 @@ def curvature(results: Results) -> Figure:
     right.set_xlabel("time step t, the last one is 0")
     right.set_ylabel("dL/dh, the last step's = 1")
     right.set_title("(c) gradient over time")
-    right.legend(title="spectral radius\n(dotted: tanh units)", title_fontsize=8.5)
+    right.set_ylim(top=1e28)
+    right.legend(title="spectral radius (dotted: tanh units)", title_fontsize=8.5, loc="upper right", ncols=2)
     return figure
 
 
@@ -231,10 +248,10 @@ def _quartic(axes: Axes, results: Results) -> None:
         size = np.abs(x.astype(np.float64))
         shown = size < 1e6
         axes.loglog(steps[shown], size[shown], label=name, **without_marker(style))
-    axes.set_ylim(3e-2, 1e6)
+    axes.set_ylim(1e-2, 1e6)
     axes.set_xlabel("step")
     axes.set_ylabel("|x|")
-    axes.set_title("(a) descent on x$^4$ from 10")
+    axes.set_title("(a) descent on x⁴ from 10")
     axes.legend()
 
 
@@ -249,6 +266,7 @@ def _scatter(axes: Axes, results: Results) -> None:
     axes.plot(ends, middle[1] * (ends / middle[0]) ** slope, color="black", linewidth=1, label=f"slope {slope:.2f}")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    axes.set_xlim(ends[0] / 1.2, max(1.2 * ends[1], 12 * ends[0]))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("norm of the gradient")
     axes.set_ylabel("local smoothness")

@@ -71,7 +71,7 @@ def watched() -> Any:
         return NormState(jnp.zeros(()))
 
     def update(updates: Any, state: NormState, params: Any = None) -> tuple[Any, NormState]:
-        return updates, NormState(optax.global_norm(updates))
+        return updates, NormState(optax.tree.norm(updates))
 
     return optax.GradientTransformation(init, update)
 
