@@ -180,9 +180,8 @@ def temporal_order(results: Results) -> Figure:
     figure.suptitle("Temporal order: who learns it, by length of the sequences", x=0.01, ha="left", fontsize=12)
     for column, init in enumerate(inits):
         _by_length(*grid[:, column], init, results)
-        grid[0, column].set_title(f"({'abc'[column]}) {init}, {results['order_updates']} updates")
-    updates = results["long_every"] * results["long_loss"].shape[-1]
-    grid[0, -1].set_title(f"({'abcd'[len(inits)]}) smart tanh, T = {results['long_length']}, {updates} updates")
+        grid[0, column].set_title(f"({'abc'[column]}) {init}")
+    grid[0, -1].set_title(f"({'abcd'[len(inits)]}) smart tanh, T = {results['long_length']}")
     _by_clipping(*grid[:, -1], results)
     for axes in grid[1]:
         axes.axhline(0.75, color="#777777", linestyle=":", linewidth=0.9)
@@ -202,7 +201,7 @@ def _by_length(top: Axes, bottom: Axes, init: str, results: Results) -> None:
             top.plot(lengths, (errors < order.SOLVED).mean(1), clip_on=False, **style)
             bottom.plot(lengths, errors.mean(1), clip_on=False, **style)
             bottom.plot(lengths, errors, ".", color=style["color"], markersize=3, alpha=0.6)
-    bottom.set_xlabel("length T of the sequences")
+    bottom.set_xlabel(f"length T, {results['order_updates']} updates")
     bottom.set_xticks(lengths)
 
 
@@ -215,7 +214,7 @@ def _by_clipping(top: Axes, bottom: Axes, results: Results) -> None:
         bottom.plot(np.full(len(errors), place), errors, ".", color=style["color"], markersize=3, alpha=0.6)
     bottom.set_xticks(range(len(LINES)), list(LINES))
     bottom.set_xlim(-0.5, len(LINES) - 0.5)
-    bottom.set_xlabel("clipping")
+    bottom.set_xlabel(f"clipping, {results['long_every'] * results['long_loss'].shape[-1]} updates")
 
 
 def curvature(results: Results) -> Figure:
