@@ -1,0 +1,126 @@
+"""The parts of `saturation` against NumPy, its start against theory, and its claims against false results."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import saturation
+from experiments import saturation_training as training
+
+TINY = saturation.PRESETS["smoke"]
+
+
+@pytest.fixture(scope="module")
+def results():
+    return saturation.run(TINY)
+
+
+def test_a_small_run_starts_as_theory_says_and_is_drawn(results):
+    found = saturation.claims(results)
+    assert len(found) == 2
+    assert all(claim.holds for claim in found), found
+    assert set(saturation.figures(results)) == {"sigmoid", "percentiles", "histograms", "accuracy"}
+
+
+def test_shapes_and_shares(results):
+    for arm, (_, depth) in saturation.ARMS.items():
+        assert results[f"{arm}_mean"].shape == (1, TINY.records + 1, depth)
+        assert results[f"{arm}_shares"].sum(-1) == pytest.approx(1, abs=1e-5)
+        assert (results[f"{arm}_low"] <= results[f"{arm}_mean"]).all()
+        assert results[f"{arm}_steps"][-1] == 200
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "softsign"])
+def test_hidden_activations_are_those_of_a_plain_loop(activation):
+    phi = {
+        "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+        "tanh": np.tanh,
+        "softsign": lambda z: z / (1 + np.abs(z)),
+    }[activation]
+    setup = training.Setup(activation, 3, 7, 4, 0.1, 10, 5)
+    model, x = training.build(setup), jax.random.normal(jax.random.key(1), (6, 5))
+    params = model.init(jax.random.key(0), x)["params"]
+    values = training.hidden(model, params, x)
+    rows, dense = np.asarray(x), params["Hidden"]["Dense"]
+    layers = [params["Dense_0"], *(jax.tree.map(lambda leaf, k=k: leaf[k], dense) for k in range(2))]
+    for layer, found in zip(layers, values, strict=True):
+        rows = phi(rows @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"]))
+        np.testing.assert_allclose(found, rows, rtol=1e-5, atol=1e-6)
+    described = training.describe(values)
+    for name, want in (("mean", rows.mean()), ("std", rows.std()), ("high", np.quantile(rows, 0.98))):
+        assert described[name][-1] == pytest.approx(want, rel=1e-4)
+    counted = np.histogram(rows, training.BINS, training.limits(activation))[0] / rows.size
+    np.testing.assert_allclose(training.histogram(values, activation)[-1], counted, atol=1.5 / rows.size)
+
+
+def test_records_in_which_a_level_is_passed():
+    values = np.array([[0.0, 0.0, 0.9], [0.5, 0.0, 0.0], [0.9, 0.1, 0.0]])
+    assert saturation.first_passing(values, 0.4).tolist() == [1, 3, 0]
+    assert saturation.disorder(np.array([1, 2, 2, 5])) == 0
+    assert saturation.disorder(np.array([3, 1, 2])) == 2
+
+
+def good() -> dict[str, np.ndarray]:
+    """Results as the paper has them."""
+    rows = np.linspace(0, 1, 9)
+    found = {"width": np.array(256)}
+    for arm, (name, depth) in saturation.ARMS.items():
+        found[f"{arm}_steps"] = np.linspace(0, 10_000, 9).astype(int)
+        found[f"{arm}_mean"] = np.full((2, 9, depth), 0.5 if name == "sigmoid" else 0.0)
+        found[f"{arm}_accuracy"] = np.tile(np.where(rows < 0.5, 0.1, 0.8), (2, 1))
+    for depth in (4, 5):
+        found[f"sigmoid_{depth}_mean"][:, 4, -1] = 0.03
+    found["sigmoid_5_accuracy"][:] = 0.1
+    size = np.abs(saturation.edges("tanh")[:-1] + 1 / training.BINS)
+    for name, where in (("tanh", size > 0.9), ("softsign", (size > 0.6) & (size < 0.8))):
+        share = where / where.sum()
+        found[f"{name}_5_shares"] = np.tile(share, (2, 5, 1)) * np.linspace(1, 0.2, 5)[:, None]
+        found[f"predicted_{name}"] = 0.5 ** np.arange(5)
+        found[f"{name}_5_std"] = np.tile(0.5 ** np.arange(5), (2, 9, 1))
+    found["tanh_5_high"] = np.tile(rows[:, None] > np.arange(5) / 8, (2, 1, 1)) * 1.0
+    return {name: np.asarray(jnp.asarray(value)) for name, value in found.items()}
+
+
+FALSE = (
+    ("tanh_5_std", lambda v: v ** np.array([1, 1, 1, 1, 2.0])),
+    ("softsign_5_std", lambda v: v ** np.array([1, 1, 1, 1, 2.0])),
+    ("sigmoid_4_mean", lambda v: v * 0 + 0.4),
+    ("sigmoid_5_mean", lambda v: v * 0 + 0.4),
+    ("sigmoid_4_accuracy", lambda v: v[:, ::-1]),
+    ("sigmoid_5_accuracy", lambda v: v + 0.5),
+    ("sigmoid_3_accuracy", lambda v: v * 0.5),
+    ("tanh_5_high", lambda v: v[..., ::-1]),
+    ("tanh_5_shares", lambda v: v[:, ::-1]),
+    ("softsign_5_shares", lambda v: v[..., ::-1] * 0 + 1 / 80),
+    ("tanh_5_accuracy", lambda v: v * 0.5),
+    ("softsign_5_accuracy", lambda v: v * 0.5),
+)
+
+
+def test_claims_hold_where_they_should_and_fail_where_they_should_not():
+    assert [claim for claim in saturation.claims(good()) if not claim.holds] == []
+    broken = set()
+    for name, change in FALSE:
+        failed = {c.claim for c in saturation.claims(good() | {name: change(good()[name])}) if not c.holds}
+        assert failed, name
+        broken |= failed
+    left = {claim.claim for claim in saturation.claims(good())} - broken
+    assert not left, "nothing makes these fail"
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"steps": 7}, "records must divide steps"),
+        ({"width": 0}, "width must be positive"),
+        ({"rate": -1}, "rate must"),
+    ],
+)
+def test_settings_that_cannot_be_run_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(TINY, **options)
