@@ -47,7 +47,7 @@ NETWORKS = (
 
 ACTIVATIONS = ("identity", "tanh", "relu")
 ENSEMBLES: tuple[Ensemble, ...] = ("orthogonal", "gaussian")
-GRID = np.geomspace(0.02, 10, 100)  # singular values at which densities are computed
+GRID = np.geomspace(0.02, 10, 400)  # singular values at which densities are computed
 
 
 class Point(NamedTuple):

@@ -161,17 +161,17 @@ def test_profiles_are_those_of_the_gradient():
     found = isometry_cnn.profile(x, y, "delta_orthogonal", 4, 6, 0)
     params = isometry_cnn.network("delta_orthogonal", 4, 6, False).init(jax.random.key(0), x)["params"]
 
-    def conv(x, kernel, bias):
+    def conv(x, kernel):
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="wrap")
-        return sum(padded[:, i : i + 2, j : j + 2] @ kernel[i, j] for i in range(3) for j in range(3)) + bias
+        return sum(padded[:, i : i + 2, j : j + 2] @ kernel[i, j] for i in range(3) for j in range(3))
 
     def loss(offsets):
         h, seen = x, []
         layers = [params["Conv_0"], *(jax.tree.map(lambda w, i=i: w[i], params["Hidden"]["Conv"]) for i in range(3))]
         for layer, offset in zip(layers, offsets, strict=True):
-            z = conv(h, layer["kernel"], layer["bias"]) + offset
+            z = conv(h, layer["kernel"]) + offset
             seen.append(jnp.sqrt(jnp.mean(z**2)))
-            h = jnp.tanh(z)
+            h = jnp.tanh(z + layer["bias"])
         head = params["Dense_head"]
         logits = h.mean((1, 2)) @ head["kernel"] + head["bias"]
         return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(4), y]), seen
@@ -203,7 +203,7 @@ def good():
     for index, spread in enumerate(half):
         part = 1 / (1 + spread**2)
         values[index, 0, 0] = np.where(np.arange(1000) < round(1000 * part), 1 / np.sqrt(part), 0) if spread else 1
-    steps = np.linspace(2.3, 1.0, 200)
+    steps = np.linspace(2.3, 0.5, 200)
     learning = np.stack([np.stack([steps, np.maximum(2.3 - 0.004 * np.arange(200), 1.55)])] * 3)[:, :, None]
     return {
         "saxe_measured": np.zeros((5, 3)),
