@@ -103,7 +103,7 @@ def measure(
 
     Returns:
         `profile_gradient`, rms of dL/dz, and `profile_signal`, rms of z, (2, activations, networks, depth): with weight
-        variance gain^2, then 1; `profile_measured` (2, activations, networks), mean of ln chi over the first layers, and
+        variance gain^2, then 1; `profile_measured` (2, activations, networks), mean of ln chi over the first layers;
         what `theory` returns with "profile_" before its names, stacked over the two; `closed_square`, `closed_slope`,
         `quadrature_square`, `quadrature_slope` (activations,), E[phi^2] and E[phi'^2], NaN where there is no closed
         form; `profile_gain`; `variance_slope` (activations,), V'(1) of the variance map at gain^2.
@@ -179,7 +179,7 @@ def draw(
 
     def row(gains: Float[Array, " activations"]) -> tuple[Array, Array]:
         kinds = jnp.arange(len(names))
-        return jax.lax.map(lambda args: jax.vmap(functools.partial(one, *args))(keys), (kinds, gains))
+        return jax.lax.map(lambda args: jax.vmap(lambda key: one(*args, key))(keys), (kinds, gains))
 
     return jax.lax.map(row, gains)
 

@@ -1,4 +1,4 @@
-"""The slopes that parametric ReLU learns, layer by layer, in a plain convolutional network (He et al. 2015, Table 1)."""
+"""The slopes that parametric ReLU learns, by layer, in a plain convolutional network (He et al. 2015, Table 1)."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def measure(data: gf.data.ImageDataset, setup: Setup) -> Results:
         setup: of network and training.
 
     Returns:
-        `slope_steps` (records,); `slope_mean`, `slope_low`, `slope_high` (networks, records, layers), mean and quartiles
-        over channels; `slope_accuracy` (networks,), on test images.
+        `slope_steps` (records,); `slope_mean`, `slope_low`, `slope_high` (networks, records, layers), mean and
+        quartiles over channels; `slope_accuracy` (networks,), on test images.
     """
     model = build(setup.depth)
     optimizer = optax.sgd(setup.rate, momentum=0.9)
@@ -88,9 +88,7 @@ def measure(data: gf.data.ImageDataset, setup: Setup) -> Results:
     step = gf.training.make_step(loss, optimizer)
     every, thin = setup.steps // RECORDS, np.s_[:, :: setup.stride, :: setup.stride]
     train_images, test_images = data.train.images[thin], data.test.images[:EVALUATED][thin]
-    source = gf.data.on_device(
-        train_images, data.train.labels, setup.batch, normalization=data.normalization()
-    )
+    source = gf.data.on_device(train_images, data.train.labels, setup.batch, normalization=data.normalization())
     test, answers = jnp.asarray(data.normalize(test_images)), data.test.labels[:EVALUATED]
 
     @jax.jit

@@ -61,8 +61,10 @@ class Setup(NamedTuple):
         Args:
             rate: learning rate, of the kick if there is one.
         """
-        schedule = None if self.kick is None else optax.join_schedules([_constant(rate), _constant(self.calm_rate)], [self.kick])
-        return gf.training.remedied(optax.sgd(rate if schedule is None else schedule), clip_norm=self.clip)
+        if self.kick is None:
+            return gf.training.remedied(optax.sgd(rate), clip_norm=self.clip)
+        schedule = optax.join_schedules([_constant(rate), _constant(self.calm_rate)], [self.kick])
+        return gf.training.remedied(optax.sgd(schedule), clip_norm=self.clip)
 
 
 def _constant(rate: Any) -> optax.Schedule:
@@ -143,8 +145,9 @@ def train(
         setup: sizes and steps.
 
     Returns:
-        `accuracy`, on the test images, `loss`, `spread`, the largest range of a logit over the probe, and `finite` (activations, runs, records); `dead`, `saturated`, `gradient` (activations, runs, records, depth) of
-        hidden layers, and `slopes` of the same shape: what PReLU has learned, 0 for the others.
+        `accuracy` on the test images, `loss`, `spread`, the largest range of a logit over the probe, and `finite`
+        (activations, runs, records); `dead`, `saturated`, `gradient` and `slopes` of hidden layers (activations, runs,
+        records, depth), the last what PReLU has learned, 0 for the others.
     """
     gains = jnp.array([gf.activations.get(name).gain for name in names], jnp.float32)
     source = gf.data.OnDevice(train.x, train.y, None, setup.batch, None, True)
