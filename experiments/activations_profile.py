@@ -179,7 +179,7 @@ def draw(
 
     def row(gains: Float[Array, " activations"]) -> tuple[Array, Array]:
         kinds = jnp.arange(len(names))
-        return jax.lax.map(lambda args: jax.vmap(lambda key: one(*args, key))(keys), (kinds, gains))
+        return jax.lax.map(lambda pair: jax.vmap(lambda key: one(pair[0], pair[1], key))(keys), (kinds, gains))
 
     return jax.lax.map(row, gains)
 
