@@ -60,7 +60,7 @@ class Config:
     """Networks of each kind."""
     linear_steps: int = 150
     """Their training steps."""
-    spectrum_depths: tuple[int, ...] = (1, 4, 10)
+    spectrum_depths: tuple[int, ...] = (2, 4, 10)
     """Layers after which Jacobians are decomposed, ascending."""
     spectrum_width: int = 200
     """Their width; depth over width should stay below .1."""
@@ -108,7 +108,7 @@ PRESETS = {
     ),
     "laptop": Config(),
     "paper": Config(
-        data="fashion_mnist", spectrum_width=1000, spectrum_depths=(1, 4, 16, 64), spectrum_draws=10,
+        data="fashion_mnist", spectrum_width=1000, spectrum_depths=(2, 4, 16, 64), spectrum_draws=10,
         depths=(25, 50, 100, 200), width=400, steps=10_000, rates=(1e-4, 3e-4, 1e-3, 3e-3, 0.01), cnn_depth=10_000,
         cnn_channels=32, cnn_steps=50_000, cnn_rate=3e-5,
     ),

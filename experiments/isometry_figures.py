@@ -58,10 +58,7 @@ def _linear(axes: Axes, results: Results) -> None:
     means = results["linear_steps"].mean(-1)  # infinite if any network does not learn
     for kind, times, style in zip(results["linear_kinds"], means, STYLES, strict=False):
         axes.semilogx(depths, np.where(np.isfinite(times), times, np.nan), label=NAMES[str(kind)], **style)
-        never = depths[~np.isfinite(times)]
-        if len(never):
-            top = 1.5 * means[np.isfinite(means)].max(initial=1)
-            axes.plot(never, np.full(len(never), top), "x", color=style["color"], label=f"{NAMES[str(kind)]}: never")
+        _never(axes, depths[~np.isfinite(times)], means, NAMES[str(kind)], style["color"])
     axes.set_xticks(depths, [str(depth) for depth in depths])
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
@@ -69,6 +66,13 @@ def _linear(axes: Axes, results: Results) -> None:
     axes.set_ylabel("steps to 5 % of the loss")
     axes.set_title("(b) deep linear networks, best rate")
     axes.legend()
+
+
+def _never(axes: Axes, depths: np.ndarray, times: np.ndarray, name: str, color: str) -> None:
+    """Mark depths at which the loss was never reached, above all times."""
+    if len(depths):
+        top = 1.3 * times[np.isfinite(times)].max(initial=1)
+        axes.plot(depths, np.full(len(depths), top), "x", color=color, label=f"{name}: not in time")
 
 
 def _curves(axes: Axes, results: Results) -> None:
@@ -89,6 +93,7 @@ def _times(axes: Axes, results: Results) -> None:
     depths, times = results["learning_depths"], isometry_training.times(results)
     for name, values, style in zip(isometry_training.ENSEMBLES, times.T, STYLES, strict=False):
         axes.plot(depths, np.where(np.isfinite(values), values, np.nan), label=NAMES[name], **style)
+        _never(axes, depths[~np.isfinite(values)], times, NAMES[name], style["color"])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("tanh layers")
     axes.set_ylabel(f"steps to a loss of {isometry_training.REACHED:g}")
