@@ -95,9 +95,7 @@ def measure(widths: Sequence[int], layers: int, networks: int, seed: int) -> Res
 
 
 @functools.partial(jax.jit, static_argnames="hidden")
-def count_dead(
-    keys: PRNGKeyArray, units: Bool[Array, "widths largest"], hidden: int
-) -> Int[Array, "widths hidden 2"]:
+def count_dead(keys: PRNGKeyArray, units: Bool[Array, "widths largest"], hidden: int) -> Int[Array, "widths hidden 2"]:
     """Count dead networks after every hidden layer, `CHUNK` of them for each key and width.
 
     Args:

@@ -179,10 +179,10 @@ def temporal_order(results: Results) -> Figure:
     grid = figure.subplots(2, len(inits) + 1, sharex="col", sharey="row", squeeze=False)
     figure.suptitle("Temporal order: who learns it, by length of the sequences", x=0.01, ha="left", fontsize=12)
     for column, init in enumerate(inits):
-        _by_length(*grid[:, column], init, results)
+        _by_length(grid[0, column], grid[1, column], init, results)
         grid[0, column].set_title(f"({'abc'[column]}) {init}")
     grid[0, -1].set_title(f"({'abcd'[len(inits)]}) smart tanh, T = {results['long_length']}")
-    _by_clipping(*grid[:, -1], results)
+    _by_clipping(grid[0, -1], grid[1, -1], results)
     for axes in grid[1]:
         axes.axhline(0.75, color="#777777", linestyle=":", linewidth=0.9)
     grid[0, 0].set_ylim(0, 1)

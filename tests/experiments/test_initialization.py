@@ -140,7 +140,7 @@ FALSE = (
     ("weight_gradient_std", lambda v: v * np.geomspace(1, 10, 6)),
     ("activation_std", lambda v: v[::-1]),
     ("depth_accuracy", lambda v: np.concatenate([v[..., :1], 0.9 - v[..., 1:]], -1)),
-    ("depth_accuracy", lambda v: 0.2 * v),
+    ("depth_accuracy", lambda v: np.concatenate([v[..., :-1], 0.2 * v[..., -1:]], -1)),
     ("forward_30", lambda v: v[[1, 0, 2, 4, 3]]),
     ("lsuv_variance_30", lambda v: 1.2 * v),
     ("hanin_logs", lambda v: 1.5 * v),
