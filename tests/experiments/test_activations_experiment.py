@@ -1,0 +1,132 @@
+"""The parts of `activations` against plain loops and closed forms, and its claims against false results."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradflow as gf
+from experiments import activations, activations_borndead, activations_profile, activations_training
+
+
+def by_counting(width, layers, networks=4000):
+    """Share of networks whose output is 0 at x = 1 and x = -1, drawn and run one layer at a time in NumPy."""
+    rng = np.random.default_rng(0)
+    rays = np.broadcast_to(np.array([[1.0], [-1.0]]), (networks, 2, 1))
+    for _ in range(layers - 1):
+        kernels = rng.normal(size=(networks, rays.shape[-1], width))
+        rays = np.maximum(np.einsum("nri,nio->nro", rays, kernels), 0)
+    return float((rays == 0).all((1, 2)).mean())
+
+
+@pytest.mark.parametrize(("width", "layers"), [(2, 3), (3, 5), (3, 10)])
+def test_shares_of_the_born_dead_are_those_of_plain_networks(width, layers):
+    found = activations_borndead.measure((2, 3), 10, activations_borndead.CHUNK, seed=1)
+    share = found["dead_share"][found["dead_widths"].tolist().index(width), layers - 2]
+    plain = by_counting(width, layers)
+    error = np.sqrt(plain * (1 - plain) * (1 / 4000 + 1 / activations_borndead.CHUNK))
+    assert abs(share - plain) < 4 * error
+    assert activations_borndead.lower_bound(width, layers) - 4 * error < plain
+    assert plain < activations_borndead.upper_bound(width, layers) + 4 * error
+
+
+def test_bounds_are_those_of_the_paper():
+    assert activations_borndead.lower_bound(3, 10) == pytest.approx(0.513, abs=5e-4)
+    assert activations_borndead.upper_bound(3, 10) == pytest.approx(0.699, abs=5e-4)
+    for width in (1, 2, 5):
+        assert activations_borndead.lower_bound(width, 3) == pytest.approx(activations_borndead.three_layers(width))
+
+
+def test_closed_moments_are_those_of_a_sum_over_the_normal_density():
+    z = np.linspace(-12, 12, 480_001)
+    weights = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) * (z[1] - z[0])
+    for name, (square, slope) in activations_profile.closed_forms().items():
+        with jax.enable_x64(True):
+            record = gf.activations.get(name)
+            phi = np.asarray(record(jnp.asarray(z)))
+        assert (weights * phi**2).sum() == pytest.approx(square, rel=1e-5), name
+        steps = np.diff(phi) / np.diff(z)
+        assert (weights[:-1] * steps**2).sum() == pytest.approx(slope, rel=1e-4), name
+
+
+def test_saturated_fraction_of_a_known_derivative():
+    z = jnp.array([[0.0, 1.0, 3.0, -5.0]])
+    # 1 - tanh^2 is 1, .42, .0099, .00018.
+    found = activations_training.saturated_fraction(jnp.tanh, jnp.zeros(()), z)
+    assert float(found) == 0.5
+
+
+def good() -> dict[str, np.ndarray]:
+    """Results in which every claim holds."""
+    layers, names = np.arange(2, 41), activations.NAMES
+    low = np.array([[activations_borndead.lower_bound(width, int(depth)) for depth in layers] for width in (2, 3)])
+    high = np.array([[activations_borndead.upper_bound(width, int(depth)) for depth in layers] for width in (2, 3)])
+    share = low.copy()
+    share[1, 8] = 0.577
+    accuracy = np.full((2, 9, 1, 3), 0.8)
+    accuracy[:, 0] = 0.1
+    kick = np.full((2, 4, 3), 0.8)
+    kick[0] = 0.1
+    dead = np.zeros((2, 4, 3, 8))
+    dead[0, :, -1, 3] = 1
+    slopes = np.full((2, 3, 7), 0.25)
+    slopes[:, -1, 0] = 0.5
+    return {
+        "dead_widths": np.array([2, 3]), "dead_layers": layers, "dead_networks": np.array(10_000),
+        "dead_share": share, "dead_ray": high, "dead_lower": low, "dead_upper": high,
+        "closed_square": np.ones(9), "quadrature_square": np.ones(9),
+        "closed_slope": np.ones(9), "quadrature_slope": np.ones(9),
+        "profile_measured": np.tile(np.linspace(-1, 1, len(names))[None, :, None], (2, 1, 4)),
+        "profile_rate": np.tile(np.linspace(-1, 1, len(names)), (2, 1)),
+        "profile_deviation": np.full((2, 9), 0.05), "profile_offset": np.zeros((2, 9)),
+        "train_steps": np.array([0, 500, 1000]), "train_depths": np.array([5, 30]),
+        "train_accuracy": accuracy, "train_finite": np.full(accuracy.shape, True),
+        "kick_accuracy": kick, "kick_dead": dead, "slope_mean": slopes,
+    }  # fmt: skip
+
+
+FALSE = (
+    ("dead_share", lambda v: np.clip(1.3 * v, 0, 1)),
+    ("dead_share", lambda v: 0.9 * v),
+    ("dead_ray", lambda v: 0.9 * v),
+    ("quadrature_slope", lambda v: 1.001 * v),
+    ("profile_measured", lambda v: v + 0.2),
+    ("train_accuracy", lambda v: 0.9 - v),
+    ("kick_accuracy", lambda v: v[::-1]),
+    ("kick_dead", lambda v: v[::-1]),
+    ("slope_mean", lambda v: v[..., ::-1]),
+    ("slope_mean", lambda v: v + 0.1),
+)
+
+
+def test_claims_hold_where_they_should_and_fail_where_they_should_not():
+    assert [claim for claim in activations.claims(good()) if not claim.holds] == []
+    broken = set()
+    for name, change in FALSE:
+        failed = {c.claim for c in activations.claims(good() | {name: change(good()[name])}) if not c.holds}
+        assert failed, name
+        broken |= failed
+    left = {claim.claim for claim in activations.claims(good())} - broken
+    assert not left, "nothing makes these fail"
+
+
+@pytest.mark.slow
+def test_a_small_run_agrees_with_theory_and_is_drawn():
+    found = activations.run(activations.PRESETS["smoke"])
+    claims = activations.claims(found)
+    assert len(claims) == 14
+    assert [claim for claim in claims if not claim.holds] == []
+    assert set(activations.figures(found)) == {"born_dead", "gradients", "training", "dying", "slopes"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"depths": (30, 5)}, "growing"), ({"steps": 7}, "multiple of 20"), ({"rates": ()}, "rates and kick")],
+)
+def test_settings_that_cannot_be_run_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(activations.PRESETS["smoke"], **options)
