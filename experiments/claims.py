@@ -72,7 +72,7 @@ def close(
     else:
         assert absolute is not None
         band, words = absolute, f"± {absolute:.3g}"
-    return Claim(claim, source, expected, measured, words, abs(measured - expected) <= band)
+    return Claim(claim, source, expected, measured, words, bool(abs(measured - expected) <= band))
 
 
 def between(claim: str, source: str, low: float, high: float, measured: float) -> Claim:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from experiments.claims import above, below, between, close
@@ -52,3 +53,9 @@ def test_exactly_one_band_is_asked_for():
         close("c", "s", 1.0, 1.0)
     with pytest.raises(ValueError, match="one of the two"):
         close("c", "s", 1.0, 1.0, relative=0.1, absolute=0.1)
+
+
+def test_verdicts_are_plain_booleans_whatever_the_band_is():
+    """A NumPy band once made NumPy verdicts, which JSON wrote as strings."""
+    record = close("c", "s", 1.0, np.float32(1.0), absolute=np.float64(0.1)).record()
+    assert json.loads(json.dumps(record))["holds"] is True
