@@ -282,7 +282,6 @@ def _from_host(arrays: dict[str, np.ndarray], like: TrainState, where: str) -> T
 
 
 def _placed(array: np.ndarray, like: Any) -> Any:
-    if _is_key(like):
-        key = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
-        return jax.device_put(key, like.sharding)
-    return jax.device_put(array, like.sharding)
+    # The data of a key is what is placed: keys themselves cannot go to devices of other processes.
+    placed = jax.device_put(array, like.sharding)
+    return jax.random.wrap_key_data(placed, impl=jax.random.key_impl(like)) if _is_key(like) else placed
