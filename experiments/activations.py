@@ -43,6 +43,7 @@ PAPER_DEAD = (3, 10, 0.577)  # width, layers, probability; computed beforehand, 
 ERRORS = 3.0  # standard errors
 CLOSED = 1e-6
 CHANCE, LEARNS, ALIVE = 0.2, 0.5, 0.5
+KICKED, CALM = 10, 0.3  # share of the steps that the large rate lasts, as 1 / share, and the rate after them
 LEARNING = 500  # steps, with fewer of which nothing is claimed about training
 
 
@@ -180,11 +181,11 @@ def kicked(config: Config, data: gf.data.ImageDataset) -> Results:
         networks, records, depth), ReLU first; `kick_steps` (records,).
     """
     train, test = (training.images(data, split) for split in (data.train, data.test))
-    key, networks, every = jax.random.key(config.seed), 4, max(1, config.steps // (2 * RECORDS))
-    steps = every * RECORDS
+    key, networks, every = jax.random.key(config.seed), 4, config.steps // RECORDS
     setup = training.Setup(
-        depth=8, width=config.width, batch=64, steps=steps, every=every, clip=1.0, kick=steps // 4, calm_rate=0.03
-    )
+        depth=8, width=config.width, batch=64, steps=config.steps, every=every, clip=1.0,
+        kick=config.steps // KICKED, calm_rate=CALM,
+    )  # fmt: skip
     found = training.train(
         jax.random.split(key, networks), jnp.full(networks, config.kick), key, train, test,
         names=("relu", "leaky_relu"), setup=setup,

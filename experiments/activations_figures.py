@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.activations import NAMES
+from experiments.activations import KICKED, NAMES
 from experiments.activations_slopes import PAPER_FIRST
 from experiments.runner import Results
 from gradflow import plots
@@ -104,7 +104,7 @@ def over_training(results: Results) -> Figure:
 def dying(results: Results) -> Figure:
     """A living network that a large rate kills, and a leaky one that lives on."""
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
-    figure.suptitle("A learning rate too large for a quarter of the steps", x=0.01, ha="left", fontsize=12)
+    figure.suptitle("A learning rate far too large for the shaded steps", x=0.01, ha="left", fontsize=12)
     steps = results["kick_steps"]
     panels = figure.subplots(1, 2, sharex=True)
     columns = (("dead", "dead units, deadest layer"), ("accuracy", "test accuracy"))
@@ -114,7 +114,7 @@ def dying(results: Results) -> Figure:
         for name, runs, style in zip(("ReLU", "leaky ReLU"), values, STYLES, strict=False):
             for number, run in enumerate(runs):
                 axes.plot(steps, run, label=name if number == 0 else None, markevery=5, **style)
-        axes.axvspan(0, steps[-1] / 4, color=GREY, alpha=0.2, linewidth=0)
+        axes.axvspan(0, steps[-1] / KICKED, color=GREY, alpha=0.2, linewidth=0)
         axes.set(xlabel="training step", ylabel=label, ylim=(-0.02, 1.02), title=f"({letter})")
     panels[0].legend(loc="center right")
     return figure

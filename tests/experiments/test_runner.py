@@ -205,7 +205,8 @@ def test_presets_must_be_complete():
 
 
 INTERRUPTIBLE = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits that it is ignored
 sys.path.insert(0, "tests/experiments")
 import dataclasses, test_runner as t
 def slow(results):

@@ -1,0 +1,74 @@
+"""The cases that `speed` times make the same step on every side, and its claims can fail."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import speed, speed_cases, speed_grid
+
+SIDES = ("gradflow", "flax", "torch")
+
+
+def good() -> dict[str, np.ndarray]:
+    """Results in which every claim holds."""
+    seconds = {f"{name} {side}": np.full(3, 0.1) for name in speed.TARGETS for side in SIDES}
+    for name, target in speed.TARGETS.items():
+        seconds[f"{name} gradflow"] = np.full(3, 0.09 * target)
+    forms = {f"convolutions {side}, {form}": np.full(3, 0.1) for side in SIDES[:2] for form in ("unrolled", "scanned")}
+    cold = {"grid cold, one program": np.array([1.0]), "grid cold, run by run": np.array([20.0])}
+    warm = {f"grid {form}": np.full(3, 0.1) for form in ("one program", "program a run", "step by step")}
+    compiled = {f"compilation {depth}": np.full(3, 1.0) for depth in speed_grid.DEPTHS}
+    return {"shrink": np.array(1), **seconds, **forms, **cold, **warm, **compiled}
+
+
+SLOW = (
+    *(f"{name} gradflow" for name in speed.TARGETS),
+    "convolutions gradflow, scanned",
+    "grid cold, one program",
+    f"compilation {speed_grid.DEPTHS[-1]}",
+)
+
+
+def test_claims_hold_where_they_should_and_each_fails_where_its_own_side_is_slow():
+    assert [claim for claim in speed.claims(good()) if not claim.holds] == []
+    broken = []
+    for name in SLOW:
+        failed = [c.claim for c in speed.claims(good() | {name: 20 * good()[name]}) if not c.holds]
+        assert len(failed) == 1, name
+        broken += failed
+    assert sorted(broken) == sorted(claim.claim for claim in speed.claims(good()))
+
+
+def test_without_pytorch_nothing_is_claimed_against_it():
+    alone = {name: value for name, value in good().items() if not name.endswith("torch")}
+    assert [claim.claim for claim in speed.claims(alone) if "PyTorch" in claim.claim] == []
+    assert "stock Flax" in speed.files(alone)["table.md"]
+    assert set(speed.figures(alone)) == {"ratios"}
+
+
+def test_ratios_are_taken_round_by_round():
+    found = speed.ratios({"lstm a": np.array([1.0, 8.0]), "lstm b": np.array([2.0, 4.0])}, "lstm", "b")
+    np.testing.assert_array_equal(found["a"], [0.5, 2.0])
+
+
+def parameters(model, size):
+    drawn = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((2, *size.shape), jnp.float32))["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(drawn))
+
+
+@pytest.mark.parametrize("name", list(speed.TARGETS))
+def test_both_sides_have_the_same_number_of_parameters(name):
+    size = speed_cases.sizes(name, 8)
+    ours, stock = (parameters(build(name, size), size) for build in (speed_cases.ours, speed_cases.stock))
+    assert ours == stock
+
+
+@pytest.mark.parametrize("field", ["rounds", "seconds", "shrink"])
+def test_settings_that_cannot_be_run_are_named(field):
+    with pytest.raises(ValueError, match=field):
+        dataclasses.replace(speed.PRESETS["smoke"], **{field: 0})
