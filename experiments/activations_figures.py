@@ -88,7 +88,7 @@ def over_training(results: Results) -> Figure:
     left, middle, right = figure.subplots(1, 3)
     finite = np.where(results["train_finite"], results["train_accuracy"], 0)[..., -1]
     best, chosen = finite.max(-1), finite[-1].argmax(-1)
-    for k, (name, style) in enumerate(zip(NAMES, STYLES, strict=False)):
+    for k, (name, style) in enumerate(zip(results["train_names"], STYLES, strict=False)):
         left.plot(results["train_depths"], best[:, k], label=name, **style)
         for axes, kind in ((middle, "dead"), (right, "saturated")):
             values = results[f"train_{kind}"][-1, k, chosen[k]]

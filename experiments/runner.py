@@ -13,16 +13,18 @@ and, where text files belong to the result as well, `files(results) -> file name
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 from experiments import commandline, storage
@@ -106,7 +108,8 @@ def execute(experiment: Experiment, command: commandline.Command[Any]) -> tuple[
         The checked claims, and the folder that holds the results.
     """
     started = time.perf_counter()
-    results = experiment.run(command.config)
+    with _optimizations(command.preset != "smoke"):
+        results = experiment.run(command.config)
     claims = experiment.claims(results)
     figures = experiment.figures(results)
     files = experiment.files(results) if experiment.files else {}
@@ -126,6 +129,17 @@ def execute(experiment: Experiment, command: commandline.Command[Any]) -> tuple[
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
     return claims, folder
+
+
+@contextlib.contextmanager
+def _optimizations(wanted: bool) -> Iterator[None]:
+    """Compile with most of XLA's optimizations or without: a smoke run compiles far longer than it computes."""
+    earlier: Any = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", earlier or not wanted)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", earlier)
 
 
 def report(experiment: Experiment, claims: Sequence[Claim], folder: Path) -> None:

@@ -84,7 +84,7 @@ def good() -> dict[str, np.ndarray]:
         "profile_rate": np.tile(np.linspace(-1, 1, len(names)), (2, 1)),
         "profile_deviation": np.full((2, 9), 0.05), "profile_offset": np.zeros((2, 9)),
         "train_steps": np.array([0, 500, 1000]), "train_depths": np.array([5, 30]),
-        "train_accuracy": accuracy, "train_finite": np.full(accuracy.shape, True),
+        "train_names": np.array(names), "train_accuracy": accuracy, "train_finite": np.full(accuracy.shape, True),
         "kick_accuracy": kick, "kick_dead": dead, "slope_mean": slopes,
     }  # fmt: skip
 
@@ -125,7 +125,12 @@ def test_a_small_run_agrees_with_theory_and_is_drawn():
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"depths": (30, 5)}, "growing"), ({"steps": 7}, "multiple of 20"), ({"rates": ()}, "rates and kick")],
+    [
+        ({"depths": (30, 5)}, "growing"),
+        ({"steps": 7}, "multiple of 20"),
+        ({"rates": ()}, "rates and kick"),
+        ({"trained": ("relu",)}, "trained must have"),
+    ],
 )
 def test_settings_that_cannot_be_run_are_named(options, words):
     with pytest.raises(ValueError, match=words):
