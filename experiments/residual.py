@@ -26,8 +26,8 @@ import numpy as np
 
 import gradflow as gf
 from experiments import claims as check
+from experiments import residual_cifar, residual_normfree, residual_paths, residual_shattering
 from experiments import residual_network as network
-from experiments import residual_normfree, residual_paths, residual_shattering
 from experiments.claims import Claim
 from experiments.progress import track
 from experiments.runner import Experiment, Results, main
@@ -74,6 +74,12 @@ class Config:
     """Layers of the networks without normalization."""
     normfree_steps: int = 180
     """Their training steps; 0 to leave their training out."""
+    cifar_depths: tuple[int, ...] = ()
+    """Layers of He et al.'s residual networks to train on CIFAR-10, 6n + 2."""
+    cifar_plain: tuple[int, ...] = ()
+    """Layers of their plain ones."""
+    cifar_steps: int = residual_cifar.STEPS
+    """Training steps of these; up to 64, or a multiple of it."""
     seed: int = 0
     """Of everything."""
 
@@ -83,13 +89,18 @@ class Config:
             raise ValueError(f"depths must be two or more growing numbers from 1 on, got {self.depths}")
         if self.steps % network.RECORDS:
             raise ValueError(f"steps must be a multiple of {network.RECORDS}, got {self.steps}")
+        if self.cifar_steps < 1 or (self.cifar_steps > 64 and self.cifar_steps % 64):
+            raise ValueError(f"cifar_steps must be at most 64 or a multiple of it, got {self.cifar_steps}")
 
 
 PRESETS = {
     "smoke": Config(depths=(5, 40), steps=200, paths=10, shatter_depths=(1, 5), shatter_networks=128, normfree_steps=0),
     "laptop": Config(),
-    "paper": Config(data="fashion_mnist", width=256, steps=20_000, paths=1000),
-}
+    "paper": Config(
+        data="fashion_mnist", width=256, steps=20_000, paths=1000, cifar_depths=tuple(residual_cifar.PAPER),
+        cifar_plain=(20, 56),
+    ),
+}  # fmt: skip
 
 
 def run(config: Config) -> Results:
@@ -101,7 +112,8 @@ def run(config: Config) -> Results:
     Returns:
         `depths` (depths,); `loss` (depths, 2, records), `training_error`, `test_accuracy` (depths, 2), plain first;
         `responses_D`, `deleted_D` (2, D) for each depth D; `path_*` of `paths`; what `residual_shattering.measure` and
-        `residual_normfree.measure` return.
+        `residual_normfree.measure` return; and, where networks for CIFAR-10 are asked for, what
+        `residual_cifar.measure` returns.
     """
     data = gf.data.load(config.data)
     train, test = network.images(data, data.train), network.images(data, data.test)
@@ -117,7 +129,9 @@ def run(config: Config) -> Results:
         config.shatter_depths, config.shatter_width, config.shatter_networks, config.seed
     )
     options = {"depth": config.normfree_depth, "steps": config.normfree_steps, "seed": config.seed}
-    return results | residual_normfree.measure(train, **options)
+    results |= residual_normfree.measure(train, **options)
+    cifar = {"steps": config.cifar_steps, "seed": config.seed}
+    return results | residual_cifar.measure("cifar10", config.cifar_depths, config.cifar_plain, **cifar)
 
 
 def train_depth(depth: int, train: Images, test: Images, config: Config) -> tuple[dict[str, jax.Array], Params]:
@@ -215,7 +229,10 @@ def claims(results: Results) -> list[Claim]:
     Returns:
         The claims.
     """
-    return [*depth_claims(results), *path_claims(results), *shatter_claims(results), *normfree_claims(results)]
+    return [
+        *depth_claims(results), *path_claims(results), *shatter_claims(results), *normfree_claims(results),
+        *residual_cifar.claims(results),
+    ]  # fmt: skip
 
 
 def depth_claims(results: Results) -> list[Claim]:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import residual_paths
+from experiments import residual_cifar, residual_paths
 from experiments.residual_shattering import NETWORKS
 from experiments.runner import Results
 from gradflow import plots
@@ -27,7 +27,8 @@ def draw(results: Results) -> dict[str, Figure]:
     Returns:
         Name to figure.
     """
-    return {"depth": depth(results), "paths": paths(results), "shattering": shattering(results)}
+    found = {"depth": depth(results), "paths": paths(results), "shattering": shattering(results)}
+    return found | ({"cifar": cifar(results)} if "cifar_steps" in results else {})
 
 
 def _row(title: str) -> tuple[Figure, np.ndarray]:
@@ -154,3 +155,25 @@ def _normfree(axes: Axes, results: Results) -> None:
     axes.set_xlabel("training step")
     axes.set_ylabel("training loss")
     axes.legend()
+
+
+def cifar(results: Results) -> Figure:
+    """He et al.'s Fig. 6: training error over steps; and their Table 6."""
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    figure.suptitle("CIFAR-10 by He et al.'s recipe", x=0.01, ha="left", fontsize=12)
+    networks = zip(results["cifar_depths"].tolist(), results["cifar_residual"].tolist(), strict=True)
+    names = [residual_cifar.label(network) for network in networks]
+    for name, errors, style in zip(names, results["cifar_train_error"], plots.line_styles(), strict=False):
+        left.plot(results["cifar_steps"], errors, label=name, markevery=0.2, **style)
+    left.set(xlabel="training step", ylabel="training error, %", title="(a) training", ylim=(0, None))
+    left.legend()
+    published = [residual_cifar.PAPER.get(int(name.split("-")[1]) if name.startswith("R") else 0) for name in names]
+    places = np.arange(len(names))
+    right.plot(places, results["cifar_test_error"], "o", color="black", label="here")
+    right.plot(places, [np.nan if value is None else value for value in published], "_", color="#D55E00", markersize=16,
+               markeredgewidth=2, label="He et al., Table 6")  # fmt: skip
+    right.set_xticks(places, names, rotation=45, ha="right")
+    right.set(ylabel="test error, %", title="(b) after the last step", ylim=(0, None))
+    right.legend()
+    return figure
