@@ -135,11 +135,16 @@ def execute(experiment: Experiment, command: commandline.Command[Any]) -> tuple[
 def _optimizations(wanted: bool) -> Iterator[None]:
     """Compile with most of XLA's optimizations or without: a smoke run compiles far longer than it computes."""
     earlier: Any = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", earlier or not wanted)
-    try:
+    chosen = earlier or not wanted
+    with contextlib.ExitStack() as undo:
+        if chosen != earlier:
+            # JAX does not tell by this setting which compiled program to take from its caches: one from before would
+            # give other last bits, so that they depended on what the process did earlier.
+            undo.callback(jax.clear_caches)
+            undo.callback(jax.config.update, "jax_disable_most_optimizations", earlier)
+            jax.clear_caches()
+            jax.config.update("jax_disable_most_optimizations", chosen)
         yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", earlier)
 
 
 def report(experiment: Experiment, claims: Sequence[Claim], folder: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -108,6 +109,22 @@ def test_same_seed_same_bytes_another_seed_others(tmp_path):
         first, second, other = ((tmp_path / out / "toy" / "laptop" / name).read_bytes() for out in "abc")
         assert first == second, name
         assert first != other, name
+
+
+def test_no_program_compiled_under_other_optimizations_is_reused(tmp_path):
+    """Otherwise a smoke run's last bits depend on what the process computed before it, and later ones on the smoke run."""
+    traced = []
+
+    @jax.jit
+    def double(x):
+        traced.append(jax.config.read("jax_disable_most_optimizations"))
+        return 2 * x
+
+    experiment = dataclasses.replace(TOY, run=lambda config: {"values": np.asarray(double(np.ones(3, np.float32)))},
+                                     claims=lambda results: [])  # fmt: skip
+    for preset in ("laptop", "smoke", "laptop", "laptop"):
+        assert invoke(tmp_path, "--preset", preset, experiment=experiment) == 0
+    assert traced == [False, True, False]
 
 
 @pytest.mark.parametrize(
