@@ -112,7 +112,7 @@ def test_same_seed_same_bytes_another_seed_others(tmp_path):
 
 
 def test_no_program_compiled_under_other_optimizations_is_reused(tmp_path):
-    """Otherwise the last bits of a smoke run depend on what the process computed before it, and those of later runs on it."""
+    """Otherwise the last bits of a smoke run depend on what the process did before, and those of later runs on it."""
     traced = []
 
     @jax.jit
