@@ -111,8 +111,11 @@ def read_part(entry: Entry, split: str, folder: Path) -> tuple[Images, Labels]:
                 f"{contents[0][1]} and {contents[1][1]}: expected images {entry.shape[:2]} and one label an image, got "
                 f"shapes {images.shape} and {labels.shape}; were files exchanged?"
             )
+        _check_labels(entry, {"label": labels}, contents[1][1])
         return _checked(entry, part, images[..., None], {"label": labels}, contents)
     batches = [read_cifar(content, where, entry) for content, where in contents]
+    for (_, labels), (_, where) in zip(batches, contents, strict=True):
+        _check_labels(entry, labels, where)
     joined = {key: np.concatenate([labels[key] for _, labels in batches]) for key in entry.classes}
     return _checked(entry, part, np.concatenate([images for images, _ in batches]), joined, contents)
 
@@ -151,6 +154,8 @@ def content_of(entry: Entry, file: RawFile, folder: Path) -> tuple[bytes, str]:
             raise RawDataError(
                 f"{found}: cannot be read ({error}); truncated or corrupt (a download that broke off?): fetch it again"
             ) from error
+    if not folder.is_dir():
+        raise RawDataError(f"{folder} is no folder; --from names the folder of the files published at {entry.home}")
     ways = f"{file.name}, {file.name}.gz" + (f" or {entry.archive}" if entry.archive else "")
     raise RawDataError(
         f"{file.name} of {entry.name} is missing: looked for {ways} in {', '.join(map(str, dict.fromkeys(homes)))}; "
@@ -161,32 +166,34 @@ def content_of(entry: Entry, file: RawFile, folder: Path) -> tuple[bytes, str]:
 def _checked(
     entry: Entry, part: Part, images: Images, labels: Labels, contents: list[tuple[bytes, str]]
 ) -> tuple[Images, Labels]:
-    """Check number of examples, range of labels, and what is published under each file's name."""
+    """Check number of examples, and what is published under each file's name."""
     where = ", ".join(Path(where).name for _, where in contents)
     if len(images) != part.examples:
         raise RawDataError(f"{where}: expected {part.examples} images of {entry.name}, got {len(images)}")
-    for key, values in labels.items():
-        if values.max() >= entry.classes[key]:
-            raise RawDataError(
-                f"{where}: expected {key} 0 ... {entry.classes[key] - 1}, got {values.max()} at image "
-                f"{int(values.argmax())}; corrupt, or another data set? Fetch it again"
-            )
     for file, (content, found) in zip(part.files, contents, strict=True):
         digest = hashlib.sha256(content).hexdigest()
         if file.sha256 and digest != file.sha256:
-            owner = _owner(digest)
             raise RawDataError(
                 f"{found}: expected the published content, SHA-256 {file.sha256}, got {digest}; "
-                + (f"this is {owner}: give the folder of {entry.name}" if owner else "corrupt: fetch it again")
+                + _advice(digest, entry)
             )
     return images, labels
 
 
-def _owner(digest: str) -> str | None:
-    """Say which file of which known data set has a digest."""
+def _check_labels(entry: Entry, labels: Labels, where: str) -> None:
+    for key, values in labels.items():
+        if values.size and values.max() >= entry.classes[key]:
+            raise RawDataError(
+                f"{where}: expected {key} 0 ... {entry.classes[key] - 1}, got {values.max()} at place "
+                f"{int(values.argmax())} of this file; corrupt, or another data set? Fetch it again"
+            )
+
+
+def _advice(digest: str, wanted: Entry) -> str:
+    """Say what to do about a file with this digest, which may be another file of a known data set."""
     for entry in CATALOGUE.values():
-        for part in entry.parts.values():
-            for file in part.files:
-                if file.sha256 == digest:
-                    return f"{file.name} of {entry.name}"
-    return None
+        for file in (file for part in entry.parts.values() for file in part.files):
+            if file.sha256 == digest:
+                other = "give that file its own name" if entry == wanted else f"give the folder of {wanted.name}"
+                return f"this is {file.name} of {entry.name}: {other}, and fetch this one again"
+    return "corrupt: fetch it again"

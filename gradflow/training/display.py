@@ -58,9 +58,17 @@ def sparkline(values: Float[np.ndarray, " layers"]) -> str:
     return "".join(LEVELS[round(h * (len(LEVELS) - 1))] for h in heights) + f" {10**low:.0e}…{10**high:.0e}"
 
 
-def _words(metrics: Mapping[str, float], gradients: np.ndarray | None) -> str:
-    words = [f"{name} {value:.4g}" for name, value in metrics.items()]
-    return "  ".join(words if gradients is None else [*words, f"gradient {sparkline(gradients)}"])
+def _speaker() -> Callable[[Mapping[str, float], "np.ndarray | None"], str]:
+    """Put reports into words; those without a gradient profile, which most are, repeat the latest."""
+    profile = ""
+
+    def words(metrics: Mapping[str, float], gradients: np.ndarray | None) -> str:
+        nonlocal profile
+        if gradients is not None:
+            profile = f"gradient {sparkline(gradients)}"
+        return "  ".join([*(f"{name} {value:.4g}" for name, value in metrics.items()), *filter(None, [profile])])
+
+    return words
 
 
 @contextlib.contextmanager
@@ -77,24 +85,25 @@ def _bar(done: int, steps: int) -> Iterator[Report]:
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=steps, completed=done, rate="", words="")
-        rate = _rate(done)
+        rate, words = _rate(done), _speaker()
 
         def report(step: int, metrics: Mapping[str, float], gradients: np.ndarray | None) -> None:
-            progress.update(task, completed=step, rate=rate(step), words=_words(metrics, gradients))
+            progress.update(task, completed=step, rate=rate(step), words=words(metrics, gradients))
 
         yield report
 
 
 def _lines(done: int, steps: int) -> Report:
-    rate = _rate(done)
+    rate, words = _rate(done), _speaker()
     last = -SECONDS
 
     def report(step: int, metrics: Mapping[str, float], gradients: np.ndarray | None) -> None:
         nonlocal last
+        said = words(metrics, gradients)
         if step < steps and time.monotonic() - last < SECONDS:
             return
         last = time.monotonic()
-        print(f"step {step}/{steps}  {rate(step)}  {_words(metrics, gradients)}", file=sys.stderr, flush=True)
+        print(f"step {step}/{steps}  {rate(step)}  {said}", file=sys.stderr, flush=True)
 
     return report
 

@@ -46,16 +46,16 @@ def test_a_folder_named_after_the_set_is_found(tmp_path):
         ("mnist", "t10k-images-idx3-ubyte", lambda c: c[:9], "cut short at 9 bytes"),
         ("mnist", "t10k-labels-idx1-ubyte", lambda c: b"<html>" + c, "magic number"),
         ("mnist", "t10k-labels-idx1-ubyte", lambda c: b"", "an empty file"),
-        ("mnist", "t10k-labels-idx1-ubyte", lambda c: c[:-1] + b"\x0a", "expected label 0 ... 9, got 10 at image 19"),
+        ("mnist", "t10k-labels-idx1-ubyte", lambda c: c[:-1] + b"\x0a", "expected label 0 ... 9, got 10 at place 19"),
         ("mnist", "t10k-labels-idx1-ubyte", lambda c: c[:-1] + bytes([c[-1] ^ 1]), "expected the published content"),
         ("mnist", "t10k-images-idx3-ubyte", lambda c: idx(np.zeros(20, np.uint8)), "were files exchanged"),
         ("mnist", "t10k-labels-idx1-ubyte", lambda c: idx(np.zeros(19, np.uint8)), "were files exchanged"),
         ("cifar10", "test_batch.bin", lambda c: c[:-1], "no whole number of rows"),
         ("cifar10", "test_batch.bin", lambda c: c[:-3073], "expected 20 images of cifar10, got 19"),
-        ("cifar10", "test_batch.bin", lambda c: b"\xff" + c[1:], "got 255 at image 0"),
+        ("cifar10", "test_batch.bin", lambda c: b"\xff" + c[1:], "got 255 at place 0"),
         ("cifar10", "test_batch.bin", lambda c: c[:-1] + bytes([c[-1] ^ 1]), "expected the published content"),
         ("cifar10", "test_batch.bin", None, "test_batch.bin of cifar10 is missing"),
-        ("cifar100", "test.bin", lambda c: b"\x14" + c[1:], "expected coarse_label 0 ... 19, got 20 at image 0"),
+        ("cifar100", "test.bin", lambda c: b"\x14" + c[1:], "expected coarse_label 0 ... 19, got 20 at place 0"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path, name, file, change, message):
@@ -94,6 +94,27 @@ def test_files_of_another_known_set_are_recognized(tmp_path, monkeypatch):
     monkeypatch.setitem(CATALOGUE, "fashion_mnist", clothes.entry)
     with pytest.raises(RawDataError, match="this is t10k-images-idx3-ubyte of fashion_mnist: give the folder of mnist"):
         read_part(digits.entry, "test", tmp_path / "b")
+
+
+def test_of_several_batches_the_bad_one_is_named(tmp_path, monkeypatch):
+    published = publish("cifar10", tmp_path)
+    monkeypatch.setitem(CATALOGUE, "cifar10", published.entry)
+    (tmp_path / "data_batch_3.bin").write_bytes((tmp_path / "data_batch_2.bin").read_bytes())
+    with pytest.raises(RawDataError, match=r"_3.bin: .* this is data_batch_2.bin of cifar10: give that file its own"):
+        read_part(published.entry, "train", tmp_path)
+    content = bytearray((tmp_path / "data_batch_3.bin").read_bytes())
+    content[3073] = 10
+    (tmp_path / "data_batch_3.bin").write_bytes(content)
+    with pytest.raises(RawDataError, match=r"data_batch_3.bin: expected label 0 ... 9, got 10 at place 1 ") as caught:
+        read_part(published.entry, "train", tmp_path)
+    assert "data_batch_1" not in str(caught.value)
+
+
+def test_a_folder_that_is_none_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("nowhere", "file"):
+        with pytest.raises(RawDataError, match=f"{place} is no folder; --from names the folder of the files"):
+            read_part(CATALOGUE["mnist"], "test", tmp_path / place)
 
 
 def test_idx_arrays_of_any_rank_survive():

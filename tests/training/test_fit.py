@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 
@@ -14,7 +15,8 @@ import pytest
 import gradflow as gf
 from gradflow import training
 from gradflow.monitor import Monitor
-from gradflow.training.dispatch import Dispatches
+from gradflow.training import loop
+from gradflow.training.dispatch import Dispatches, programs
 from gradflow.training.display import sparkline
 from gradflow.training.step import draw, step_key
 from tests.training import problems
@@ -155,15 +157,43 @@ def test_buffers_are_reused_but_not_those_of_the_caller():
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
+def test_the_host_reads_one_dispatch_while_the_next_runs(monkeypatch):
+    """And inside a dispatch nothing calls back to it, nor does JAX move an array that it was not told to."""
+    events = []
+
+    class Watched(Stream):
+        def window(self, first, count):
+            events.append(f"queue {first}")
+            return super().window(first, count)
+
+    @contextlib.contextmanager
+    def shown(done, steps, wanted):
+        yield lambda step, metrics, gradients: events.append(f"read {step - 4}")
+
+    monkeypatch.setattr(loop, "shown", shown)
+    fit(steps=12, source=Watched())
+    assert events == ["queue 0", "queue 4", "read 0", "queue 8", "read 4", "read 8"]
+    made = programs(problems.loss_fn, problems.OPTIMIZER, 4, Monitor(8), None)
+    for program in (made.plain, made.flowing):
+        assert "callback" not in program.lower(problems.start(), jax.tree_util.Partial(problems.batch)).as_text()
+    state = problems.start()
+    with jax.transfer_guard("disallow"):
+        fit(state=state, monitor=Monitor(8))
+
+
 def test_progress_goes_to_stderr_in_plain_lines(capsys):
+    """The last dispatch is not a monitored one: its line has the profile of the latest that was."""
     fit(monitor=Monitor(8), progress=True)
     out, err = capsys.readouterr()
     first, *_, last = err.splitlines()
     assert not out
     assert first.startswith("step 4/24  ")
-    assert "loss " in first
-    assert "gradient " in first
     assert last.startswith("step 24/24  ")
+    for line in (first, last):
+        assert "loss " in line
+        assert "gradient " in line
+    fit(progress=True)
+    assert "gradient" not in capsys.readouterr().err
 
 
 def test_a_bar_is_drawn_on_a_terminal(capsys, monkeypatch):
@@ -174,6 +204,7 @@ def test_a_bar_is_drawn_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     fit(monitor=Monitor(8), progress=True)
     err = capsys.readouterr().err
+    assert "gradient" in err[err.index("24/24") :]
     assert "24/24" in err
     assert "steps/s" in err
     assert "loss" in err
