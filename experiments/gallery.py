@@ -3,7 +3,8 @@
 python -m experiments.gallery                                     README's gallery and claims, from results/
 python -m experiments.gallery --seeds results_0 results_1 ...     BUILD_NOTES' table as well, one folder a seed
 
-What stands between the marks in those files is made by this command and not edited by hand.
+What stands between the marks in those files is made by this command and not edited by hand. An experiment without
+results in those folders keeps the section that it has.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PROG = "python -m experiments.gallery"
 ROOT = Path(__file__).parents[1]
 IMAGES = Path(__file__).parent / "gallery"
 WIDTH = 1100  # pixels of an image in the README
+GALLERY_LEVEL, CLAIMS_LEVEL = "### ", "#### "  # headings of an experiment's section
 BEGIN, END = "<!-- {}: begin, made by python -m experiments.gallery -->", "<!-- {}: end -->"
 
 Runs = Mapping[str, dict[str, Any]]
@@ -51,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     heads = catalogue.heads()
     try:
         options = commandline.read(PROG, __doc__ or "", Options(), sys.argv[1:] if arguments is None else arguments)
-        readme = _between(ROOT / "README.md", "gallery", gallery(heads, _runs(heads, options.out, options.preset)))
+        sections = gallery(heads, _runs(heads, options.out, options.preset))
+        readme = _updated(ROOT / "README.md", "gallery", GALLERY_LEVEL, sections, heads)
         notes = None
         if options.seeds:
             by_seed = [_runs(heads, folder, options.preset) for folder in options.seeds]
-            notes = _between(ROOT / "BUILD_NOTES.md", "claims", over_seeds(heads, by_seed))
+            notes = _updated(ROOT / "BUILD_NOTES.md", "claims", CLAIMS_LEVEL, over_seeds(heads, by_seed), heads)
     except commandline.UsageError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return BAD_USAGE
@@ -73,25 +76,32 @@ def _runs(heads: Sequence[Head], out: Path, preset: str) -> dict[str, dict[str, 
     return runs
 
 
-def _between(file: Path, name: str, content: str) -> str:
-    """Return a file's text with what stands between two marks replaced."""
+def _updated(file: Path, name: str, level: str, sections: Mapping[str, str], heads: Sequence[Head]) -> str:
+    """Return a file's text with the sections between two marks replaced, and those without new results kept."""
     begin, end = BEGIN.format(name), END.format(name)
     text = file.read_text(encoding="utf-8")
     if text.count(begin) != 1 or text.count(end) != 1:
         raise commandline.UsageError(f"{file.name} needs the marks {begin} and {end}, once each and in this order")
     before, _, rest = text.partition(begin)
-    return f"{before}{begin}\n{content}\n{end}{rest.partition(end)[2]}"
+    old, _, after = rest.partition(end)
+    kept = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in f"\n{old}".split(f"\n{level}")[1:]}
+    bodies = kept | sections
+    content = "\n\n".join(f"{level}{head.name}\n\n{bodies[head.name]}" for head in heads if head.name in bodies)
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
-def gallery(heads: Sequence[Head], runs: Runs) -> str:
+def gallery(heads: Sequence[Head], runs: Runs) -> dict[str, str]:
     """Write the gallery in Markdown, and its images beside this file.
 
     Args:
         heads: the experiments.
         runs: those of them that have results.
+
+    Returns:
+        Experiment to its section, without the heading.
     """
     IMAGES.mkdir(exist_ok=True)
-    parts = []
+    sections = {}
     for head in heads:
         if head.name not in runs:
             continue
@@ -99,13 +109,13 @@ def gallery(heads: Sequence[Head], runs: Runs) -> str:
         image = IMAGES / f"{head.name}.png"
         _shrink(run["images"][0], image)
         held = sum(record["holds"] for record in run["claims"])
-        parts.append(
-            f"### {head.name}\n\n{head.title} ({head.paper})\n\n"
+        sections[head.name] = (
+            f"{head.title} ({head.paper})\n\n"
             f"![{head.name}: {head.title}]({image.relative_to(ROOT).as_posix()})\n\n"
             f"`python -m experiments.{head.name}`: {held} of {len(run['claims'])} claims hold.\n\n"
             f"<details><summary>claims</summary>\n\n{_table(run['claims'])}\n\n</details>"
         )
-    return "\n\n".join(parts)
+    return sections
 
 
 def _shrink(source: Path, target: Path) -> None:
@@ -126,17 +136,20 @@ def _table(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def over_seeds(heads: Sequence[Head], by_seed: Sequence[Runs]) -> str:
+def over_seeds(heads: Sequence[Head], by_seed: Sequence[Runs]) -> dict[str, str]:
     """Write every claim with its measured value on each seed, in Markdown.
 
     Args:
         heads: the experiments.
         by_seed: the runs of each seed.
 
+    Returns:
+        Experiment to its table.
+
     Raises:
         UsageError: if an experiment lacks a seed, or its claims differ from seed to seed.
     """
-    parts = []
+    tables = {}
     for head in heads:
         runs = [seed[head.name] for seed in by_seed if head.name in seed]
         if not runs:
@@ -158,8 +171,8 @@ def over_seeds(heads: Sequence[Head], by_seed: Sequence[Runs]) -> str:
                     ]
                 )
             )
-        parts.append(f"#### {head.name}\n\n" + "\n".join(lines))
-    return "\n\n".join(parts)
+        tables[head.name] = "\n".join(lines)
+    return tables
 
 
 def _row(cells: Sequence[str]) -> str:

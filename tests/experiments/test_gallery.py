@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -54,6 +55,21 @@ def test_both_files_are_written_between_their_marks_and_stay_the_same_when_made_
     assert "| \\|x\\| &lt; 1 | 0 … 1 | 0.5 | 0.25 | 1.5 | t | **2 of 3** |" in notes
     with Image.open(root / "images" / "toy.png") as image:
         assert image.width == gallery.WIDTH
+
+
+def test_an_experiment_without_new_results_keeps_its_section(root, monkeypatch):
+    before, after = (dataclasses.replace(HEAD, name=name) for name in ("other", "zero"))
+    monkeypatch.setattr(gallery.catalogue, "heads", lambda: [before, HEAD, after])
+    for file, level, part in (("README.md", "### ", "gallery"), ("BUILD_NOTES.md", "#### ", "claims")):
+        marks = gallery.BEGIN.format(part), gallery.END.format(part)
+        (root / file).write_text(f"{marks[0]}\n{level}zero\n\nits\n\ntable\n\n{level}toy\n\nearlier one\n{marks[1]}\n")
+    seeds = [str(root / f"seed{seed}") for seed in range(3)]
+    assert gallery.main(["--out", seeds[0], "--seeds", *seeds]) == 0
+    for file, level in (("README.md", "### "), ("BUILD_NOTES.md", "#### ")):
+        text = (root / file).read_text()
+        assert "earlier one" not in text
+        assert [line for line in text.splitlines() if line.startswith("#")] == [f"{level}toy", f"{level}zero"]
+        assert f"\n\n{level}zero\n\nits\n\ntable\n<!--" in text
 
 
 def test_missing_results_and_missing_marks_are_named(root, capsys):
