@@ -1,13 +1,16 @@
 """Skip connections: depth stops hurting, gradients come by short paths, and stay alike at inputs that are alike.
 
-Paper:    He et al. 2016; Veit et al. 2016; Balduzzi et al. 2017; Bachlechner et al. 2020
-Figure:   He et al. Figs 6 and 7; Veit et al. Figs 3 and 6; Balduzzi et al. Figs 1 and 2; ReZero's training curves
+Paper:    He et al. 2016; Veit et al. 2016; Balduzzi et al. 2017; Zhang et al. 2019 (Fixup); De & Smith 2020
+          (SkipInit); Bachlechner et al. 2020 (ReZero)
+Figure:   He et al. Figs 6 and 7; Veit et al. Figs 3 and 6; Balduzzi et al. Figs 1 and 2; signal, gradient and training
+          without normalization
 Command:  python -m experiments.residual
 Minutes:  3 on two cores (smoke: 20 seconds; paper: also He et al.'s Table 6 on CIFAR-10)
 Expected: a plain network's training error grows with depth, a residual one's does not; deleting one block of 54 costs
           nothing, deleting one of a plain network everything; the gradient comes by paths through about 5 to 17 of
           54 branches, 0.45 % of all paths; correlations of gradients fall as 2^-L (plain), (3/4)^L (residual) for
-          unrelated inputs; a ReZero stack of 64 layers starts as the identity and trains.
+          unrelated inputs; without normalization a residual stack doubles signal and gradient a block, one of 64
+          layers by ReZero, SkipInit or Fixup starts as the identity and trains.
 
 Blocks are x -> x + W relu(batchnorm(x)), plain ones W relu(batchnorm(x)), 64 wide, on Fashion-MNIST: He et al.'s
 comparison at a size that two cores train in minutes. Veit et al.'s sums over paths are exact here: one backward pass
@@ -44,7 +47,8 @@ SAME = 1e-3  # float32, two ways of adding up
 LINEAR_FIT = 0.95  # R^2 of ln(gradient by a path) against its length
 # One pair of gradients in a width of 200 has a standard error of about .25; three of the mean over 256 networks.
 CORRELATION_BAND = 0.05
-REZERO_LOSS, SLOWER = 0.6, 2.5
+NORMFREE_LOSS = {"ReZero": 0.6, "SkipInit": 0.6, "Fixup": 0.75}
+SLOWER, BURDENED = 2.5, 1.5  # loss of the vanilla over the worst of those, of the residual network over SkipInit's
 EVALUATED = 2000
 
 
@@ -71,7 +75,7 @@ class Config:
     shatter_networks: int = 256
     """How many of them are drawn."""
     normfree_depth: int = 64
-    """Layers of the networks without normalization."""
+    """Layers of the networks without normalization, an even number."""
     normfree_steps: int = 180
     """Their training steps; 0 to leave their training out."""
     cifar_depths: tuple[int, ...] = ()
@@ -89,6 +93,8 @@ class Config:
             raise ValueError(f"depths must be two or more growing numbers from 1 on, got {self.depths}")
         if self.steps % network.RECORDS:
             raise ValueError(f"steps must be a multiple of {network.RECORDS}, got {self.steps}")
+        if self.normfree_depth < 2 or self.normfree_depth % 2:
+            raise ValueError(f"normfree_depth must be even and positive, got {self.normfree_depth}")
         if self.cifar_steps < 1 or (self.cifar_steps > 64 and self.cifar_steps % 64):
             raise ValueError(f"cifar_steps must be at most 64 or a multiple of it, got {self.cifar_steps}")
 
@@ -293,19 +299,35 @@ def shatter_claims(results: Results) -> list[Claim]:
 
 
 def normfree_claims(results: Results) -> list[Claim]:
-    """ReZero: the identity at first, and quick from then on."""
-    source = "Bachlechner et al. 2020"
-    difference = results["rezero_jacobian"] - np.eye(len(results["rezero_jacobian"]))
-    largest = np.abs(difference).max()
-    found = [check.below("ReZero: stack's Jacobian minus I at first, largest entry", source, 0.0, largest)]
-    if results["normfree_loss"].size:
-        vanilla, residual, rezero = results["normfree_loss"][:, -20:].mean(1)
-        found += [
-            check.below("ReZero: loss at the end", source, REZERO_LOSS, rezero),
-            check.above("vanilla over ReZero: loss at the end", source, SLOWER, vanilla / rezero),
-            check.above("residual without normalization over ReZero: loss", "variance 2^l", 1e3, residual / rezero),
-        ]
-    return found
+    """The identity at first, and quick from then on; twice the signal and gradient a block without."""
+    by_name = {str(name): index for index, name in enumerate(results["normfree_names"])}
+    papers = {"ReZero": "Bachlechner et al. 2020", "SkipInit": "De & Smith 2020", "Fixup": "Zhang et al. 2019"}
+    found = []
+    for name, source in papers.items():
+        jacobian = results["normfree_jacobian"][by_name[name]]
+        largest = np.abs(jacobian - np.eye(len(jacobian))).max()
+        found.append(check.below(f"{name}: stack's Jacobian minus I at first, largest entry", source, 0.0, largest))
+    signal, gradient = (results[f"normfree_{key}_residual"] for key in ("signal", "gradient"))
+    band = residual_normfree.doubling_band(len(gradient))
+    for what, grown, blocks in (("signal", signal[-1], len(signal) - 1), ("gradient", gradient[0], len(gradient))):
+        line = f"residual without normalization: log2 of the squared {what}'s growth a block"
+        found.append(check.close(line, papers["SkipInit"], 1.0, 2 * np.log2(grown) / blocks, absolute=band))
+    losses = results["normfree_loss"]
+    if not losses.size:
+        return found
+    first, last = ({name: x[index].mean() for name, index in by_name.items()} for x in (losses[:, :1], losses[:, -20:]))
+    worst = max(last[name] for name in papers)
+    return [
+        *found,
+        *(check.below(f"{name}: loss at the end", papers[name], bound, last[name])
+          for name, bound in NORMFREE_LOSS.items()),
+        check.above("vanilla over the worst of these: loss at the end", papers["ReZero"], SLOWER,
+                    last["vanilla"] / worst),
+        check.above("residual without normalization over SkipInit: loss at the end", papers["SkipInit"], BURDENED,
+                    last["residual"] / last["SkipInit"]),
+        check.above("residual without normalization over SkipInit: loss at first", "2^(L/2)", 1e3,
+                    first["residual"] / first["SkipInit"]),
+    ]  # fmt: skip
 
 
 def figures(results: Results) -> dict[str, Figure]:

@@ -12,7 +12,8 @@ from experiments.runner import Results
 from gradflow import plots
 
 GREY = "#BBBBBB"
-TALLEST = 10.0  # loss; a stream that doubles in every block leaves the axes
+TALLEST = 10.0  # loss; that of a stream that doubles in every block begins far above
+SMOOTHED = 10  # steps
 PLAIN, RESIDUAL, THIRD = plots.line_styles()[:3]
 BOTH = {"plain": PLAIN, "residual": RESIDUAL}
 
@@ -27,7 +28,8 @@ def draw(results: Results) -> dict[str, Figure]:
     Returns:
         Name to figure.
     """
-    found = {"depth": depth(results), "paths": paths(results), "shattering": shattering(results)}
+    drawn = {"depth": depth, "paths": paths, "shattering": shattering, "normfree": normfree}
+    found = {name: draw_one(results) for name, draw_one in drawn.items()}
     return found | ({"cifar": cifar(results)} if "cifar_steps" in results else {})
 
 
@@ -106,12 +108,10 @@ def paths(results: Results) -> Figure:
 
 
 def shattering(results: Results) -> Figure:
-    """Balduzzi et al.'s Figs 1 and 2, and networks without normalization."""
+    """Balduzzi et al.'s Figs 1 and 2."""
     figure = Figure(figsize=(10.5, 6.4), layout="constrained")
     grid = figure.subplots(2, 3)
-    figure.suptitle(
-        "Gradients at neighbouring inputs, and training without normalization", x=0.01, ha="left", fontsize=12
-    )
+    figure.suptitle("Gradients at neighbouring inputs, at initialization", x=0.01, ha="left", fontsize=12)
     for axes, letter, name, gradient in zip(grid[0], "abc", NETWORKS, results["shatter_gradient"], strict=True):
         axes.plot(results["shatter_x"], gradient, color="black", linewidth=0.9)
         axes.set_xlabel("input")
@@ -133,28 +133,38 @@ def shattering(results: Results) -> Figure:
     middle.set_ylabel("correlation of two gradients")
     middle.set_title("(e) inputs of correlation 1/2; grey: theory")
     middle.legend()
-    _normfree(right, results)
+    right.set_axis_off()
     return figure
 
 
-def _normfree(axes: Axes, results: Results) -> None:
-    """Draw the losses, or say that there are none."""
-    axes.set_title("(f) no normalization, 64 layers")
+def normfree(results: Results) -> Figure:
+    """Signal and gradient along the stack at initialization, and training."""
+    layers = int(results["normfree_depth"])
+    figure, (left, middle, right) = _row(f"No normalization: {layers} layers, branches of one or two")
+    names = [str(name) for name in results["normfree_names"]]
+    # Three of them start as the same stack: markers in turn show the lines that lie on each other.
+    styles = {name: {**style, "markevery": (0.05 * k, 0.25)}
+              for k, (name, style) in enumerate(zip(names, plots.line_styles(), strict=False))}  # fmt: skip
+    for axes, key, where in ((left, "signal", "first"), (middle, "gradient", "last")):
+        for name in names:
+            values = results[f"normfree_{key}_{name}"]
+            axes.semilogy(np.arange(len(values)) * layers / len(values), values, label=name, **styles[name])
+        axes.set(xlabel="layer", ylabel=f"rms over that at the {where} block")
+    left.set_title("(a) stream at initialization")
+    middle.set_title("(b) its gradient at initialization")
+    left.legend(loc="upper left")
+    right.set_title(f"(c) training, mean of {SMOOTHED} steps")
     if not results["normfree_loss"].size:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "not trained at this size", ha="center", transform=axes.transAxes)
-        return
-    steps = np.arange(1, results["normfree_loss"].shape[1] + 1)
-    for name, losses, style in zip(
-        results["normfree_names"], results["normfree_loss"], (PLAIN, RESIDUAL, THIRD), strict=True
-    ):
-        typical = np.median(losses)
-        label = str(name) if typical < TALLEST else f"{name}: {typical:.0e}, above"
-        axes.semilogy(steps, losses, label=label, markevery=30, **style)
-    axes.set_ylim(0.2, TALLEST)
-    axes.set_xlabel("training step")
-    axes.set_ylabel("training loss")
-    axes.legend()
+        right.set_axis_off()
+        right.text(0.5, 0.5, "not trained at this size", ha="center", transform=right.transAxes)
+        return figure
+    for name, losses in zip(names, results["normfree_loss"], strict=True):
+        smooth = np.convolve(losses, np.full(SMOOTHED, 1 / SMOOTHED), "valid")
+        right.semilogy(np.arange(len(smooth)) + SMOOTHED, smooth, label=name, **styles[name])
+    right.set(xlabel="training step", ylabel="training loss", ylim=(0.2, TALLEST))
+    right.set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
+    right.legend(loc="upper right")
+    return figure
 
 
 def cifar(results: Results) -> Figure:

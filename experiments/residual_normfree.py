@@ -1,14 +1,22 @@
-"""Residual networks without normalization: branches that start at nothing (ReZero, SkipInit, Fixup)."""
+"""Residual networks without normalization: branches that start at nothing (ReZero, SkipInit, Fixup).
+
+Blocks are x -> skip x + f b(x), 128 wide, f a learned number. A branch b of one layer is relu(W x + c), as in
+Bachlechner et al. 2020; one of two is W_2 relu(W_1 relu(x) + c_1) + c_2, as in De & Smith 2020, where f of 0 is
+SkipInit. Fixup (Zhang et al. 2019) has W_2 and the output layer 0, W_1 of L blocks He's times L^(-1/2), and single
+numbers in place of the biases. What sets networks of the same branches apart is data, so that they run as one program.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
 from experiments.progress import track
@@ -16,89 +24,260 @@ from experiments.residual_network import Images
 from experiments.runner import Results
 
 WIDTH, BATCH, RATE = 128, 128, 0.01
-FORMS = {"vanilla": None, "residual": "plain", "ReZero": "rezero"}
+PROBED = 64  # images that signal and gradient at initialization are measured on
+
+Params = dict[str, Any]
 
 
-def model(residual: Any, depth: int, width: int, outputs: int = 10) -> gf.models.MLP:
-    """Build the fully connected network of Bachlechner et al. 2020, section 4: ReLU, He-initialized, no normalization.
+class Form(NamedTuple):
+    """Kind of network, as data: factors of what `init` draws, and which parameters there are (1) or not (0).
+
+    Attributes:
+        skip: 1 with skip connections, 0 without.
+        factor: f, at first.
+        kernels: factor of He's weights in each layer of a branch.
+        output: factor of the output layer's weights.
+        learned: of the parameters that only some forms have: `factor`, `bias` and `shift`, a number before every
+            activation and every product.
+    """
+
+    skip: Any
+    factor: Any
+    kernels: Any
+    output: Any
+    learned: dict[str, Any]
+
+
+def forms(depth: int) -> dict[int, dict[str, Form]]:
+    """Return the networks of `depth` layers by the layers of their branches, then by name.
 
     Args:
-        residual: a value of `FORMS`.
-        depth: hidden layers.
-        width: units of each.
-        outputs: of the network.
+        depth: layers of all branches together.
     """
-    return gf.models.MLP(depth=depth, width=width, outputs=outputs, residual=residual, scan=True)
+    usual = {"factor": 0.0, "bias": 1.0, "shift": 0.0}
+    weighed, shifted = usual | {"factor": 1.0}, {"factor": 1.0, "bias": 0.0, "shift": 1.0}
+    fixup = (depth // 2) ** -0.5  # L^(-1 / (2 m - 2)), m = 2 layers a branch
+    return {
+        1: {
+            "vanilla": Form(0.0, 1.0, (1.0,), 1.0, usual),
+            "ReZero": Form(1.0, 0.0, (1.0,), 1.0, weighed),
+        },
+        2: {
+            "residual": Form(1.0, 1.0, (1.0, 1.0), 1.0, usual),
+            "SkipInit": Form(1.0, 0.0, (1.0, 1.0), 1.0, weighed),
+            "Fixup": Form(1.0, 1.0, (fixup, 0.0), 0.0, shifted),
+        },
+    }
 
 
-def train(residual: Any, data: Images, *, depth: int, steps: int, seed: int) -> Float[Array, " steps"]:
+def init(key: PRNGKeyArray, form: Form, *, layers: int, depth: int, inputs: int, outputs: int = 10) -> Params:
+    """Draw a network with He's weights, biases and shifts 0.
+
+    Args:
+        key: randomness.
+        form: of the network.
+        layers: of a branch.
+        depth: of all branches together.
+        inputs: entries of an input.
+        outputs: of the network.
+
+    Returns:
+        `stem` and `output`, each with `kernel` and `bias`; `blocks`, stacked, with `kernel` (blocks, layers, width,
+        width), `bias` (blocks, layers, width), `factor` (blocks,) and `shift` (blocks, 2, layers), before activation
+        and before the product of each layer.
+    """
+    blocks = depth // layers
+    keys = jax.random.split(key, 3)
+
+    def he(key: PRNGKeyArray, *shape: int) -> Array:
+        return jax.random.normal(key, shape) * math.sqrt(2 / shape[-2])
+
+    scale = jnp.asarray(form.kernels, jnp.float32)[:, None, None]
+    return {
+        "stem": {"kernel": he(keys[0], inputs, WIDTH), "bias": jnp.zeros(WIDTH)},
+        "blocks": {
+            "kernel": scale * he(keys[1], blocks, layers, WIDTH, WIDTH),
+            "bias": jnp.zeros((blocks, layers, WIDTH)),
+            "factor": jnp.full(blocks, form.factor, jnp.float32),
+            "shift": jnp.zeros((blocks, 2, layers)),
+        },
+        "output": {"kernel": form.output * he(keys[2], WIDTH, outputs), "bias": jnp.zeros(outputs)},
+    }
+
+
+def branch(x: Float[Array, "batch width"], block: dict[str, Array]) -> Float[Array, "batch width"]:
+    """b(x): an affine layer and ReLU, or two affine layers behind a ReLU each.
+
+    Args:
+        x: the stream.
+        block: parameters of one block.
+    """
+    kernels, biases, (before, within) = block["kernel"], block["bias"], block["shift"]
+    if len(kernels) == 1:
+        return jax.nn.relu((x + within[0]) @ kernels[0] + biases[0] + before[0])
+    for kernel, bias, activation_shift, product_shift in zip(kernels, biases, before, within, strict=True):
+        x = (jax.nn.relu(x + activation_shift) + product_shift) @ kernel + bias
+    return x
+
+
+def stack(params: Params, x: Float[Array, "batch width"], form: Form) -> Float[Array, "batch width"]:
+    """Apply all blocks, with the stream tapped before each.
+
+    Args:
+        params: of the network.
+        x: the stream that enters.
+        form: of the network.
+    """
+
+    def block(x: Array, parts: dict[str, Array]) -> tuple[Array, None]:
+        x = gf.tap("stream", x)
+        return form.skip * x + parts["factor"] * branch(x, parts), None
+
+    return jax.lax.scan(block, x, params["blocks"])[0]
+
+
+def forward(params: Params, x: Float[Array, "batch inputs"], form: Form) -> Float[Array, "batch outputs"]:
+    """Logits.
+
+    Args:
+        params: from `init`.
+        x: inputs.
+        form: of the network.
+    """
+    x = stack(params, stem(params, x), form)
+    return (jax.nn.relu(x) if _activated_first(params) else x) @ params["output"]["kernel"] + params["output"]["bias"]
+
+
+def stem(params: Params, x: Float[Array, "batch inputs"]) -> Float[Array, "batch width"]:
+    """The first layer, whose ReLU is left to the branches where they begin with one.
+
+    Args:
+        params: from `init`.
+        x: inputs.
+    """
+    x = x @ params["stem"]["kernel"] + params["stem"]["bias"]
+    return x if _activated_first(params) else jax.nn.relu(x)
+
+
+def _activated_first(params: Params) -> bool:
+    return params["blocks"]["kernel"].shape[1] > 1
+
+
+def train(form: Form, data: Images, *, layers: int, depth: int, steps: int, seed: int) -> Float[Array, " steps"]:
     """Train with Adagrad and return the loss of every step.
 
     Args:
-        residual: a value of `FORMS`.
+        form: of the network.
         data: training images.
-        depth: hidden layers.
+        layers: of a branch.
+        depth: of all branches together.
         steps: training steps.
         seed: of initialization and of the order of images.
     """
-    net = model(residual, depth, WIDTH)
     optimizer = optax.adagrad(RATE)
     init_key, order_key = jax.random.split(jax.random.key(seed))
 
-    def loss(params: Any, batch: Images) -> Float[Array, ""]:
-        return optax.softmax_cross_entropy_with_integer_labels(net.apply(params, batch.x), batch.y).mean()
+    def loss(params: Params, batch: Images) -> Float[Array, ""]:
+        return optax.softmax_cross_entropy_with_integer_labels(forward(params, batch.x, form), batch.y).mean()
 
     def step(state: Any, number: Array) -> tuple[Any, Array]:
         params, memory = state
         chosen = jax.random.randint(jax.random.fold_in(order_key, number), (BATCH,), 0, len(data.y))
         value, grads = jax.value_and_grad(loss)(params, Images(data.x[chosen], data.y[chosen]))
-        updates, memory = optimizer.update(grads, memory, params)
+        updates, memory = optimizer.update(learned_only(grads, form), memory, params)
         return (optax.apply_updates(params, updates), memory), value
 
-    @jax.jit
-    def run() -> Array:
-        params = net.init(init_key, data.x[:1])
-        return jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(steps))[1]
-
-    return run()
+    params = init(init_key, form, layers=layers, depth=depth, inputs=data.x.shape[1])
+    return jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(steps))[1]
 
 
-def stack_jacobian(residual: Any, depth: int, width: int, seed: int) -> Float[np.ndarray, "width width"]:
-    """Jacobian of the hidden layers after the first, at initialization and a random positive input.
-
-    First and last layer are made the identity, so that what is left is the stack.
+def learned_only(grads: Params, form: Form) -> Params:
+    """Put 0 in place of the gradients of parameters that a form does not have.
 
     Args:
-        residual: a value of `FORMS`.
-        depth: hidden layers.
-        width: units of each.
-        seed: of the randomness.
+        grads: of a network.
+        form: of it.
     """
-    net = model(residual, depth, width, width)
-    x = jax.random.uniform(jax.random.key(seed), (width,), minval=0.1)
-    params = dict(net.init(jax.random.key(seed + 1), x[None])["params"])
-    for end in ("Dense_0", f"Dense_{depth}"):
-        params[end] = {"kernel": jnp.eye(width), "bias": jnp.zeros(width)}
-    return np.asarray(jax.jit(jax.jacrev(lambda x: net.apply({"params": params}, x[None])[0]))(x))
+    blocks = grads["blocks"]
+    return grads | {"blocks": blocks | {name: there * blocks[name] for name, there in form.learned.items()}}
+
+
+def beginning(form: Form, data: Images, *, layers: int, depth: int, seed: int) -> dict[str, Array]:
+    """Signal and gradient along the stack at initialization, and its Jacobian.
+
+    The gradient is that of a random linear function of what leaves the stack, for which an output layer of 0 (Fixup)
+    makes no difference.
+
+    Args:
+        form: of the network.
+        data: images.
+        layers: of a branch.
+        depth: of all branches together.
+        seed: of the randomness.
+
+    Returns:
+        `signal`, `gradient` (blocks,), rms of the stream before each block over that before the first, and of the
+        gradient there over that after the last; `jacobian` (width, width), of the stack at a random positive input.
+    """
+    init_key, input_key, end_key = jax.random.split(jax.random.key(seed), 3)
+    params = init(init_key, form, layers=layers, depth=depth, inputs=data.x.shape[1])
+    entering = stem(params, data.x[:PROBED])
+    end = jax.random.normal(end_key, entering.shape)
+
+    def scalar(params: Params) -> Array:
+        return jnp.vdot(end, stack(params, entering, form))
+
+    flow = gf.value_grad_and_flow(scalar, statistics=("output_rms", "output_grad_rms"))(params)[2]["stream"]
+    x = jax.random.uniform(input_key, (WIDTH,), minval=0.1)
+    return {
+        "signal": flow.output_rms / flow.output_rms[0],
+        "gradient": flow.output_grad_rms / jnp.sqrt(jnp.mean(end**2)),
+        "jacobian": jax.jacrev(lambda x: stack(params, x[None], form)[0])(x),
+    }
+
+
+def doubling_band(blocks: int) -> float:
+    """How far log2 of the growth a block may lie from 1 in one residual network, three standard deviations and shift.
+
+    |u + B^T u|^2 of a branch of two He-initialized ReLU layers has mean 2 and variance (4 + 10) / n for |u| = 1: the
+    product of u and B^T u has 1 / n, every layer adds 5 / n (Hanin & Nica 2018). So ln of it has variance 3.5 / n, and
+    its mean lies half of that below ln 2.
+
+    Args:
+        blocks: that the growth is averaged over.
+    """
+    variance = 3.5 / WIDTH
+    return (3 * math.sqrt(variance / blocks) + variance / 2) / math.log(2)
 
 
 def measure(data: Images, *, depth: int, steps: int, seed: int) -> Results:
-    """Train the vanilla, the residual and the ReZero network.
+    """Measure all five networks at initialization, and train them.
 
     Args:
         data: training images.
-        depth: hidden layers.
+        depth: layers of all branches together, even.
         steps: training steps; 0 to leave training out.
         seed: of everything.
 
     Returns:
-        `normfree_names` (3,), `normfree_loss` (3, steps), empty without training, `rezero_jacobian` (width, width).
+        `normfree_names` (5,), `normfree_jacobian` (5, width, width); `normfree_loss` (5, steps), empty without
+        training; `normfree_signal_NAME` and `normfree_gradient_NAME` (blocks,) of each network, from `beginning`.
     """
+    results: Results = {"normfree_depth": np.array(depth)}
+    names, losses, jacobians = [], [], []
     with jax.debug_nans(False):  # a stream that doubles in every block may overflow; that it does is the result
-        names = track(list(FORMS) if steps else [], "norm-free")
-        losses = {name: np.asarray(train(FORMS[name], data, depth=depth, steps=steps, seed=seed)) for name in names}
-    return {
-        "normfree_names": np.array(list(losses)),
-        "normfree_loss": np.array(list(losses.values())),
-        "rezero_jacobian": stack_jacobian("rezero", depth, WIDTH, seed),
+        for layers, kinds in track(list(forms(depth).items()), "norm-free", lambda item: ", ".join(item[1])):
+            stacked = jax.tree.map(lambda *leaves: jnp.asarray(leaves, jnp.float32), *kinds.values())
+            options = {"layers": layers, "depth": depth, "seed": seed}
+            begun = jax.jit(jax.vmap(functools.partial(beginning, data=data, **options)))(stacked)
+            trained = jax.jit(jax.vmap(functools.partial(train, data=data, steps=steps, **options)))
+            losses.append(np.asarray(trained(stacked)) if steps else np.zeros((len(kinds), 0)))
+            jacobians.append(np.asarray(begun["jacobian"]))
+            for index, name in enumerate(kinds):
+                results |= {f"normfree_{key}_{name}": np.asarray(begun[key][index]) for key in ("signal", "gradient")}
+            names += list(kinds)
+    joined = {"loss": losses, "jacobian": jacobians}
+    return results | {
+        "normfree_names": np.array(names),
+        **{f"normfree_{key}": np.concatenate(parts) for key, parts in joined.items()},
     }

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import gradflow as gf
 from experiments import residual, residual_normfree, residual_paths, residual_shattering
 from experiments import residual_network as network
 from experiments.residual_network import Images
@@ -130,17 +131,96 @@ def test_masked_depth_is_the_shallower_network():
     )
 
 
-def test_the_jacobian_of_a_plain_stack_is_no_identity():
-    assert np.abs(residual_normfree.stack_jacobian("rezero", 3, 5, 0) - np.eye(5)).max() == 0
-    assert np.abs(residual_normfree.stack_jacobian("plain", 3, 5, 0) - np.eye(5)).max() > 0.1
+KINDS = {name: (layers, form) for layers, kinds in residual_normfree.forms(4).items() for name, form in kinds.items()}
+
+
+def drawn(name, **changes):
+    """A network without normalization, with every parameter away from 0."""
+    layers, form = KINDS[name]
+    params = residual_normfree.init(jax.random.key(0), form, layers=layers, depth=4, inputs=7)
+    keys = iter(jax.random.split(jax.random.key(1), 99))
+    noisy = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params)
+    return form, noisy | changes
+
+
+@pytest.mark.parametrize("name, residual", [("vanilla", None), ("ReZero", "rezero")])
+def test_branches_of_one_layer_are_those_of_the_model(name, residual):
+    form, params = drawn(name)
+    blocks = params["blocks"] | {"shift": jnp.zeros((4, 2, 1))}
+    hidden = {"Dense": {"kernel": blocks["kernel"][:, 0], "bias": blocks["bias"][:, 0]}}
+    if residual:
+        hidden["residual_scale"] = blocks["factor"]
+    else:
+        blocks["factor"] = jnp.ones(4)
+    model = gf.models.MLP(depth=5, width=residual_normfree.WIDTH, outputs=10, residual=residual, scan=True)
+    x = jax.random.normal(jax.random.key(2), (3, 7))
+    expected = model.apply({"params": {"Dense_0": params["stem"], "Hidden": hidden, "Dense_5": params["output"]}}, x)
+    np.testing.assert_allclose(residual_normfree.forward(params | {"blocks": blocks}, x, form), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["residual", "SkipInit", "Fixup"])
+def test_branches_of_two_layers_are_a_plain_loop(name):
+    form, params = drawn(name)
+    x = np.random.default_rng(0).normal(size=(3, 7))
+    plain = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    stream, blocks = x @ plain["stem"]["kernel"] + plain["stem"]["bias"], plain["blocks"]
+    for index in range(2):
+        y, shift = stream, blocks["shift"][index]
+        for layer in range(2):
+            y = np.maximum(y + shift[0, layer], 0) + shift[1, layer]
+            y = y @ blocks["kernel"][index, layer] + blocks["bias"][index, layer]
+        stream = stream + blocks["factor"][index] * y
+    expected = np.maximum(stream, 0) @ plain["output"]["kernel"] + plain["output"]["bias"]
+    result = residual_normfree.forward(params, jnp.asarray(x, jnp.float32), form)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_stacks_start_as_published():
+    """Fixup: L^(-1/2) of He's weights, then 0; of all, only those without a factor of 0 are no identity."""
+    layers, form = KINDS["Fixup"]
+    params = residual_normfree.init(jax.random.key(0), form, layers=layers, depth=4, inputs=7)
+    first, last = np.moveaxis(np.asarray(params["blocks"]["kernel"]), 1, 0)
+    np.testing.assert_allclose(first.std(), np.sqrt(2 / residual_normfree.WIDTH / 2), rtol=0.02)
+    assert not last.any()
+    assert not params["output"]["kernel"].any()
+    assert params["blocks"]["factor"].tolist() == [1, 1]
+    assert KINDS["SkipInit"][1].factor == KINDS["ReZero"][1].factor == 0
+
+
+def test_forms_learn_what_they_have_and_nothing_else():
+    _, params = drawn("Fixup")
+    ones = jax.tree.map(jnp.ones_like, params)
+    learned = {
+        name: {part for part, leaf in residual_normfree.learned_only(ones, form)["blocks"].items() if leaf.all()}
+        for name, (_, form) in KINDS.items()
+    }
+    assert learned["vanilla"] == learned["residual"] == {"kernel", "bias"}
+    assert learned["ReZero"] == learned["SkipInit"] == {"kernel", "bias", "factor"}
+    assert learned["Fixup"] == {"kernel", "factor", "shift"}
+
+
+def test_growth_of_a_stack_of_two_layer_branches_spreads_as_the_band_says():
+    """Over 24 networks: the mean shifted down by half the variance, three deviations within the band."""
+    x = jax.random.normal(jax.random.key(1), (residual_normfree.PROBED, 20))
+    _, form = KINDS["residual"]
+    options = {"layers": 2, "depth": 16}
+
+    @jax.jit
+    def gradient(seed):
+        return residual_normfree.beginning(form, Images(x, jnp.zeros(64, int)), **options, seed=seed)["gradient"][0]
+
+    rates = np.array([2 * np.log2(gradient(seed)) / 8 for seed in range(24)])
+    assert abs(rates.mean() - 1) < residual_normfree.doubling_band(8) / np.sqrt(24) + 3.5 / 128
+    assert 3 * rates.std() < residual_normfree.doubling_band(8)
 
 
 def test_results_and_figures_are_whole(results):
     assert results["loss"].shape == (2, 2, network.RECORDS)
     assert results["deleted_4"].shape == (2, 4)
     assert results["path_exact"].shape == (5,)
-    assert results["normfree_loss"].shape == (3, 20)
-    assert set(residual.figures(results)) == {"depth", "paths", "shattering"}
+    assert results["normfree_loss"].shape == (5, 20)
+    assert results["normfree_signal_Fixup"].shape == (2,)
+    assert set(residual.figures(results)) == {"depth", "paths", "shattering", "normfree"}
 
 
 @pytest.mark.parametrize(
@@ -149,8 +229,14 @@ def test_results_and_figures_are_whole(results):
         ("training_error", lambda x: x[:, ::-1] * 0 + np.array([[0.0, 0.0], [0.0, 0.5]]), "residual: training error"),
         ("path_error", lambda x: x + 1, "against backpropagation"),
         ("shatter_correlation", lambda x: x + 0.2, "largest error of theory"),
-        ("rezero_jacobian", lambda x: x + 1e-6, "Jacobian"),
-        ("normfree_loss", lambda x: np.ones_like(x), "vanilla over ReZero"),
+        ("normfree_jacobian", lambda x: x + 1e-6, "Jacobian"),
+        ("normfree_gradient_residual", lambda x: x * 0 + 1, "squared gradient's growth"),
+        ("normfree_signal_residual", lambda x: x * 0 + 1, "squared signal's growth"),
+        ("normfree_loss", lambda x: np.ones_like(x), "vanilla over the worst"),
+        ("normfree_loss", lambda x: np.ones_like(x), "SkipInit: loss at the end"),
+        ("normfree_loss", lambda x: np.ones_like(x), "Fixup: loss at the end"),
+        ("normfree_loss", lambda x: np.ones_like(x), "over SkipInit: loss at the end"),
+        ("normfree_loss", lambda x: np.ones_like(x), "over SkipInit: loss at first"),
     ],
 )
 def test_claims_fail_on_results_that_are_false(results, name, change, words):
@@ -159,6 +245,10 @@ def test_claims_fail_on_results_that_are_false(results, name, change, words):
 
 
 def test_settings_that_cannot_be_run_are_refused():
-    for changes, words in (({"depths": (4, 2)}, "growing"), ({"steps": 7}, "multiple")):
+    for changes, words in (
+        ({"depths": (4, 2)}, "growing"),
+        ({"steps": 7}, "multiple"),
+        ({"normfree_depth": 5}, "even"),
+    ):
         with pytest.raises(ValueError, match=words):
             dataclasses.replace(TINY, **changes)
