@@ -30,11 +30,13 @@ class Command(Generic[Config]):
         preset: smoke (seconds), laptop (minutes on two cores) or paper (the larger set-up).
         out: folder of all results; this run goes to OUT/NAME/PRESET.
         config: settings; their defaults are those of the preset.
+        resume: go on from the checkpoints that a stopped run of the same settings left, where it trains for long.
     """
 
     preset: str
     out: Path
     config: Config
+    resume: bool = False
 
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:

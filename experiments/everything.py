@@ -136,7 +136,7 @@ def _run(name: str, order: Order, start: Callable[[list[str], Path], int]) -> Ou
     status = None if order.again else done_before(name, order)
     if status is not None:
         return Outcome(name, status, True, 0.0)
-    options = ["--preset", order.preset, "--seed", str(order.seed), "--out", str(order.out)]
+    options = ["--preset", order.preset, "--seed", str(order.seed), "--out", str(order.out), "--resume"]
     started, began = time.perf_counter(), time.time()
     status = start([sys.executable, "-m", f"experiments.{name}", *options], log_file(order, name))
     written = order.out / name / order.preset / storage.CONFIG_FILE

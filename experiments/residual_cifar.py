@@ -15,6 +15,7 @@ import optax
 
 import gradflow as gf
 from experiments import claims as check
+from experiments import unfinished
 from experiments.claims import Claim
 from experiments.progress import track
 from experiments.runner import Results
@@ -42,7 +43,7 @@ def schedule(depth: int, steps: int) -> optax.Schedule:
 
 
 def train(data: gf.data.ImageDataset, depth: int, *, residual: bool, steps: int, records: int, seed: int) -> Results:
-    """Train one network.
+    """Train one network; in a run from the command line with checkpoints, for `--resume`.
 
     Args:
         data: CIFAR-10, or images of its form.
@@ -66,7 +67,10 @@ def train(data: gf.data.ImageDataset, depth: int, *, residual: bool, steps: int,
     )  # fmt: skip
     test = normalization(jax.numpy.asarray(data.test.images)), jax.numpy.asarray(data.test.labels)
     state = gf.training.init(model, optimizer, jax.random.key(seed), test[0][:1])
-    fitted = gf.training.fit(loss, optimizer, state, source, steps, every=steps // records, validation=test)
+    saved = unfinished.checkpoints(label((depth, residual)))
+    fitted = gf.training.fit(
+        loss, optimizer, state, source, steps, every=steps // records, validation=test, checkpoints=saved
+    )
     return {
         "train_error": 100 * (1 - fitted.curve["accuracy"]),
         "loss": fitted.curve["loss"],

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from experiments import commandline, storage
+from experiments import commandline, storage, unfinished
 from experiments.claims import Claim
 
 if TYPE_CHECKING:
@@ -88,8 +88,13 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     earlier = signal.signal(signal.SIGTERM, raise_interrupt)
     try:
         claims, folder = execute(experiment, command)
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted; nothing was written", file=sys.stderr)
+    except commandline.UsageError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return BAD_USAGE
+    except (KeyboardInterrupt, SystemExit):  # the latter after SIGTERM in training that saves first
+        saved = _unfinished(experiment, command).exists()
+        left = "--resume goes on from what it saved" if saved else "nothing was written"
+        print(f"{prog}: interrupted; {left}", file=sys.stderr)
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, earlier)
@@ -106,7 +111,19 @@ def execute(experiment: Experiment, command: commandline.Command[Any]) -> tuple[
 
     Returns:
         The checked claims, and the folder that holds the results.
+
+    Raises:
+        UsageError: if a stopped run of the same settings left checkpoints, and this one is not to go on from them.
     """
+    with unfinished.kept(_unfinished(experiment, command), resume=command.resume):
+        return _executed(experiment, command)
+
+
+def _unfinished(experiment: Experiment, command: commandline.Command[Any]) -> Path:
+    return unfinished.place(command.out / experiment.name / command.preset, dataclasses.asdict(command.config))
+
+
+def _executed(experiment: Experiment, command: commandline.Command[Any]) -> tuple[list[Claim], Path]:
     started = time.perf_counter()
     with _optimizations(command.preset != "smoke"):
         results = experiment.run(command.config)

@@ -114,8 +114,8 @@ def read_part(entry: Entry, split: str, folder: Path) -> tuple[Images, Labels]:
         _check_labels(entry, {"label": labels}, contents[1][1])
         return _checked(entry, part, images[..., None], {"label": labels}, contents)
     batches = [read_cifar(content, where, entry) for content, where in contents]
-    for (_, labels), (_, where) in zip(batches, contents, strict=True):
-        _check_labels(entry, labels, where)
+    for (_, classes), (_, where) in zip(batches, contents, strict=True):
+        _check_labels(entry, classes, where)
     joined = {key: np.concatenate([labels[key] for _, labels in batches]) for key in entry.classes}
     return _checked(entry, part, np.concatenate([images for images, _ in batches]), joined, contents)
 
