@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -218,6 +219,7 @@ def tailored_leaky_relu(depth: int, similarity: float = 0.9) -> Activation:
     return Activation(f"tailored_leaky_relu({depth})", fn, "Zhang et al. 2022", kinks=(0.0,), can_die=slope == 0)
 
 
+@functools.lru_cache(maxsize=128)
 def tailored_leaky_relu_slope(depth: int, similarity: float = 0.9) -> float:
     """The negative slope of `tailored_leaky_relu`, by bisection.
 
@@ -279,7 +281,12 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def get(activation: str | Activation | Function) -> Activation:
+# Activations with something to be solved for: name -> function of options to a record.
+FAMILIES: dict[str, Callable[..., Activation]] = {"tailored_leaky_relu": tailored_leaky_relu}
+ALIASES = {"swish": "silu", "linear": "identity", "parametric_relu": "prelu"}
+
+
+def get(activation: str | Activation | Function, **options: Any) -> Activation:
     """Return the record of an activation, by name or of any elementwise function.
 
     The kinks of a user's function, and whether it can die, are found numerically: on a grid over [-20, 20], its kinks
@@ -287,16 +294,29 @@ def get(activation: str | Activation | Function) -> Activation:
     all over [4, 6] or [-6, -4].
 
     Args:
-        activation: a name in `ACTIVATIONS`, a record, or a function of one array, elementwise and differentiable.
+        activation: a name in `ACTIVATIONS`, `ALIASES` or `FAMILIES`, a record, or a function of one array, elementwise
+            and differentiable.
+        options: of a member of `FAMILIES`: "tailored_leaky_relu" needs `depth`.
 
     Raises:
         ValueError: for an unknown name, with the nearest known one, or a function that does not keep shapes.
-        TypeError: for anything else.
+        TypeError: for anything else, or options that the name does not take.
+
+    Examples:
+        >>> get("swish").name, get("tailored_leaky_relu", depth=50).name
+        ('silu', 'tailored_leaky_relu(50)')
     """
+    if isinstance(activation, str) and activation in FAMILIES:
+        if "depth" not in options:
+            raise TypeError(f"{activation} is solved for a depth. Fix: activations.get({activation!r}, depth=50)")
+        return FAMILIES[activation](**options)
+    if options:
+        raise TypeError(f"options {sorted(options)} belong to {', '.join(FAMILIES)}; got {activation!r}")
     if isinstance(activation, Activation):
         return activation
     if isinstance(activation, str):
-        return lookup.find("activation", activation, ACTIVATIONS)
+        known = ACTIVATIONS | {alias: ACTIVATIONS[name] for alias, name in ALIASES.items()}
+        return lookup.find("activation", activation, known)
     if not callable(activation):
         raise TypeError(f"expected the name of an activation or a function of one array, got {activation!r}")
     return _described(activation)

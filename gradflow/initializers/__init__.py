@@ -67,16 +67,29 @@ SCHEMES: dict[str, Callable[..., Initializer]] = {
     )
 }
 
+ALIASES = {
+    "kaiming_normal": "he_normal",
+    "kaiming_uniform": "he_uniform",
+    "glorot_normal": "xavier_normal",
+    "xavier_uniform": "glorot_uniform",
+}
+# What goes by a name in papers but is no initializer of one kernel, and what to do instead.
+_ELSEWHERE = {
+    "critical": "it sets kernel and bias together: point = initializers.critical('tanh', bias_variance=0.05), then "
+    "initializer=point.kernel, bias=point.bias",
+    "lsuv": "it looks at data: params, report = gradflow.lsuv(fn, params, batch) after initialization",
+}
+
 
 def get(scheme: str | Initializer, **options: Any) -> Initializer:
     """Return an initializer by the name of its scheme; an initializer comes back as it is.
 
     Args:
-        scheme: a name in `SCHEMES`, or a function `(key, shape, dtype) -> array`.
+        scheme: a name in `SCHEMES` or `ALIASES`, or a function `(key, shape, dtype) -> array`.
         options: arguments of the scheme, for a name only.
 
     Raises:
-        ValueError: for an unknown name, with the nearest known one.
+        ValueError: for an unknown name, with the nearest known one, or one that is no initializer by itself.
         TypeError: for anything that is neither name nor function, or options beside a function.
 
     Examples:
@@ -85,7 +98,10 @@ def get(scheme: str | Initializer, **options: Any) -> Initializer:
         (3, 2)
     """
     if isinstance(scheme, str):
-        return lookup.find("initializer", scheme, SCHEMES)(**options)
+        if scheme in _ELSEWHERE:
+            raise ValueError(f"{scheme!r} is no initializer of a single kernel; {_ELSEWHERE[scheme]}")
+        known = SCHEMES | {alias: SCHEMES[name] for alias, name in ALIASES.items()}
+        return lookup.find("initializer", scheme, known)(**options)
     if not callable(scheme):
         raise TypeError(f"expected the name of a scheme or a function (key, shape, dtype) -> array, got {scheme!r}")
     if scheme in SCHEMES.values():
@@ -99,6 +115,7 @@ def get(scheme: str | Initializer, **options: Any) -> Initializer:
 
 
 __all__ = [
+    "ALIASES",
     "SCHEMES",
     "Critical",
     "Distribution",

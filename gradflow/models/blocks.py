@@ -15,8 +15,11 @@ from gradflow import activations, initializers
 from gradflow.models.convolution import flax_conv
 from gradflow.models.layers import apply_activation, highway
 from gradflow.models.normalization import normalize
+from gradflow.models.parts import Part, apply_part
 
-Residual: TypeAlias = bool | Literal["skipinit", "rezero", "fixup", "highway"]
+Residual: TypeAlias = bool | Literal["skipinit", "rezero", "fixup", "highway"] | Part
+Shortcut: TypeAlias = Literal["A", "B"] | Part
+Normalization: TypeAlias = Literal["batch"] | Part
 
 _EXPANSION = 4  # output channels of a bottleneck block over those of its 3x3 convolution
 
@@ -32,11 +35,12 @@ class Operations:
     blocks: int
     residual: Residual
     version: Literal[1, 2]
-    shortcut: Literal["A", "B"]
-    normalization: Literal["batch"] | None
+    shortcut: Shortcut
+    normalization: Normalization | None
     gate_bias: float
     bottleneck: bool
     activation: str | activations.Activation | Callable[[Array], Array]
+    channelwise_prelu: bool
     initializer: str | Initializer
     batch_norm_momentum: float
     axis_name: str | None
@@ -79,7 +83,7 @@ class Operations:
         """Apply phi, with fixup behind a shift."""
         x = self.shift(module, x, suffix)
         return apply_activation(
-            self.activation, x, name="PReLU" + suffix, channelwise=True, param_dtype=self.param_dtype
+            self.activation, x, suffix=suffix, channelwise=self.channelwise_prelu, param_dtype=self.param_dtype
         )
 
     def shift(self, module: nn.Module, x: Array, suffix: str) -> Array:
@@ -87,6 +91,10 @@ class Operations:
         if self.residual != "fixup":
             return x
         return x + module.param("shift" + suffix, zeros, (), self.param_dtype).astype(x.dtype)
+
+    def part(self, part: Part, *inputs: Any, **how: Any) -> Array:
+        """Apply a part of the user's own: see `apply_part`."""
+        return apply_part(part, *inputs, **how, dtype=self.dtype, param_dtype=self.param_dtype)
 
     def convolutions(self, channels: int, stride: int) -> list[tuple[int, int, int, Initializer]]:
         """(channels, stride, window, initializer) of each convolution of a branch."""
@@ -151,6 +159,8 @@ class Block(nn.Module):
         ops, skip = self.ops, self._shortcut(x, source, y, train)
         if ops.residual is True:
             return skip + y
+        if callable(ops.residual):
+            return ops.part(ops.residual, skip, y, option="residual", suffix="_join", shape=y.shape)
         if ops.residual == "highway":
             gate = nn.Conv(
                 y.shape[-1],
@@ -171,6 +181,11 @@ class Block(nn.Module):
         ops = self.ops
         if x.shape == y.shape:
             return x
+        if callable(ops.shortcut):
+            channels = y.shape[-1]
+            return ops.part(
+                ops.shortcut, x, channels, self.stride, option="shortcut", suffix="_shortcut", shape=y.shape
+            )
         if ops.shortcut == "A":
             more = y.shape[-1] - x.shape[-1]
             return jnp.pad(x[:, :: self.stride, :: self.stride], ((0, 0), (0, 0), (0, 0), (0, more)))

@@ -14,6 +14,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array
 
 from gradflow import initializers, lookup
+from gradflow.models.parts import module_class
 
 States = tuple[Array, ...]
 Tap = Callable[[str, Array], Array]
@@ -181,6 +182,8 @@ def get(cell: str | Cell | Callable[[Array], Array]) -> Cell:
         return lookup.find("cell", cell, CELLS)
     if isinstance(cell, Cell):
         return cell
-    if not callable(cell) or isinstance(cell, type):
-        raise TypeError(f"expected the name of a cell, a Cell, or an elementwise function, got {cell!r}")
+    if not callable(cell) or isinstance(cell, type) or module_class(cell) is not None:
+        raise TypeError(
+            f"expected the name of a cell, a Cell, or an elementwise function, or a Linen RNN cell, got {cell!r}"
+        )
     return Cell(partial(_simple, cell), ("h",))

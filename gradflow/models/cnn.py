@@ -17,7 +17,8 @@ from jaxtyping import Array, Float
 
 from gradflow import activations, initializers
 from gradflow.models.convolution import conv, flax_conv
-from gradflow.models.layers import apply_activation, as_floating, bias_initializer, check_model, check_size
+from gradflow.models.layers import apply_activation, as_floating, bias_initializer, check_model, check_size, solved
+from gradflow.models.parts import module_class
 
 _WINDOW = 3
 
@@ -39,7 +40,7 @@ class CNN(nn.Module):
         channels: of each of them.
         outputs: units of the linear layer.
         activation: name in `gradflow.activations`, a record of it, or an elementwise function; none with a learned
-            slope.
+            slope or other parameters. "tailored_leaky_relu" is solved for this depth.
         initializer: of every kernel; name in `gradflow.initializers`, or a function. "delta_orthogonal" needs at least
             as many channels as the images have.
         head_initializer: of the linear layer's kernel.
@@ -70,7 +71,7 @@ class CNN(nn.Module):
 
     def __post_init__(self) -> None:
         choices = {"padding": ("CIRCULAR", "SAME"), "remat": (False, True, "segments")}
-        check_model(self, ("depth", "channels", "outputs"), choices)
+        check_model(self, ("depth", "channels", "outputs"), choices, depth=self.depth)
         initializers.get(self.head_initializer)
         if self.halvings != 0:
             check_size("CNN", "halvings", self.halvings)
@@ -78,9 +79,12 @@ class CNN(nn.Module):
             raise ValueError(f"CNN(halvings=...): expected at most depth = {self.depth}, got {self.halvings}")
         if self.remat == "segments" and not self.scan:
             raise ValueError("CNN(remat='segments'): runs of layers are those of a loop. Fix: scan=True")
-        phi = activations.get(self.activation) if isinstance(self.activation, str) else self.activation
-        if isinstance(phi, activations.Activation) and phi.learnable:
-            raise ValueError(f"CNN(activation=...): expected one without a learned slope, got {phi.name!r}")
+        phi = solved(self.activation, self.depth)
+        phi = activations.get(phi) if isinstance(phi, str) else phi
+        if module_class(phi) is not None or (isinstance(phi, activations.Activation) and phi.learnable):
+            raise ValueError(
+                f"CNN(activation=...): expected one without a learned slope or other parameters, got {phi!r}"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -119,7 +123,8 @@ class CNN(nn.Module):
         )(x.mean((1, 2)))
 
     def _options(self) -> _Options:
-        return _Options(**{field.name: getattr(self, field.name) for field in dataclasses.fields(_Options)})
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(_Options)}
+        return _Options(**{**options, "activation": solved(self.activation, self.depth)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +156,8 @@ def _layer(model: CNN, x: Array, index: int, stride: int) -> Array:
         param_dtype=model.param_dtype,
         name=f"Conv_{index}",
     )(x)
-    return apply_activation(model.activation, y, name="", channelwise=False, param_dtype=model.param_dtype)
+    phi = solved(model.activation, model.depth)
+    return apply_activation(phi, y, suffix="", channelwise=False, param_dtype=model.param_dtype)
 
 
 class _Hidden(nn.Module):
@@ -171,7 +177,7 @@ class _Hidden(nn.Module):
             if "bias" in params:
                 y = y + params["bias"]
             return apply_activation(
-                options.activation, y, name="", channelwise=False, param_dtype=options.param_dtype
+                options.activation, y, suffix="", channelwise=False, param_dtype=options.param_dtype
             ), None
 
         if options.remat == "segments":

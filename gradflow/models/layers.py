@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.nn import sigmoid
 from jax.nn.initializers import Initializer, constant
 from jaxtyping import Array, Float
 
 from gradflow import activations, initializers, lookup
+from gradflow.models.parts import apply_part, check_part
 
 
 class PReLU(nn.Module):
@@ -46,23 +48,42 @@ def apply_activation(
     activation: str | activations.Activation | Callable[[Array], Array],
     x: Array,
     *,
-    name: str,
+    suffix: str,
     channelwise: bool,
     param_dtype: Any,
 ) -> Array:
     """Apply an activation inside a compact method; one with a learned slope becomes a `PReLU` module.
 
     Args:
-        activation: name, record or function.
+        activation: name, record, function, or a Linen class, partial of one or module.
         x: pre-activations.
-        name: of the module, where there is one.
+        suffix: of the module's name, where there is one.
         channelwise: one slope a channel.
         param_dtype: of the slope.
+
+    Raises:
+        ValueError: for a function or module that does not keep the shape.
     """
     fn = activations.get(activation) if isinstance(activation, str) else activation
-    if isinstance(fn, activations.Activation) and fn.parameter is not None:
-        return PReLU(channelwise, fn.parameter, param_dtype, name=name)(x)
-    return fn(x)
+    if isinstance(fn, activations.Activation):
+        if fn.parameter is None:
+            return fn(x)
+        return PReLU(channelwise, fn.parameter, param_dtype, name="PReLU" + suffix)(x)
+    return apply_part(fn, x, option="activation", suffix=suffix, shape=x.shape, dtype=x.dtype, param_dtype=param_dtype)
+
+
+def solved(
+    activation: str | activations.Activation | Callable[[Array], Array], depth: int
+) -> str | activations.Activation | Callable[[Array], Array]:
+    """Put the record that is solved for a depth in place of the name of a family of activations.
+
+    Args:
+        activation: name, record, function or module.
+        depth: number of layers with this activation, one after the other.
+    """
+    if isinstance(activation, str) and activation in activations.FAMILIES:
+        return activations.get(activation, depth=depth)
+    return activation
 
 
 def as_floating(x: Array, rank: int, layout: str, dtype: Any) -> Array:
@@ -75,9 +96,11 @@ def as_floating(x: Array, rank: int, layout: str, dtype: Any) -> Array:
         dtype: to cast to.
 
     Raises:
-        TypeError: for an input that is not floating-point.
+        TypeError: for an input that is no array or not floating-point.
         ValueError: for the wrong number of axes.
     """
+    if not hasattr(x, "dtype"):
+        raise TypeError(f"expected an array of inputs, got a {type(x).__name__}. Fix: jnp.asarray(...)")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"expected floating-point inputs, got {x.dtype}. Likely cause: raw images or token numbers. Fix: normalize "
@@ -111,38 +134,69 @@ def check_size(owner: str, name: str, size: Any) -> None:
     Raises:
         ValueError: if it is not.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
         raise ValueError(f"{owner}({name}=...): expected a whole number of at least 1, got {size!r}")
 
 
-def check_model(model: Any, sizes: Sequence[str], choices: Mapping[str, Sequence[Any]]) -> None:
+def check_dtypes(model: Any) -> None:
+    """Check that a model computes with, and stores, floating-point numbers.
+
+    Args:
+        model: has the attributes `dtype` and `param_dtype`.
+
+    Raises:
+        TypeError: for a dtype that is not floating-point.
+    """
+    for name in ("dtype", "param_dtype"):
+        dtype = getattr(model, name)
+        try:
+            floating = dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        except TypeError:
+            floating = False
+        if not floating:
+            raise TypeError(
+                f"{type(model).__name__}({name}=...): expected a floating-point dtype like jnp.float32, got {dtype!r}"
+            )
+
+
+def check_model(
+    model: Any, sizes: Sequence[str], choices: Mapping[str, Sequence[Any]], *, parts: Sequence[str] = (), depth: int = 1
+) -> None:
     """Check the options that feed-forward models have in common, before anything is traced.
 
     Args:
-        model: has the attributes `activation` and `initializer`, perhaps `bias`, and those named below.
+        model: has the attributes `activation`, `initializer`, `dtype`, `param_dtype`, perhaps `bias` and
+            `batch_norm_momentum`, and those named below.
         sizes: options that are whole numbers of at least 1.
         choices: options that are one of a few values.
+        parts: those of the choices in whose place a function or a Linen module may stand.
+        depth: number of activations one after the other.
 
     Raises:
         ValueError: for a size that is none, or a value or name that is not known, with the nearest known one.
-        TypeError: for an activation or initializer that is neither name nor function.
+        TypeError: for an activation or initializer that is neither name nor function, or a dtype that is not floating.
     """
     owner = type(model).__name__
     for name in sizes:
         check_size(owner, name, getattr(model, name))
     for name, known in choices.items():
         value = getattr(model, name)
-        if not any(type(value) is type(one) and value == one for one in known):
+        if name in parts and callable(value):
+            check_part(owner, name, value)
+        elif not any(type(value) is type(one) and value == one for one in known):
             lookup.find(name, str(value), dict.fromkeys(map(str, known)))
             raise ValueError(f"{owner}({name}=...): got the text {value!r} for what is no text")
     initializers.get(model.initializer)
     bias_initializer(getattr(model, "bias", True))
-    if isinstance(model.activation, str):
-        activations.get(model.activation)
-    elif not callable(model.activation):
-        raise TypeError(
-            f"{owner}(activation=...): expected the name of an activation or a function, got {model.activation!r}"
-        )
+    momentum = getattr(model, "batch_norm_momentum", 0.9)
+    if not 0 <= momentum < 1:
+        raise ValueError(f"{owner}(batch_norm_momentum=...): expected a number from 0 to below 1, got {momentum!r}")
+    check_dtypes(model)
+    activation = solved(model.activation, depth)
+    if isinstance(activation, str):
+        activations.get(activation)
+    else:
+        check_part(owner, "activation", activation)
 
 
 def highway(carry: Array, transformed: Array, gate: Array) -> Array:

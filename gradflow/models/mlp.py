@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -12,11 +13,12 @@ from jax.nn.initializers import Initializer, constant, zeros
 from jaxtyping import Array, Float
 
 from gradflow import activations, initializers
-from gradflow.models.layers import apply_activation, as_floating, bias_initializer, check_model, highway
+from gradflow.models.layers import apply_activation, as_floating, bias_initializer, check_model, highway, solved
 from gradflow.models.normalization import NORMALIZATIONS, normalize
+from gradflow.models.parts import Part, apply_part
 
-Normalization = Literal["batch", "layer", "rms"]
-Residual = Literal["plain", "rezero", "skipinit", "highway"]
+Normalization: TypeAlias = Literal["batch", "layer", "rms"] | Part
+Residual: TypeAlias = Literal["plain", "rezero", "skipinit", "highway"] | Part
 
 
 class MLP(nn.Module):
@@ -34,16 +36,22 @@ class MLP(nn.Module):
 
     Inputs of more than two axes, such as images, are flattened to (batch, features).
 
+    Where an option is a name, a part of your own may stand: a function, a Flax Linen class (or a `functools.partial` of
+    one) or a Linen module. Every layer gets its own module, `{class name}_i`, built with this model's `dtype`,
+    `param_dtype`, `batch_norm_momentum` and `axis_name` where it has such fields and leaves them open; it is told
+    `train`, or Flax's `use_running_average`, if its call takes that. A function may itself make modules.
+
     Attributes:
         depth: number of hidden layers, at least 1.
         width: units of each.
         outputs: units of the output layer.
-        activation: name in `gradflow.activations`, a record of it, or an elementwise function; "prelu" learns one slope
-            a layer.
+        activation: name in `gradflow.activations`, a record of it, or a part x -> phi(x); "prelu" learns one slope a
+            layer; "tailored_leaky_relu" is solved for this depth and wants weight variance 1, "lecun_normal".
         initializer: of every kernel; name in `gradflow.initializers`, or a function.
-        normalization: None, "batch" (running averages in the collection `batch_stats`), "layer" or "rms".
+        normalization: None, "batch" (running averages in the collection `batch_stats`), "layer", "rms", or a part
+            y -> norm(y).
         norm_position: "pre", between contraction and activation, or "post", after the activation.
-        residual: None, "plain", "rezero", "skipinit" or "highway".
+        residual: None, "plain", "rezero", "skipinit", "highway", or a part (x, f(x)) -> y that joins the two.
         gate_bias: for "highway": b_T at first, the lower the deeper the network, usually -1 to -4.
         bias: whether layers have a bias, 0 at first; or the bias's initializer, as name or function.
         channelwise_prelu: whether "prelu" learns one slope a unit rather than one a layer.
@@ -79,7 +87,8 @@ class MLP(nn.Module):
             "norm_position": ("pre", "post"),
             "residual": (None, "plain", "rezero", "skipinit", "highway"),
         }
-        check_model(self, ("depth", "width", "outputs"), choices)
+        parts = ("normalization", "residual")
+        check_model(self, ("depth", "width", "outputs"), choices, parts=parts, depth=self.depth)
         super().__post_init__()
 
     @nn.compact
@@ -96,7 +105,7 @@ class MLP(nn.Module):
             ValueError: for inputs without a batch axis.
         """
         x = as_floating(x, -2, "(batch, features...)", self.dtype)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(len(x), math.prod(x.shape[1:]))
         hidden = nn.remat(_hidden, static_argnums=(2, 3, 4, 5)) if self.remat else _hidden
         layer = self._layer()
         x = hidden(self, x, layer, train, "_0", False)
@@ -108,7 +117,8 @@ class MLP(nn.Module):
         return _dense(layer, self.outputs, f"Dense_{self.depth}")(x)
 
     def _layer(self) -> _Layer:
-        return _Layer(**{field.name: getattr(self, field.name) for field in dataclasses.fields(_Layer)})
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(_Layer)}
+        return _Layer(**{**options, "activation": solved(self.activation, self.depth)})
 
     def _scanned(self) -> Callable[..., nn.Module]:
         body = nn.remat(_ScannedHidden, prevent_cse=False) if self.remat else _ScannedHidden
@@ -171,7 +181,7 @@ def _hidden(module: nn.Module, x: Array, layer: _Layer, train: bool, suffix: str
         return apply_activation(
             layer.activation,
             y,
-            name="PReLU" + suffix,
+            suffix=suffix,
             channelwise=layer.channelwise_prelu,
             param_dtype=layer.param_dtype,
         )
@@ -180,6 +190,17 @@ def _hidden(module: nn.Module, x: Array, layer: _Layer, train: bool, suffix: str
     y = phi(norm(y)) if layer.norm_position == "pre" else norm(phi(y))
     if layer.residual is None or not inner:
         return y
+    if callable(layer.residual):
+        return apply_part(
+            layer.residual,
+            x,
+            y,
+            option="residual",
+            suffix=suffix,
+            shape=y.shape,
+            dtype=y.dtype,
+            param_dtype=layer.param_dtype,
+        )
     if layer.residual == "highway":
         return highway(x, y, _dense(layer, layer.width, "Gate" + suffix, constant(layer.gate_bias))(x))
     if layer.residual != "plain":

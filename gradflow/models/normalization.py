@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
@@ -13,6 +11,7 @@ from jax.nn.initializers import ones, zeros
 from jaxtyping import Array, Float
 
 from gradflow import lookup
+from gradflow.models.parts import Part, apply_part, module_class
 
 
 class BatchNorm(nn.Module):
@@ -74,7 +73,7 @@ class BatchNorm(nn.Module):
         return mean, jnp.maximum(square - mean * mean, 0)
 
 
-NORMALIZATIONS: dict[str, Callable[..., nn.Module]] = {
+NORMALIZATIONS: dict[str, type[nn.Module]] = {
     "batch": BatchNorm,
     "layer": nn.LayerNorm,
     "rms": nn.RMSNorm,
@@ -82,7 +81,7 @@ NORMALIZATIONS: dict[str, Callable[..., nn.Module]] = {
 
 
 def normalize(
-    kind: str,
+    kind: str | Part,
     x: Array,
     train: bool,
     *,
@@ -92,24 +91,23 @@ def normalize(
     dtype: Any,
     param_dtype: Any,
 ) -> Array:
-    """Normalize inside a compact method: "batch", "layer" or "rms", each a module of its class's name plus `suffix`.
+    """Normalize inside a compact method, by a module of its class's name plus `suffix`, or by a function.
 
     Args:
-        kind: a name in `NORMALIZATIONS`.
+        kind: a name in `NORMALIZATIONS`, a function, or a Linen class, partial of one or module.
         x: values, channels on the last axis.
-        train: for "batch": use the batch's statistics and update the running ones.
+        train: use the batch's statistics and update the running ones; for modules that have any.
         suffix: of the module's name.
-        momentum: for "batch": of the running averages.
-        axis_name: for "batch": mapped axis to average over as well.
+        momentum: of the running averages; for modules that have any.
+        axis_name: mapped axis to average over as well; for modules with running averages.
         dtype: of the result; statistics are float32 at least.
         param_dtype: of scale and offset.
+
+    Raises:
+        ValueError: for an unknown name, or a part that does not keep the shape.
     """
-    module = lookup.find("normalization", kind, NORMALIZATIONS)
-    name = module.__name__ + suffix
-    if kind == "batch":
-        return BatchNorm(momentum=momentum, axis_name=axis_name, dtype=dtype, param_dtype=param_dtype, name=name)(
-            x, train
-        )
-    # Flax mixes its float32 statistics with inputs of other precision, which strict dtype promotion forbids.
-    with jax.numpy_dtype_promotion("standard"):
-        return module(dtype=dtype, param_dtype=param_dtype, name=name)(x)
+    part = lookup.find("normalization", kind, NORMALIZATIONS) if isinstance(kind, str) else kind
+    fields: dict[str, Any] = {"param_dtype": param_dtype}
+    if hasattr(module_class(part), "momentum"):  # an axis_name of other classes means the channels' axis
+        fields |= {"momentum": momentum, "axis_name": axis_name}
+    return apply_part(part, x, option="normalization", suffix=suffix, shape=x.shape, dtype=dtype, train=train, **fields)

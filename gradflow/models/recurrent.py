@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.nn.initializers import Initializer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from gradflow import initializers
 from gradflow.instrument.tap import tap
 from gradflow.models import cells
 from gradflow.models.cells import Cell, States
-from gradflow.models.layers import as_floating, check_size
+from gradflow.models.layers import as_floating, check_dtypes, check_size
+from gradflow.models.linen_cells import LinenLayer, check_cell, is_linen
 
 
 class Recurrent(nn.Module):
@@ -51,8 +52,9 @@ class Recurrent(nn.Module):
     time.
 
     Attributes:
-        cell: "lstm", "lstm_peephole", "gru", "minimal_rnn", "rnn" or "irnn"; a `Cell` of your own; or an elementwise
-            function.
+        cell: "lstm", "lstm_peephole", "gru", "minimal_rnn", "rnn" or "irnn"; a `Cell` of your own; an elementwise
+            function; or a Linen cell, as a class, `functools.partial` of one, or module: `nn.GRUCell`. Its parameters
+            lie in `Layer_i/{class name}`, its states are its carries, and its gates have no names.
         hidden: units of a layer (of each direction).
         outputs: units of the output layer.
         layers: number of layers, one upon the other.
@@ -96,7 +98,12 @@ class Recurrent(nn.Module):
     def __post_init__(self) -> None:
         for name in ("hidden", "outputs", "layers", "unroll"):
             check_size("Recurrent", name, getattr(self, name))
-        _check_forget_gate(self.cell, cells.get(self.cell), self.forget_bias, self.chrono_steps)
+        check_dtypes(self)
+        if is_linen(self.cell):
+            refused = {name: getattr(self, name) for name in ("forget_bias", "chrono_steps", "hoist")}
+            check_cell(self.cell, self.hidden, refused)
+        else:
+            _check_forget_gate(self.cell, cells.get(self.cell), self.forget_bias, self.chrono_steps)
         for scheme in (self.initializer, self.recurrent_initializer):
             if scheme is not None:
                 initializers.get(scheme)
@@ -106,17 +113,19 @@ class Recurrent(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch time features"],
-        lengths: Int[Array, " batch"] | None = None,
+        lengths: Int[Array, " batch"] | Bool[Array, "batch time"] | None = None,
         state: tuple[States, ...] | None = None,
     ) -> Any:
         """Map sequences to outputs.
 
         Args:
             x: sequences, floating-point.
-            lengths: steps of each sequence that count, at least 1; states stay as they are outside of these, so that
-                the last state is that of the last step that counts. Outputs of other steps mean nothing. None: all.
+            lengths: steps of each sequence that count, at least 1, or a mask that is True for these, wherever they lie;
+                states stay as they are at other steps, so that the last state is that of the last step that counts.
+                Outputs of other steps mean nothing. Values are checked where they are known before compilation: not
+                as arguments of a jitted function, where a length beyond the sequence counts all of it. None: all.
             state: states before the first step: for each layer, and in it for each direction, a tuple of arrays
-                (batch, hidden), (c, h) for an LSTM, (h,) for the others. None: zero.
+                (batch, hidden), (c, h) for an LSTM, (h,) for the others, the carry of a Linen cell. None: zero.
 
         Returns:
             Outputs, (batch, outputs) or (batch, time, outputs); with `return_state` a pair of them and the states after
@@ -133,7 +142,7 @@ class Recurrent(nn.Module):
         counts = None if lengths is None else _counts(lengths, x.shape)
         directions = (False, True) if self.bidirectional else (False,)
         before = iter(self._initial(state, batch, self.layers * len(directions)))
-        after: list[States] = []
+        after: list[Any] = []
         # What steps give is kept only if someone reads it.
         sequence = jnp.swapaxes(x, 0, 1)
         for index in range(self.layers):
@@ -151,27 +160,32 @@ class Recurrent(nn.Module):
         outputs = jnp.swapaxes(head(sequence), 0, 1) if self.return_sequence else head(sequence)
         return (outputs, tuple(after)) if self.return_state else outputs
 
-    def _layer(self, index: int, reverse: bool) -> _Layer:
+    def _layer(self, index: int, reverse: bool) -> nn.Module:
+        name = f"Layer_{index}_reverse" if reverse else f"Layer_{index}"
+        shared: dict[str, Any] = {"hidden": self.hidden, "reverse": reverse, "unroll": self.unroll}
+        shared |= {"dtype": self.dtype, "param_dtype": self.param_dtype, "name": name}
+        if is_linen(self.cell):
+            inits = [i if i is None else initializers.get(i) for i in (self.initializer, self.recurrent_initializer)]
+            return LinenLayer(cell=self.cell, kernel=inits[0], recurrent=inits[1], **shared)
         cell = cells.get(self.cell)
         kernel = cell.kernel if self.initializer is None else initializers.get(self.initializer)
         chosen = self.recurrent_initializer
         recurrent = cell.recurrent if chosen is None else initializers.get(chosen)
         return _Layer(
             cell=cell,
-            hidden=self.hidden,
             bias=_bias_initializer(cell, self.forget_bias, self.chrono_steps),
             kernel=_by_gate(kernel, len(cell.gates)),
             recurrent=_by_gate(recurrent, len(cell.gates)),
-            reverse=reverse,
             hoist=self.hoist,
-            unroll=self.unroll,
             taps=self.taps,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=f"Layer_{index}_reverse" if reverse else f"Layer_{index}",
+            **shared,
         )
 
-    def _initial(self, state: Any, batch: int, scans: int) -> tuple[States, ...]:
+    def _initial(self, state: Any, batch: int, scans: int) -> tuple[Any, ...]:
+        if is_linen(self.cell):
+            if state is not None and len(state) != scans:
+                raise ValueError(f"expected state to be a tuple of {scans} carries, got {len(state)}")
+            return (None,) * scans if state is None else tuple(state)
         names = cells.get(self.cell).states
         shape = (batch, self.hidden)
         if state is None:
@@ -324,12 +338,21 @@ def _check_forget_gate(name: Any, cell: Cell, forget_bias: float | None, steps: 
 
 def _counts(lengths: Array, shape: tuple[int, ...]) -> Array:
     """Return whether a step counts, (time, batch, 1); values are checked only where they are known while tracing."""
+    known = not isinstance(lengths, jax.core.Tracer)
+    if jnp.shape(lengths) == shape[:2] and jnp.issubdtype(jnp.result_type(lengths), jnp.bool_):
+        if known and not np.asarray(lengths).any(axis=1).all():
+            raise ValueError(
+                "expected a mask with at least one step of every sequence, got a row that is False throughout. Likely "
+                "cause: an empty sequence, which has no last state. Fix: leave it out"
+            )
+        return jnp.swapaxes(jnp.asarray(lengths), 0, 1)[..., None]
     if jnp.shape(lengths) != shape[:1] or not jnp.issubdtype(jnp.result_type(lengths), jnp.integer):
         raise ValueError(
-            f"expected lengths of shape {shape[:1]}, integer, got {jnp.shape(lengths)}, {jnp.result_type(lengths)}. "
-            "Likely cause: a mask in place of lengths. Fix: mask.sum(axis=1)"
+            f"expected lengths of shape {shape[:1]}, integer, or a mask of shape {shape[:2]}, bool, got "
+            f"{jnp.shape(lengths)}, {jnp.result_type(lengths)}. Likely cause: a mask of numbers, or with time first. "
+            "Fix: mask.astype(bool)"
         )
-    if not isinstance(lengths, jax.core.Tracer):
+    if known:
         values = np.asarray(lengths)
         if values.min() < 1 or values.max() > shape[1]:
             raise ValueError(

@@ -12,8 +12,8 @@ from jax.nn.initializers import Initializer, zeros
 from jaxtyping import Array, Float
 
 from gradflow import activations, initializers
-from gradflow.models.blocks import Block, Operations, Residual
-from gradflow.models.layers import as_floating, check_model
+from gradflow.models.blocks import Block, Normalization, Operations, Residual, Shortcut
+from gradflow.models.layers import as_floating, check_model, solved
 
 STAGES = (16, 32, 64)  # channels of the three stages, the last two at half the resolution of the one before
 
@@ -39,17 +39,22 @@ class ResNet(nn.Module):
     `BatchNorm_shortcut`, `Gate`, `residual_scale`, `shift_...`), `BatchNorm_head`, `Dense_head`. Convolutions have a
     bias only where nothing is normalized.
 
+    Where an option is a name, a part of your own may stand, as in `MLP`: a function, or a Flax Linen class, partial of
+    one or module, of which every place gets its own.
+
     Attributes:
         depth: layers with weights, 6n + 2, or 9n + 2 with `bottleneck`.
         outputs: number of classes.
         residual: True for skip connections, False for the plain network; "skipinit", "rezero", "fixup" (with
-            normalization=None only) or "highway".
+            normalization=None only) or "highway"; or a part (shortcut, branch) -> y that joins the two.
         version: 1, or 2 for pre-activation.
-        shortcut: "A" or "B".
-        normalization: "batch" (running averages in the collection `batch_stats`) or None.
+        shortcut: "A" or "B"; or a part (x, channels, stride) -> shortcut, for the two blocks that change the shape (all
+            first blocks of a stage, with `bottleneck`).
+        normalization: "batch" (running averages in the collection `batch_stats`), None, or a part y -> norm(y).
         gate_bias: for "highway": bias of the gates at first, the lower the deeper the network, usually -1 to -7.
         bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions with four times the channels at their ends.
-        activation: name, record or elementwise function.
+        activation: name, record or part x -> phi(x); "tailored_leaky_relu" in the plain network only.
+        channelwise_prelu: whether "prelu" learns one slope a channel rather than one a layer.
         initializer: of every kernel; name or function.
         batch_norm_momentum: of the running averages, per step.
         axis_name: mapped axis over which batch statistics are averaged too.
@@ -62,11 +67,12 @@ class ResNet(nn.Module):
     outputs: int = 10
     residual: Residual = True
     version: Literal[1, 2] = 1
-    shortcut: Literal["A", "B"] = "A"
-    normalization: Literal["batch"] | None = "batch"
+    shortcut: Shortcut = "A"
+    normalization: Normalization | None = "batch"
     gate_bias: float = -2.0
     bottleneck: bool = False
     activation: str | activations.Activation | Callable[[Array], Array] = "relu"
+    channelwise_prelu: bool = True
     initializer: str | Initializer = "he_normal"
     batch_norm_momentum: float = 0.9
     axis_name: str | None = None
@@ -81,7 +87,13 @@ class ResNet(nn.Module):
             "shortcut": ("A", "B"),
             "normalization": (None, "batch"),
         }
-        check_model(self, ("depth", "outputs"), choices)
+        if isinstance(self.activation, str) and self.activation in activations.FAMILIES and self.residual is not False:
+            raise ValueError(
+                f"ResNet(activation={self.activation!r}): expected residual=False: its slope is solved for layers one "
+                "after the other, without skip connections. Fix: residual=False, or a record made for your own depth"
+            )
+        parts = ("residual", "shortcut", "normalization")
+        check_model(self, ("depth", "outputs"), choices, parts=parts, depth=self.depth)
         period = 9 if self.bottleneck else 6
         if self.depth < period + 2 or (self.depth - 2) % period:
             below = max(1, (self.depth - 2) // period)
@@ -134,4 +146,5 @@ class ResNet(nn.Module):
 
     def _operations(self, blocks: int) -> Operations:
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(Operations) if f.name != "blocks"}
+        options["activation"] = solved(self.activation, self.depth - 1)
         return Operations(blocks=blocks, **options)

@@ -1,0 +1,114 @@
+"""Parts of a model that are the user's own: Linen modules and functions, wherever a name may stand."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array
+
+# A function, a Linen class, a `functools.partial` of one, or a module, of which every layer gets a copy of its own.
+Part: TypeAlias = Callable[..., Any]
+
+
+def module_class(part: Any) -> type[nn.Module] | None:
+    """Return the Linen class of a part; None for a function, or for what is no part at all.
+
+    Args:
+        part: a class, a `functools.partial` of one, a module, or anything else.
+    """
+    if isinstance(part, nn.Module):
+        return type(part)
+    made = part.func if isinstance(part, functools.partial) else part
+    return made if isinstance(made, type) and issubclass(made, nn.Module) else None
+
+
+def check_part(owner: str, option: str, part: Any) -> None:
+    """Check that an option which is no name is a part.
+
+    Args:
+        owner: name of the model.
+        option: name of the option.
+        part: its value.
+
+    Raises:
+        TypeError: if it is neither a function nor a Linen module or class.
+    """
+    if not callable(part) or (isinstance(part, type) and module_class(part) is None):
+        raise TypeError(
+            f"{owner}({option}=...): expected a name, a function, or a Flax Linen module or class, got {part!r}"
+        )
+
+
+def build(part: Part, suffix: str, **fields: Any) -> Callable[..., Any]:
+    """Make the module of a part within a compact method; a function comes back as it is.
+
+    Args:
+        part: a function, class, partial or module; a module is copied, so that each place has its own parameters.
+        suffix: of the module's name, which begins with the name of its class.
+        fields: of the module, given where its class has them and the user left them open.
+    """
+    kind = module_class(part)
+    if kind is None:
+        return part
+    name = kind.__name__ + suffix
+    if isinstance(part, nn.Module):
+        return part.copy(name=name)
+    known = [field.name for field in dataclasses.fields(kind)]
+    bound = {*part.keywords, *known[: len(part.args)]} if isinstance(part, functools.partial) else set()
+    return part(name=name, **{key: value for key, value in fields.items() if key in known and key not in bound})
+
+
+def apply_part(
+    part: Part,
+    *inputs: Any,
+    option: str,
+    suffix: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    train: bool | None = None,
+    **fields: Any,
+) -> Array:
+    """Apply a part within a compact method, and see that the model can go on with what it returns.
+
+    Args:
+        part: a function, class, partial or module.
+        inputs: what it is called with.
+        option: name of the option that it was given for, for the error.
+        suffix: of the module's name.
+        shape: that its result has to have.
+        dtype: of the result, whatever the part computes in.
+        train: handed on, as `train` or as Flax's `use_running_average`, to a part that takes it.
+        fields: of the module, as for `build`.
+
+    Raises:
+        ValueError: for a result of another shape.
+    """
+    made = build(part, suffix, dtype=dtype, **fields)
+    # Flax mixes its float32 statistics with inputs of other precision, which strict dtype promotion forbids.
+    with jax.numpy_dtype_promotion("standard") if isinstance(made, nn.Module) else contextlib.nullcontext():
+        y = made(*inputs, **({} if train is None else _mode(made, train)))
+    if jnp.shape(y) != shape:
+        raise ValueError(
+            f"{option}=...: expected a part that returns shape {shape} here, got {jnp.shape(y)} from {part!r}. Likely "
+            "cause: a reduction (softmax over one axis keeps the shape, a norm or a pooling does not), or a layer of "
+            "another width. Fix: a function or module that keeps the shape"
+        )
+    return y.astype(dtype)
+
+
+def _mode(part: Callable[..., Any], train: bool) -> dict[str, bool]:
+    """What tells a part whether the model is in training, if it wants to know."""
+    takes = inspect.signature(type(part).__call__ if isinstance(part, nn.Module) else part).parameters
+    if "train" in takes:
+        return {"train": train}
+    if "use_running_average" in takes and getattr(part, "use_running_average", None) is None:
+        return {"use_running_average": not train}
+    return {}
