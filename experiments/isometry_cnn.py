@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -15,24 +16,34 @@ from experiments.progress import track
 from experiments.runner import Results
 
 KERNELS = ("delta_orthogonal", "gaussian")
-BIAS_VARIANCE = 2e-5
 PATCH = 4  # pixels; a patch's pixels become channels, so that no layer has to see more than a few positions
-BATCH, MEASURED = 16, 4
+BATCH, MEASURED = 32, 4
+MOMENTUM, CLIPPED = 0.9, 1.0  # CLIPPED: norm of the whole gradient, beyond which a step is shortened
 
 
-def patches(images: Float[np.ndarray, "n h w c"]) -> Float[Array, "n h/4 w/4 16*c"]:
+def patches(images: Float[np.ndarray, "n h w c"], pooled: int = 1) -> Float[Array, "n rows columns 16*c"]:
     """Turn each patch of pixels into the channels of one position.
 
+    Inputs are centered, pixel by pixel, and of mean square 1: what all images share would be learnt first and says
+    nothing of their class.
+
     Args:
-        images: whose sides are multiples of `PATCH`.
+        images: any; what a side has beyond a multiple of `PATCH` is cut off at both ends.
+        pooled: side of the squares whose pixels are averaged into one beforehand.
     """
-    n, h, w, c = images.shape
-    parts = images.reshape(n, h // PATCH, PATCH, w // PATCH, PATCH, c).transpose(0, 1, 3, 2, 4, 5)
-    return jnp.asarray(parts.reshape(n, h // PATCH, w // PATCH, PATCH * PATCH * c))
+    n, c = images.shape[0], images.shape[-1]
+    counts = [side // (pooled * PATCH) for side in images.shape[1:3]]
+    h, w = (count * PATCH for count in counts)
+    top, left = ((side - kept * pooled) // 2 for side, kept in zip(images.shape[1:3], (h, w), strict=True))
+    kept = images[:, top : top + h * pooled, left : left + w * pooled]
+    small = kept.reshape(n, h, pooled, w, pooled, c).mean((2, 4))
+    centered = small - small.mean(0)
+    parts = (centered / centered.std()).reshape(n, counts[0], PATCH, counts[1], PATCH, c).transpose(0, 1, 3, 2, 4, 5)
+    return jnp.asarray(parts.reshape(n, *counts, PATCH * PATCH * c), jnp.float32)
 
 
 def network(kernel: str, depth: int, channels: int, remat: Any) -> gf.models.CNN:
-    """A critical tanh network.
+    """A critical tanh network, as nonlinear as isometry over its depth allows (`gf.theory.best_variances`).
 
     Args:
         kernel: one of `KERNELS`.
@@ -40,9 +51,20 @@ def network(kernel: str, depth: int, channels: int, remat: Any) -> gf.models.CNN
         channels: of each.
         remat: as `gf.models.CNN` takes it.
     """
-    critical = gf.initializers.critical("tanh", bias_variance=BIAS_VARIANCE, kernel=kernel)  # type: ignore[arg-type]
+    bias_variance = gf.theory.best_variances("tanh", depth).bias_variance
+    critical = gf.initializers.critical("tanh", bias_variance=bias_variance, kernel=kernel)  # type: ignore[arg-type]
     options: dict[str, Any] = {"initializer": critical.kernel, "bias": critical.bias, "scan": True, "remat": remat}
     return gf.models.CNN(depth=depth, channels=channels, outputs=10, **options)
+
+
+def input_scale(depth: int) -> float:
+    """Factor of inputs of mean square 1 that gives the first layer the variance q*, at which it stays.
+
+    Args:
+        depth: convolutions.
+    """
+    best = gf.theory.best_variances("tanh", depth)
+    return math.sqrt((best.q_star - best.bias_variance) / best.weight_variance)
 
 
 def profile(x: Array, y: Array, kernel: str, depth: int, channels: int, seed: int) -> dict[str, np.ndarray]:
@@ -78,7 +100,7 @@ def profile(x: Array, y: Array, kernel: str, depth: int, channels: int, seed: in
 def train(
     x: Array, y: Array, kernel: str, *, depth: int, channels: int, steps: int, rate: float, seed: int
 ) -> Float[np.ndarray, " steps"]:
-    """Training loss of one network, momentum .9; chance from the step on at which it went non-finite.
+    """Training loss of one network by clipped descent with momentum; chance once it went non-finite.
 
     Args:
         x: images in patches.
@@ -91,7 +113,7 @@ def train(
         seed: of weights and order.
     """
     model = network(kernel, depth, channels, "segments")
-    optimizer = optax.sgd(rate, momentum=0.9)
+    optimizer = optax.chain(optax.clip_by_global_norm(CLIPPED), optax.sgd(rate, momentum=MOMENTUM))
     step = gf.training.make_step(gf.training.classification(model), optimizer)
     state = gf.training.init(model, optimizer, jax.random.key(seed), x[:1])
     source = gf.data.on_device(x, y, BATCH)
@@ -104,15 +126,24 @@ def train(
 
 
 def measure(
-    data: gf.data.ImageDataset, *, depth: int, deepest: int, channels: int, steps: int, rate: float, seed: int
+    data: gf.data.ImageDataset,
+    *,
+    depth: int,
+    deepest: int,
+    channels: int,
+    pooled: int,
+    steps: int,
+    rate: float,
+    seed: int,
 ) -> Results:
     """Train networks from both kinds of kernel, and measure a deeper one before training.
 
     Args:
         data: images.
         depth: convolutions of the trained networks.
-        deepest: convolutions of the network that is measured only.
+        deepest: convolutions of the network that is measured only; its inputs are scaled by `input_scale`.
         channels: of each.
+        pooled: as `patches` takes it.
         steps: training steps; 0 to leave training out.
         rate: learning rate.
         seed: of everything.
@@ -120,13 +151,14 @@ def measure(
     Returns:
         `cnn_kernels`, `cnn_depth`; `cnn_loss` (kernels, steps); `cnn_forward`, `cnn_backward` (kernels, deepest);
         `cnn_theory` (2, deepest), signal and gradient that theory predicts, the signal from the first layer's on, the
-        gradient relative to the last.
+        gradient relative to the last; `cnn_spread` (deepest,), standard deviation of ln of the gradient over random
+        delta-orthogonal kernels.
     """
-    count = len(data.train)
-    x = patches(np.asarray(data.normalize(data.train.images[:count])))
+    x = patches(np.asarray(data.normalize(data.train.images)), pooled)
     y = jnp.asarray(data.train.labels)
+    scaled = x * jnp.float32(input_scale(deepest))
     profiles = [
-        profile(x, y, kernel, deepest, channels, seed)
+        profile(scaled, y, kernel, deepest, channels, seed)
         for kernel in track(KERNELS, "instrumented", lambda kernel: f"{deepest} layers, {kernel}")
     ]
     losses = [
@@ -140,6 +172,7 @@ def measure(
         "cnn_forward": np.stack([found["forward"] for found in profiles]),
         "cnn_backward": np.stack([found["backward"] for found in profiles]),
         "cnn_theory": predicted(float(profiles[0]["forward"][0]), deepest),
+        "cnn_spread": spread(deepest, channels),
     }
 
 
@@ -150,10 +183,28 @@ def predicted(first: float, depth: int) -> Float[np.ndarray, "2 depth"]:
         first: rms of the first layer's pre-activation.
         depth: layers.
     """
-    weight_variance = gf.theory.critical_weight_variance("tanh", bias_variance=BIAS_VARIANCE)
-    options = {"weight_variance": weight_variance, "bias_variance": BIAS_VARIANCE}
-    before = max(first**2 - BIAS_VARIANCE, 0) / weight_variance  # mean square that would give this first layer
+    best = gf.theory.best_variances("tanh", depth)
+    options = {"weight_variance": best.weight_variance, "bias_variance": best.bias_variance}
+    before = max(first**2 - best.bias_variance, 0) / best.weight_variance  # mean square that would give this layer
     variances = np.asarray(gf.theory.variance_profile("tanh", depth, before, **options))
-    rates = gf.theory.backward_rates("tanh", variances[:-1], weight_variance=weight_variance)
+    rates = gf.theory.backward_rates("tanh", variances[:-1], weight_variance=best.weight_variance)
     backward = np.concatenate([np.cumprod(np.asarray(rates)[::-1])[::-1], [1.0]])
     return np.sqrt(np.stack([variances, backward]))
+
+
+def spread(depth: int, channels: int) -> Float[np.ndarray, " depth"]:
+    """Standard deviation of ln of the rms gradient relative to the last layer's, over delta-orthogonal kernels.
+
+    That of one position, where such a network is a fully connected one of orthogonal weights; a mean over positions
+    strays less, as far as their masks differ.
+
+    Args:
+        depth: layers.
+        channels: of each.
+    """
+    best = gf.theory.best_variances("tanh", depth)
+    law = gf.theory.width_profile(
+        "tanh", [channels] * depth, input_scale(depth) ** 2, weight_variance=best.weight_variance,
+        bias_variance=best.bias_variance, ensemble="orthogonal",
+    )  # fmt: skip
+    return np.append(np.sqrt(law.jacobian_variance[:-1])[::-1] / 2, 0.0)

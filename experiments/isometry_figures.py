@@ -139,7 +139,11 @@ def cnn(results: Results) -> Figure:
     figure.suptitle(f"Plain CNNs, {results['cnn_depth']} and {deepest} layers", x=0.01, ha="left", fontsize=12)
     layers = np.arange(1, deepest + 1)
     left.loglog(layers, results["cnn_theory"][0], color=GREY, linewidth=4, label="theory")
-    middle.loglog(layers, results["cnn_theory"][1], color=GREY, linewidth=4, label="theory")
+    theory, spread = results["cnn_theory"][1], np.exp(2 * results["cnn_spread"])
+    middle.loglog(layers, theory, color=GREY, linewidth=4, label="theory")
+    middle.fill_between(
+        layers, theory / spread, theory * spread, color=GREY, alpha=0.4, linewidth=0, label="± 2 deviations"
+    )
     for name, forward, backward, style in zip(
         results["cnn_kernels"], results["cnn_forward"], results["cnn_backward"], STYLES, strict=False
     ):

@@ -3,11 +3,13 @@
 Over random weights, ln of the squared length of a signal, a perturbation or a gradient performs a random walk over the
 layers with steps of variance of order 1/width (Hanin & Nica 2018, "Products of Many Large Random Matrices and Gradients
 in Deep Neural Networks"; Hanin 2018, "Which Neural Net Architectures Give Rise to Exploding and Vanishing Gradients?").
+Orthogonal weights take away what the weights themselves add to the steps; what the activation adds remains.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +17,7 @@ from jaxtyping import Float
 
 from gradflow.averages import LARGEST, SMALLEST, Phi, in_range
 from gradflow.theory import quadrature
+from gradflow.theory.free_probability import Ensemble, own_spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,18 +44,26 @@ def width_profile(
     *,
     weight_variance: float,
     bias_variance: float,
+    ensemble: Ensemble = "gaussian",
 ) -> WidthProfile:
-    """Fluctuations of z_l = W_l phi(z_(l-1)) + b_l and of its Jacobian over random weights, W of Gaussian entries.
+    """Fluctuations of z_l = W_l phi(z_(l-1)) + b_l and of its Jacobian over random weights.
 
     Over the n_l units of layer l, A = mean phi(z)^2 and B = mean phi'(z)^2 g^2, g ~ N(0, 1), vary around E[phi^2] and
     mu_1 = E[phi'^2] with covariances of order 1/n_l. ln |J_l u|^2 adds ln(sigma_w^2 n_l B / n_(l-1)), whose own part
-    has
+    has, for W of Gaussian entries,
 
         variance (3 mu_2 / mu_1^2 - 1) / n_l,  mean ln(sigma_w^2 mu_1 n_l / n_(l-1)) - variance / 2,
 
     mu_2 = E[phi'^4]; and q_(l+1) moves by sigma_w^2 (A - E[phi^2]), which all layers above inherit through the slopes
     of the variance map and of mu_1. For ReLU the latter is 0 and the variance is 5 sum(1/n_l), whatever sigma_w^2
     (Hanin & Nica 2018: with fan-in scaling); for linear networks 2 sum(1/n_l).
+
+    Orthogonal W keeps the lengths of z - b and of g, so that only the residuals of A and B after regression on them
+    are left, of variance
+
+        Var[phi^2] - 2 (q dE[phi^2]/dq)^2  and  (3 mu_2 - 3 mu_1^2 - 2 (q dmu_1/dq)^2) / mu_1^2  over n,
+
+    and q_l moves by the bias, with variance (4 q_l sigma_b^2 - 2 sigma_b^4) / n. ReLU: 3 L / n; linear: 0.
 
     Exact in law as n_l -> infinity at fixed L / n for the ReLU family without bias; for others the mean leaves out a
     part of order 1/n from the curvature of mu_1(q). Terms of order 1/n^2 are left out everywhere. The same law holds
@@ -64,12 +75,14 @@ def width_profile(
         q0: mean square of the network's input.
         weight_variance: sigma_w^2.
         bias_variance: sigma_b^2.
+        ensemble: of the weights, "gaussian" or "orthogonal", the latter for equal widths.
 
     Returns:
         The profile.
 
     Raises:
-        ValueError: for no layers, widths below 1, negative variances, or a signal that is 0.
+        ValueError: for no layers, widths below 1, orthogonal weights of unequal widths, negative variances, or a
+            signal that is 0.
         ArithmeticError: where the variance passes 1e16, or averages overflow.
 
     Examples:
@@ -80,8 +93,7 @@ def width_profile(
     in_range("a weight variance", weight_variance, 0, LARGEST)
     in_range("a bias variance", bias_variance, 0, LARGEST)
     in_range("a second moment q0", q0, 0, LARGEST)
-    if len(widths) < 1 or min(widths) < 1:
-        raise ValueError(f"expected the widths of one or more layers, each at least 1, got {list(widths)}")
+    _check_widths(widths, ensemble)
     q = weight_variance * q0 + bias_variance
     mean, below, rows = 0.0, widths[0], []
     # Covariance of (q_l - E, ln |J_(l-1) u|^2 - E), carried from layer to layer.
@@ -92,13 +104,28 @@ def width_profile(
                 f"the variance is {q:g} at layer {number}: the signal {'dies' if q < 1 else 'explodes'}. Fix: a weight "
                 "variance nearer critical (`critical_weight_variance`), or fewer layers"
             )
-        step = _step(activation, q, weight_variance)
-        signal = covariance[0, 0] / q**2 + 2 / width
+        step = _step(activation, q, weight_variance, ensemble)
+        # Gaussian weights draw the units anew around q_l; with orthogonal ones q_l is their mean square itself.
+        drawn = 2 * q**2 if ensemble == "gaussian" else (4 * q - 2 * bias_variance) * bias_variance
+        signal = covariance[0, 0] + drawn / width
+        if ensemble == "orthogonal":
+            covariance[0, 0] = signal
         covariance = step.transition @ covariance @ step.transition.T + step.noise / width
         mean += np.log(weight_variance * step.mu_1 * width / below) - step.noise[1, 1] / (2 * width)
-        rows.append((q, signal, mean, covariance[1, 1]))
+        rows.append((q, signal / q**2, mean, covariance[1, 1]))
         q, below = weight_variance * step.square + bias_variance, width
     return WidthProfile(*np.array(rows).T)
+
+
+def _check_widths(widths: Sequence[int], ensemble: str) -> None:
+    own_spread(ensemble)
+    if len(widths) < 1 or min(widths) < 1:
+        raise ValueError(f"expected the widths of one or more layers, each at least 1, got {list(widths)}")
+    if ensemble == "orthogonal" and min(widths) != max(widths):
+        raise ValueError(
+            f"expected equal widths for orthogonal weights, which between unequal ones keep no length, got "
+            f"{min(widths)} to {max(widths)}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +138,8 @@ class _Step:
     noise: Float[np.ndarray, "2 2"]
 
 
-def _step(activation: Phi, q: float, weight_variance: float) -> _Step:
+@functools.lru_cache(maxsize=256)
+def _step(activation: Phi, q: float, weight_variance: float, ensemble: Ensemble) -> _Step:
     at = quadrature.nodes(activation, q)
     power, slope = at.value**2, at.slope**2
     a, mu_1, mu_2 = at.mean(power), at.mean(slope), at.mean(slope**2)
@@ -119,11 +147,15 @@ def _step(activation: Phi, q: float, weight_variance: float) -> _Step:
         raise ValueError(f"expected an activation with a slope on N(0, {q:g}), got one that is flat: J is 0")
     # d E[f] / dq = E[f (x^2 - 1)] / 2q for x standard: no derivative of f, which may have kinks.
     leaning = (at.standard**2 - 1) / (2 * q)
-    transition = np.array([[weight_variance * at.mean(power * leaning), 0.0], [at.mean(slope * leaning) / mu_1, 1.0]])
+    moved = np.array([at.mean(power * leaning), at.mean(slope * leaning)])
     noise = np.array(
         [
-            [weight_variance**2 * (at.mean(power**2) - a**2), weight_variance * (at.mean(power * slope) / mu_1 - a)],
-            [weight_variance * (at.mean(power * slope) / mu_1 - a), 3 * mu_2 / mu_1**2 - 1],
+            [at.mean(power**2) - a**2, at.mean(power * slope) - a * mu_1],
+            [at.mean(power * slope) - a * mu_1, 3 * mu_2 - mu_1**2],
         ]
     )
-    return _Step(a, mu_1, transition, noise)
+    if ensemble == "orthogonal":
+        noise -= 2 * q**2 * np.outer(moved, moved) + np.diag([0.0, 2 * mu_1**2])
+    scale = np.array([weight_variance, 1 / mu_1])
+    transition = np.array([[scale[0] * moved[0], 0.0], [scale[1] * moved[1], 1.0]])
+    return _Step(a, mu_1, transition, np.outer(scale, scale) * noise)

@@ -76,7 +76,7 @@ def spectrum_moments(
         >>> spectrum_moments("identity", [1.0] * 10, weight_variance=1.0)  # L + 1 is the second moment
         SpectrumMoments(mean=1.0, variance=10.0)
     """
-    spread = _own_spread(ensemble)
+    spread = own_spread(ensemble)
     in_range("a weight variance", weight_variance, 0, LARGEST)
     log_mean, excess = 0.0, 0.0
     for q in np.atleast_1d(np.asarray(variances, np.float64)):
@@ -131,7 +131,7 @@ def spectrum_density(
         0.551329
     """
     squares, weights = _squared_slopes(activation, depth, q)
-    _own_spread(ensemble)
+    own_spread(ensemble)
     in_range("a weight variance above 0", weight_variance, 1e-300, LARGEST)
     points = in_range("singular values above 0", singular_values, 1e-100, 1e100)
     if ensemble == "orthogonal" and np.ptp(squares) < 1e-12:
@@ -187,7 +187,7 @@ def largest_singular_value(
         5.3415
     """
     squares, weights = _squared_slopes(activation, depth, q)
-    _own_spread(ensemble)
+    own_spread(ensemble)
     in_range("a weight variance above 0", weight_variance, 1e-300, LARGEST)
     equation = _Equation(squares, weights, depth, weight_variance, ensemble)
     if squares.max() == 0:  # a flat activation: J is 0
@@ -287,8 +287,15 @@ def _slope_moments(activation: Phi, q: float) -> tuple[float, float]:
     return square, fourth
 
 
-def _own_spread(ensemble: str) -> float:
-    """-s_1 of the weights: relative variance of their squared singular values."""
+def own_spread(ensemble: str) -> float:
+    """-s_1 of the weights: relative variance of their squared singular values.
+
+    Args:
+        ensemble: of the weights.
+
+    Raises:
+        ValueError: for an unknown one.
+    """
     spreads = {"gaussian": 1.0, "orthogonal": 0.0}
     if ensemble not in spreads:
         raise ValueError(f"unknown ensemble {ensemble!r} of weights; expected 'gaussian' or 'orthogonal'")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy.integrate import solve_ivp
 
@@ -28,7 +30,7 @@ def results():
 
 def test_a_run_has_all_that_claims_and_figures_need(results):
     claims = isometry.claims(results)
-    assert len({claim.claim for claim in claims}) == len(claims) == 21
+    assert len({claim.claim for claim in claims}) == len(claims) == 22
     assert set(isometry.figures(results)) == {"learning", "spectra", "cnn"}
     assert results["linear_steps"].shape == results["linear_loss"].shape == (2, 2, 2)
     assert results["spectrum_values"].shape == (6, 2, 3, 40)
@@ -148,10 +150,52 @@ def test_smoothing_and_times_count_steps():
 
 
 def test_patches_keep_pixels_together():
-    images = np.arange(2 * 8 * 8).reshape(2, 8, 8, 1)
+    images = np.random.default_rng(0).normal(size=(5, 8, 8, 1)) + 3
     found = isometry_cnn.patches(images)
-    assert found.shape == (2, 2, 2, 16)
-    np.testing.assert_array_equal(found[1, 0, 1].reshape(4, 4), images[1, :4, 4:, 0])
+    assert found.shape == (5, 2, 2, 16)
+    centered = images - images.mean(0)
+    wanted = centered / np.sqrt(np.mean(centered**2))
+    np.testing.assert_allclose(found[1, 0, 1].reshape(4, 4), wanted[1, :4, 4:, 0], rtol=1e-4, atol=1e-6)
+
+
+def test_pooled_patches_are_those_of_means_of_pixels():
+    images = np.random.default_rng(1).normal(size=(3, 10, 21, 2))
+    small = np.stack([[[x[1 + 2 * i : 3 + 2 * i, 2 + 2 * j : 4 + 2 * j].mean((0, 1)) for j in range(8)]
+                       for i in range(4)] for x in images])  # fmt: skip
+    np.testing.assert_allclose(isometry_cnn.patches(images, 2), isometry_cnn.patches(small), rtol=1e-4, atol=1e-6)
+
+
+def test_scaled_inputs_start_where_the_signal_stays():
+    best, scale = gf.theory.best_variances("tanh", 300), isometry_cnn.input_scale(300)
+    assert best.weight_variance * scale**2 + best.bias_variance == pytest.approx(best.q_star, rel=1e-12)
+    signal, gradient = isometry_cnn.predicted(math.sqrt(best.q_star), 300)
+    np.testing.assert_allclose(signal, math.sqrt(best.q_star), rtol=1e-3)
+    np.testing.assert_allclose(gradient, 1, rtol=1e-2)
+
+
+@pytest.mark.parametrize("kernel", isometry_cnn.KERNELS)
+def test_training_is_a_plain_loop_of_clipped_steps(kernel, monkeypatch):
+    """Three steps with a velocity and a norm written out."""
+    monkeypatch.setattr(isometry_cnn, "CLIPPED", 0.3)
+    count = isometry_cnn.BATCH  # every batch holds all examples
+    x, y = jax.random.normal(jax.random.key(0), (count, 2, 2, 5)), jnp.arange(count) % 10
+    found = isometry_cnn.train(x, y, kernel, depth=4, channels=6, steps=3, rate=0.5, seed=2)
+    model = isometry_cnn.network(kernel, 4, 6, False)
+    params = gf.training.init(model, optax.identity(), jax.random.key(2), x[:1]).params
+
+    def loss(params):
+        logits = model.apply({"params": params}, x)
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(count), y])
+
+    velocity, norms = jax.tree.map(jnp.zeros_like, params), []
+    for number in range(3):
+        value, gradient = jax.value_and_grad(loss)(params)
+        assert found[number] == pytest.approx(float(value), rel=1e-4)
+        norms.append(math.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(gradient))))
+        short = min(1.0, 0.3 / norms[-1])
+        velocity = jax.tree.map(lambda v, g, short=short: 0.9 * v + short * g, velocity, gradient)
+        params = jax.tree.map(lambda p, v: p - 0.5 * v, params, velocity)
+    assert max(norms) > 0.3
 
 
 def test_profiles_are_those_of_the_gradient():
@@ -188,9 +232,9 @@ def test_predicted_profile_starts_where_it_is_told_and_falls_to_zero():
     assert signal[0] == pytest.approx(0.7, rel=1e-6)
     assert (np.diff(signal) < 0).all()
     assert gradient[-1] == 1
-    critical = gf.theory.critical_weight_variance("tanh", bias_variance=isometry_cnn.BIAS_VARIANCE)
+    best = gf.theory.best_variances("tanh", 50)
     q = np.float64(signal[0] ** 2)
-    following = gf.theory.variance_map("tanh", q, critical, isometry_cnn.BIAS_VARIANCE)
+    following = gf.theory.variance_map("tanh", q, best.weight_variance, best.bias_variance)
     assert signal[1] ** 2 == pytest.approx(float(following), rel=1e-9)
 
 
@@ -222,6 +266,7 @@ def good():
         "cnn_loss": np.stack([np.linspace(2.3, 2.0, 100), np.full(100, 2.3)]),
         "cnn_forward": np.ones((2, 10_000)),
         "cnn_theory": np.ones((2, 10_000)),
+        "cnn_spread": np.full(10_000, 0.5),
         "cnn_backward": np.stack([np.linspace(1, 3, 10_000), np.geomspace(1, 1000, 10_000)]),
     }
 
@@ -240,6 +285,7 @@ FALSE = (
     ("cnn_loss", lambda v: v[::-1]),
     ("cnn_forward", lambda v: 1.3 * v),
     ("cnn_backward", lambda v: v[::-1]),
+    ("cnn_spread", lambda v: v / 10),
 )
 
 

@@ -48,6 +48,7 @@ def growth(
     weight_variance: float,
     bias_variance: float,
     q0: float,
+    orthogonal: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Ln of the mean square of the last layer's pre-activations, and of |J u|^2 / |u|^2."""
     phi = activations.get(activation)
@@ -59,7 +60,10 @@ def growth(
     before = jnp.sum(u**2)
     for layer in keys:
         for_weight, for_bias = jax.random.split(layer)
-        weight = math.sqrt(weight_variance / width) * jax.random.normal(for_weight, (width, width))
+        if orthogonal:
+            weight = math.sqrt(weight_variance) * jax.random.orthogonal(for_weight, width)
+        else:
+            weight = math.sqrt(weight_variance / width) * jax.random.normal(for_weight, (width, width))
         z = weight @ x + math.sqrt(bias_variance) * jax.random.normal(for_bias, (width,))
         x, u = phi(z), phi.derivative(z) * (weight @ u)
     return jnp.log(jnp.mean(z**2)), jnp.log(jnp.sum(u**2) / before)

@@ -96,7 +96,8 @@ CASES: dict[str, list[Callable[..., Any]]] = {
         for q in EXTREME
     ],
     "width_profile": [
-        lambda phi, n=n, q=q, w=w: theory.width_profile(phi, [n] * 5, q, **keyword(w, 0.0))
+        lambda phi, n=n, q=q, w=w, e=e: theory.width_profile(phi, [n] * 5, q, **keyword(w, 0.0), ensemble=e)
+        for e in ("gaussian", "orthogonal")
         for n in (0, 1, 100)
         for q in FEW
         for w in FEW
