@@ -7,7 +7,7 @@ from gradflow.training.grids import grid
 from gradflow.training.history import Curve, Fitted
 from gradflow.training.loop import fit
 from gradflow.training.losses import classification, evaluate, regression
-from gradflow.training.optimizers import decay_mask, remedied
+from gradflow.training.optimizers import decay_mask, remedied, stacked_layers
 from gradflow.training.step import Mean, TrainState, averages, init, make_flow_step, make_step, run, start
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "regression",
     "remedied",
     "run",
+    "stacked_layers",
     "start",
     "window_sharding",
 ]

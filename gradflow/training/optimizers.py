@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     import optax
 
 DECAYED = ("kernel", "embedding")
+STACK = "Hidden"  # what gf.models call their scans over layers
 
 
 def decay_mask(params: Any) -> Any:
@@ -41,6 +43,22 @@ def decay_mask(params: Any) -> Any:
     return mask
 
 
+def stacked_layers(params: Any) -> Any:
+    """Tell which parameters hold many layers, one behind the other on their first axis: those of a scan over layers.
+
+    Args:
+        params: pytree; in `gf.models` such layers lie under "Hidden".
+
+    Returns:
+        The same pytree with a bool at every leaf.
+    """
+
+    def stacked(path: tuple[Any, ...], _: Any) -> bool:
+        return STACK in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+
+    return jax.tree_util.tree_map_with_path(stacked, params)
+
+
 def remedied(
     optimizer: optax.GradientTransformation,
     *,
@@ -48,6 +66,7 @@ def remedied(
     decayed: Any = decay_mask,
     clip_norm: float | Float[Array, ""] | None = None,
     adaptive_clip: float | Float[Array, ""] | None = None,
+    stacked: Callable[[Any], Any] = stacked_layers,
 ) -> optax.GradientTransformation:
     """Put clipping and weight decay in front of an optimizer: g <- clip(g) + weight_decay w.
 
@@ -61,7 +80,9 @@ def remedied(
         decayed: which parameters, a function from them to a pytree of bools.
         clip_norm: largest norm of the whole gradient, g <- g clip_norm / ||g|| above it (Pascanu, Mikolov & Bengio
             2013, algorithm 1). None: no clipping.
-        adaptive_clip: largest ||g|| / max(||w||, 1e-3) of each unit (Brock et al. 2021). None: no clipping.
+        adaptive_clip: largest ||g|| / max(||w||, 1e-3) of each unit, the weights that enter it; a vector, such as
+            biases, is taken as one (Brock et al. 2021). None: no clipping.
+        stacked: which parameters hold the layers of a scan, each with units of its own; likewise a function.
     """
     import optax
 
@@ -69,7 +90,21 @@ def remedied(
     if clip_norm is not None:
         before.append(optax.clip_by_global_norm(clip_norm))
     if adaptive_clip is not None:
-        before.append(optax.adaptive_grad_clip(adaptive_clip))
+        before.append(_unit_clip(adaptive_clip, stacked))
     if weight_decay is not None:
         before.append(optax.add_decayed_weights(weight_decay, mask=decayed))
     return optax.chain(*before, optimizer)
+
+
+def _unit_clip(limit: float | Float[Array, ""], stacked: Callable[[Any], Any]) -> optax.GradientTransformation:
+    import optax
+
+    inner = optax.adaptive_grad_clip(limit)
+
+    def alone(grad: Array, weight: Array) -> Array:
+        return inner.update(grad, inner.init(weight), weight)[0]
+
+    def clip(many: bool, grad: Array, weight: Array) -> Array:
+        return jax.vmap(alone)(grad, weight) if many else alone(grad, weight)
+
+    return optax.stateless(lambda grads, params: jax.tree.map(clip, stacked(params), grads, params))

@@ -158,6 +158,29 @@ def test_adaptive_clipping_is_per_unit():
     np.testing.assert_allclose(updates["w"], want, rtol=1e-5)
 
 
+def test_layers_of_a_scan_have_units_of_their_own():
+    """The scanned network is clipped as the unrolled one, layer by layer; convolutions likewise."""
+    random = np.random.default_rng(0)
+    shapes = {"kernel": (3, 4, 5), "bias": (3, 5), "conv": (3, 2, 2, 4, 5)}
+    w, g = ({k: jnp.asarray(random.normal(size=shape).astype(np.float32)) for k, shape in shapes.items()} for _ in "wg")
+    optimizer = training.remedied(optax.sgd(1.0), adaptive_clip=0.3)
+
+    def update(grads, params):
+        return optimizer.update(grads, optimizer.init(params), params)[0]
+
+    got = update({"Hidden": {"Dense": g}}, {"Hidden": {"Dense": w}})["Hidden"]["Dense"]
+    for layer in range(3):
+        want = update(*({"Dense": {k: x[layer] for k, x in tree.items()}} for tree in (g, w)))["Dense"]
+        for name in shapes:
+            np.testing.assert_allclose(got[name][layer], want[name], rtol=1e-6)
+    flat = training.remedied(
+        optax.sgd(1.0), adaptive_clip=0.3, stacked=lambda tree: jax.tree.map(lambda _: False, tree)
+    )
+    params = {"Hidden": {"Dense": {"kernel": w["kernel"]}}}
+    other = flat.update({"Hidden": {"Dense": {"kernel": g["kernel"]}}}, flat.init(params), params)[0]
+    assert np.abs(other["Hidden"]["Dense"]["kernel"] - got["kernel"]).max() > 0.1
+
+
 def test_decay_is_for_kernels_and_embeddings():
     params = {"Dense_0": {"kernel": 1.0, "bias": 1.0}, "BatchNorm_0": {"scale": 1.0}, "Embed": {"embedding": 1.0}}
     assert training.decay_mask(params) == {
