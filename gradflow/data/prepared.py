@@ -2,7 +2,7 @@
 
 What is written is the standard TFDS data set of that name (its own features, version and splits, as array_record), so
 anyone's `tfds.data_source(name)` finds it. Neither writing nor reading needs TensorFlow. `tfds.load`, which makes a
-`tf.data` pipeline and needs TensorFlow, finds it too, but TFDS reads no array_record there: it says to use `data_source`.
+`tf.data` pipeline and needs TensorFlow, finds it too, but TFDS cannot read array_record there and names `data_source`.
 """
 
 from __future__ import annotations
