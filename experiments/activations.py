@@ -16,6 +16,7 @@ networks start with the same signal. What then differs is the gradient: its squa
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,8 @@ from experiments import activations_profile as profile
 from experiments import activations_slopes as slopes
 from experiments import activations_training as training
 from experiments import claims as check
+from experiments import progress
 from experiments.claims import Claim
-from experiments.progress import track
 from experiments.runner import Experiment, Results, main
 
 if TYPE_CHECKING:
@@ -123,72 +124,107 @@ def run(config: Config) -> Results:
 
     Returns:
         What `measure` of `activations_borndead`, `activations_profile` and `activations_slopes` returns, and what
-        `trained` and `kicked` do.
+        `kicked` and `gathered` do.
     """
     data = gf.data.load(config.data)
+    images = tuple(training.images(data, split) for split in (data.train, data.test))
     slope_setup = slopes.Setup(
         config.slope_depth, stride=2, batch=64, rate=0.02, steps=config.slope_steps, networks=2, seed=config.seed
     )
-    return {
-        **borndead.measure(config.dead_widths, config.dead_layers, config.dead_networks, config.seed),
-        **profile.measure(
-            data, NAMES, depth=config.profile_depth, width=config.profile_width, networks=config.profile_networks,
-            rated=2 * config.profile_depth // 3, seed=config.seed,
-        ),
-        **trained(config, data),
-        **kicked(config, data),
-        **slopes.measure(data, slope_setup),
+    dead = functools.partial(
+        borndead.measure, config.dead_widths, config.dead_layers, config.dead_networks, config.seed
+    )  # fmt: skip
+    gradients = functools.partial(
+        profile.measure, data, NAMES, depth=config.profile_depth, width=config.profile_width,
+        networks=config.profile_networks, rated=2 * config.profile_depth // 3, seed=config.seed,
+    )  # fmt: skip
+    parts = {
+        "born dead": dead,
+        "gradients": gradients,
+        "large rate": functools.partial(kicked, config, *images),
+        "learned slopes": functools.partial(slopes.measure, data, slope_setup),
+    }
+    networks = {
+        f"{depth} layers, {', '.join(names)}": functools.partial(train_depth, config, depth, names, *images)
+        for depth in config.depths for names in programs(config)
     }  # fmt: skip
+    found: dict[str, Results] = progress.side_by_side(networks | parts, "part")
+    results = {name: array for part in parts for name, array in found[part].items()}
+    return results | gathered(config, [found[network] for network in networks])
 
 
-def trained(config: Config, data: gf.data.ImageDataset) -> Results:
-    """Train every activation at every depth and rate.
+def programs(config: Config) -> list[tuple[str, ...]]:
+    """Return the activations that each program trains: those without parameters, and PReLU.
 
     Args:
         config: settings.
-        data: images.
+    """
+    fixed = tuple(name for name in config.trained if name != "prelu")
+    return [fixed, *([("prelu",)] if "prelu" in config.trained else [])]
+
+
+def train_depth(
+    config: Config, depth: int, names: tuple[str, ...], train: training.Images, test: training.Images
+) -> Results:
+    """Train activations at every rate.
+
+    Args:
+        config: settings.
+        depth: hidden layers.
+        names: activations.
+        train: training images.
+        test: test images.
+
+    Returns:
+        What `activations_training.train` returns, hidden layers summed up by their mean.
+    """
+    key, rates = jax.random.key(config.seed), jnp.asarray(config.rates, jnp.float32)
+    setup = training.Setup(
+        depth, config.width, batch=64, steps=config.steps, every=config.steps // RECORDS, clip=1.0
+    )  # fmt: skip
+    keys = jnp.broadcast_to(key, rates.shape)
+    found = training.train(keys, rates, key, train, test, names=names, setup=setup)
+    return {name: _by_record(np.asarray(value)) for name, value in found.items()}
+
+
+def gathered(config: Config, found: list[Results]) -> Results:
+    """Put together what the programs of all depths trained.
+
+    Args:
+        config: settings.
+        found: from `train_depth`, every program at every depth.
 
     Returns:
         `train_steps` (records,), `train_depths`, `train_names` (activations,), and `train_NAME` (depths, activations,
-        rates, records, ...) for each NAME that `activations_training.train` returns, hidden layers summed up by their
-        mean.
+        rates, records) for each NAME that `train_depth` returns.
     """
-    train, test = (training.images(data, split) for split in (data.train, data.test))
-    key, every = jax.random.key(config.seed), config.steps // RECORDS
-    rates = jnp.asarray(config.rates, jnp.float32)
-    programs = [tuple(name for name in config.trained if name != "prelu")]
-    programs += [(name,) for name in config.trained if name == "prelu"]
-    rows = []
-    for depth in track(config.depths, "training", "{} layers".format):
-        setup = training.Setup(depth, config.width, batch=64, steps=config.steps, every=every, clip=1.0)
-        keys = jnp.broadcast_to(key, rates.shape)
-        parts = [training.train(keys, rates, key, train, test, names=names, setup=setup) for names in programs]
-        both: dict[str, Any] = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-        rows.append({name: _by_record(value) for name, value in both.items()})
+    each = len(programs(config))
+    rows = [found[start : start + each] for start in range(0, len(found), each)]
     return {
-        "train_steps": np.arange(RECORDS + 1) * every,
+        "train_steps": np.arange(RECORDS + 1) * (config.steps // RECORDS),
         "train_depths": np.array(config.depths),
-        "train_names": np.array([name for names in programs for name in names]),
-        **{f"train_{name}": np.stack([row[name] for row in rows]) for name in rows[0]},
-    }
+        "train_names": np.array([name for names in programs(config) for name in names]),
+        **{f"train_{name}": np.stack([np.concatenate([part[name] for part in row]) for row in rows])
+           for name in found[0]},
+    }  # fmt: skip
 
 
 def _by_record(value: np.ndarray) -> np.ndarray:
     return value.mean(-1) if value.ndim == 4 else value
 
 
-def kicked(config: Config, data: gf.data.ImageDataset) -> Results:
+def kicked(config: Config, train: training.Images, test: training.Images) -> Results:
     """Give living ReLU and leaky ReLU networks of the same weights a rate that is far too large for a while.
 
     Args:
         config: settings.
-        data: images.
+        train: training images.
+        test: test images.
 
     Returns:
         `kick_accuracy`, `kick_spread` and `kick_finite` (2, networks, records), `kick_dead` and `kick_gradient` (2,
         networks, records, depth), ReLU first; `kick_steps` (records,).
     """
-    train, test = (training.images(data, split) for split in (data.train, data.test))
     key, networks, every = jax.random.key(config.seed), 4, config.steps // RECORDS
     setup = training.Setup(
         depth=8, width=config.width, batch=64, steps=config.steps, every=every, clip=1.0,
@@ -254,10 +290,10 @@ def _gradients(results: Results) -> list[Claim]:
     ]
     measured, networks = results["profile_measured"][0], results["profile_measured"].shape[-1]
     for k, name in enumerate(NAMES):
-        theory, deviation, offset = (results[f"profile_{part}"][0, k] for part in ("rate", "deviation", "offset"))
-        band = ERRORS * deviation / np.sqrt(networks) + abs(offset)
+        theory, deviation, offset = results["profile_rate"][0], results["profile_deviation"], results["profile_offset"]
+        band = ERRORS * deviation[k] / np.sqrt(networks) + abs(offset[k])
         found.append(
-            check.close(f"{name}: ln chi_1 a layer", MEAN_FIELD, theory, measured[k].mean(), absolute=float(band))
+            check.close(f"{name}: ln chi_1 a layer", MEAN_FIELD, theory[k], measured[k].mean(), absolute=float(band))
         )
     return found
 

@@ -58,33 +58,55 @@ def closed_forms() -> dict[str, tuple[float, float]]:
     }
 
 
-def theory(names: Sequence[str], gains: Sequence[float], depth: int, width: int, rated: int) -> Results:
-    """Predict gradients, and how far single networks stray.
+def theory(names: Sequence[str], gains: Sequence[float], depth: int, rated: int) -> Results:
+    """Predict gradients at infinite width.
 
     Args:
         names: activations.
-        gains: standard deviations sigma_w to compare, one for each activation.
+        gains: standard deviations sigma_w, one for each activation.
         depth: hidden layers.
-        width: units of each.
         rated: layers whose rate is fitted, from the first.
 
     Returns:
         `theory` (activations, depth), rms of dL/dz relative to the last layer; `rate` (activations,), the mean of ln
-        chi over the first `rated` layers; `deviation`, the standard deviation of that in one network, and `offset`, the
-        shift of its mean that the width makes.
+        chi over the first `rated` layers.
     """
-    profiles, rates, deviations, offsets = [], [], [], []
+    profiles, rates = [], []
     for name, gain in zip(names, gains, strict=True):
-        options = {"weight_variance": gain**2, "bias_variance": 0.0}
+        q, slopes = 1.0, []
+        for _ in range(depth - 1):
+            moments = gf.activations.get(name).moments(q)
+            q = gain**2 * float(moments.square)
+            slopes.append(float(moments.slope_square))
+        log_chi = np.log(gain**2 * np.array(slopes))
+        profiles.append(np.exp(np.append(np.cumsum(log_chi[::-1])[::-1], 0.0) / 2))
+        rates.append(log_chi[: rated - 1].mean())
+    return {"theory": np.array(profiles), "rate": np.array(rates)}
+
+
+def spread(names: Sequence[str], gains: Sequence[float], width: int, rated: int) -> Results:
+    """Predict how far the rates of networks of finite width stray.
+
+    Args:
+        names: activations.
+        gains: standard deviations sigma_w that keep a variance of 1, one for each activation.
+        width: units of each layer.
+        rated: layers whose rate is fitted, from the first.
+
+    Returns:
+        `deviation` (activations,), the standard deviation of the mean of ln chi in one network, and `offset`, the shift
+        of its mean that the width makes.
+    """
+    deviations, offsets = [], []
+    for name, gain in zip(names, gains, strict=True):
         # What comes in front of a first layer of the same sigma_w, so that its pre-activations have variance 1.
-        profile = gf.theory.network_profile(name, depth, 1 / gain**2, **options)
-        law = gf.theory.width_profile(name, [width] * (rated - 1), 1 / gain**2, **options)
-        profiles.append(profile.backward_rms / profile.backward_rms[-1])
-        rates.append(np.log(profile.backward_rates[: rated - 1]).mean())
+        law = gf.theory.width_profile(
+            name, [width] * (rated - 1), 1 / gain**2, weight_variance=gain**2, bias_variance=0.0
+        )  # fmt: skip
+        infinite = math.log(gain**2 * gf.activations.get(name).moments().slope_square)
         deviations.append(math.sqrt(law.jacobian_variance[-1]) / (rated - 1))
-        offsets.append(law.jacobian_mean[-1] / (rated - 1) - rates[-1])
-    columns = map(np.array, (profiles, rates, deviations, offsets))
-    return dict(zip(("theory", "rate", "deviation", "offset"), columns, strict=True))
+        offsets.append(law.jacobian_mean[-1] / (rated - 1) - infinite)
+    return {"deviation": np.array(deviations), "offset": np.array(offsets)}
 
 
 def measure(
@@ -104,9 +126,10 @@ def measure(
     Returns:
         `profile_gradient`, rms of dL/dz, and `profile_signal`, rms of z, (2, activations, networks, depth): with weight
         variance gain^2, then 1; `profile_measured` (2, activations, networks), mean of ln chi over the first layers;
-        what `theory` returns with "profile_" before its names, stacked over the two; `closed_square`, `closed_slope`,
-        `quadrature_square`, `quadrature_slope` (activations,), E[phi^2] and E[phi'^2], NaN where there is no closed
-        form; `profile_gain`; `variance_slope` (activations,), V'(1) of the variance map at gain^2.
+        what `theory` returns with "profile_" before its names, stacked over the two, and what `spread` returns, for the
+        first; `closed_square`, `closed_slope`, `quadrature_square`, `quadrature_slope` (activations,), E[phi^2] and
+        E[phi'^2], NaN where there is no closed form; `profile_gain`; `variance_slope` (activations,), V'(1) of the
+        variance map at gain^2.
     """
     batch = training.images(data, data.train, IMAGES)
     keys = jax.random.split(jax.random.key(seed), networks)
@@ -115,7 +138,7 @@ def measure(
     schemes = np.array([gains, np.ones(len(names))])
     drawn = draw(keys, jnp.asarray(schemes, jnp.float32), batch, names=tuple(names), depth=depth, width=width)
     gradient, signal = (np.asarray(value, np.float64) for value in drawn)
-    predicted = [theory(names, scheme, depth, width, rated) for scheme in schemes]
+    predicted = [theory(names, scheme, depth, rated) for scheme in schemes]
     closed = np.array([closed_forms().get(name, (np.nan, np.nan)) for name in names])
     return {
         "profile_gradient": gradient,
@@ -128,6 +151,7 @@ def measure(
         "quadrature_slope": np.array([float(moment.slope_square) for moment in moments]),
         "variance_slope": np.array([variance_slope(name, gain) for name, gain in zip(names, gains, strict=True)]),
         **{f"profile_{key}": np.stack([part[key] for part in predicted]) for key in predicted[0]},
+        **{f"profile_{key}": value for key, value in spread(names, gains, width, rated).items()},
     }
 
 

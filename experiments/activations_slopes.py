@@ -11,7 +11,6 @@ import optax
 from jaxtyping import Array, Float
 
 import gradflow as gf
-from experiments.progress import track
 from experiments.runner import Results
 
 RECORDS = 8  # moments at which slopes are recorded, after the start
@@ -100,7 +99,7 @@ def measure(data: gf.data.ImageDataset, setup: Setup) -> Results:
         return gf.training.init(model, optimizer, key, test[:2])
 
     records, accuracies = [], []
-    for network in track(range(setup.networks), "slopes", lambda number: f"network {number + 1}"):
+    for network in range(setup.networks):
         state = start(jax.random.fold_in(jax.random.key(setup.seed), network))
         rows = [_summary(state.params)]
         for _ in range(RECORDS):

@@ -1,13 +1,17 @@
-"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere; and calls that go on at the same time."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+
+AT_ONCE = 2  # compiling keeps one core busy, and lets go of Python's lock
 
 
 def track(items: Sequence[Item], what: str, label: Callable[[Item], str] = str) -> Iterator[Item]:
@@ -52,3 +56,27 @@ def _with_lines(items: Sequence[Item], what: str, label: Callable[[Item], str]) 
         yield item
         seconds = time.perf_counter() - started
         print(f"{what} {number}/{len(items)}: {label(item)} ({seconds:.1f} s)", flush=True)
+
+
+def side_by_side(
+    calls: Mapping[Key, Callable[[], Item]], what: str, label: Callable[[Key], str] = str
+) -> dict[Key, Item]:
+    """Make calls two at a time, and show how far they have come.
+
+    Args:
+        calls: what to call, by a key; no call waits for another.
+        what: name of the whole, e.g. "training".
+        label: key to the words shown.
+
+    Returns:
+        What they returned, by the same keys.
+
+    Raises:
+        BaseException: the first that a call raised, in the order of `calls`; those not begun are left out.
+    """
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        futures = {key: pool.submit(call) for key, call in calls.items()}
+        return {key: futures[key].result() for key in track(list(calls), what, label)}
+    finally:
+        pool.shutdown(cancel_futures=True)

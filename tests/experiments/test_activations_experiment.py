@@ -82,7 +82,7 @@ def good() -> dict[str, np.ndarray]:
         "closed_slope": np.ones(9), "quadrature_slope": np.ones(9),
         "profile_measured": np.tile(np.linspace(-1, 1, len(names))[None, :, None], (2, 1, 4)),
         "profile_rate": np.tile(np.linspace(-1, 1, len(names)), (2, 1)),
-        "profile_deviation": np.full((2, 9), 0.05), "profile_offset": np.zeros((2, 9)),
+        "profile_deviation": np.full(9, 0.05), "profile_offset": np.zeros(9),
         "train_steps": np.array([0, 500, 1000]), "train_depths": np.array([5, 30]),
         "train_names": np.array(names), "train_accuracy": accuracy, "train_finite": np.full(accuracy.shape, True),
         "kick_accuracy": kick, "kick_dead": dead, "slope_mean": slopes,
