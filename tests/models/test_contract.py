@@ -115,7 +115,7 @@ def test_gradient_is_the_limit_of_differences(name):
         check_grads(loss, (params,), order=1, modes=["rev"], eps=1e-6, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["mlp batch", "resnet", "lstm"])
+@every_model
 def test_variables_survive_a_checkpoint(name, tmp_path):
     checkpoint = pytest.importorskip("orbax.checkpoint")
     _, _, variables, _ = initialized(name)
@@ -159,6 +159,8 @@ def test_bad_inputs_are_named_before_anything_runs(name):
         (lambda: recurrent(hidden=0), "at least 1"),
         (lambda: recurrent(cell="gru", chrono_steps=10), "cell 'lstm'"),
         (lambda: recurrent(recurrent_initializer="orthogonl"), "did you mean 'orthogonal'"),
+        (lambda: mlp(initializer="critical"), r"it sets kernel and bias together: .*bias=point.bias"),
+        (lambda: mlp(initializer="lsuv"), "it looks at data"),
     ],
 )
 @without_type_checker()
