@@ -90,7 +90,7 @@ def run_all(options: Options) -> int:
         0 if all finish with every claim held, else 1.
     """
     heads = catalogue.heads()
-    jobs = options.jobs or everything.default_jobs()
+    jobs = options.jobs or everything.default_jobs(options.preset)
     order = everything.Order(options.preset, options.seed, options.out, jobs, options.again)
     outcomes = everything.run_all(heads, order, say=lambda line: print(line, flush=True))
     unfinished = {outcome.name: outcome.words(order) for outcome in outcomes if not outcome.finished}

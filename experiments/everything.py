@@ -178,8 +178,18 @@ def _processes() -> Iterator[Callable[[list[str], Path], int]]:
                 process.kill()
 
 
-def default_jobs() -> int:
-    """How many experiments to run at once: one for each two cores, for each keeps about two busy; one on a GPU."""
+def default_jobs(preset: str) -> int:
+    """How many experiments to run at once.
+
+    One for each two cores, for each keeps about two busy; of smoke runs, which compile far longer than they compute,
+    one for each core; on a GPU one.
+
+    Args:
+        preset: of every experiment.
+    """
     import jax
 
-    return max(1, (os.cpu_count() or 1) // 2) if jax.default_backend() == "cpu" else 1
+    if jax.default_backend() != "cpu":
+        return 1
+    cores = os.cpu_count() or 1
+    return cores if preset == "smoke" else max(1, cores // 2)

@@ -153,3 +153,17 @@ def test_settings_that_cannot_be_run_are_refused():
     for changes, words in (({"depth": 5}, "depth"), ({"rates": (1.0,)}, "rates"), ({"steps": 7}, "multiple")):
         with pytest.raises(ValueError, match=words):
             dataclasses.replace(TINY, **changes)
+
+
+def test_two_rates_are_no_sweep_and_three_are(results):
+    def claimed(found):
+        return [claim.holds for claim in batchnorm.claims(found) if "largest rate" in claim.claim]
+
+    assert claimed(results) == []
+    rates = np.array([0.01, batchnorm.LANDSCAPE_RATE, 1.0])
+    names = ("landscape_accuracy", "loss_range", "gradient_change", "wobble")
+    three = {"rates": rates, **{name: np.repeat(results[name][:, :1], 3, 1) for name in names}}
+    accuracy = three["landscape_accuracy"] * 0
+    accuracy[0, 0] = accuracy[1] = 0.9
+    assert claimed(results | three | {"landscape_accuracy": accuracy}) == [True]
+    assert claimed(results | three | {"landscape_accuracy": accuracy[::-1]}) == [False]

@@ -207,3 +207,12 @@ def test_a_run_records_the_order_of_its_figures(results):
     config = json.loads((results / "toy" / "smoke" / storage.CONFIG_FILE).read_text())
     assert config["figures"] == ["overview", "close_up"]
     assert len(config["source"]) == 64
+
+
+@pytest.mark.parametrize(("preset", "jobs"), [("smoke", 6), ("laptop", 3), ("paper", 3)])
+def test_smoke_runs_get_a_core_each_and_others_two(monkeypatch, preset, jobs):
+    monkeypatch.setattr(everything.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr("jax.default_backend", lambda: "cpu")
+    assert everything.default_jobs(preset) == jobs
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert everything.default_jobs(preset) == 1
