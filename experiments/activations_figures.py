@@ -48,7 +48,8 @@ def born_dead(results: Results) -> Figure:
     axes.set_ylabel("share of networks born dead")
     axes.set_ylim(0, 1.02)
     axes.set_title("Deep narrow ReLU networks are born dead (bands: bounds of Lu et al. 2019)")
-    axes.legend(loc="center right")
+    axes.set_ylim(0, 1.18)
+    axes.legend(loc="upper center", ncols=4)
     return figure
 
 

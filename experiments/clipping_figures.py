@@ -29,6 +29,7 @@ JUMP = 0.5  # in the plane of w and b
 AFTERWARDS = 40  # steps drawn after the longest one
 ABOVE = 0.005  # the surface, so that lines are seen
 LEVELS = (0.001, 0.01, 0.03, 0.05, 0.07, 0.08, 0.085, 0.1, 0.15, 0.2, 0.3, 0.4, 0.45)
+LABELLED = (0.01, 0.08, 0.4)  # those away from the cliff, where there is room
 PATHS = ("plain descent", f"clipped at {surface.LIMIT:g}")
 
 
@@ -105,8 +106,8 @@ def _from_above(axes: Axes, results: Results) -> None:
         weights, biases, np.maximum(gradient, 1e-3).T, norm=limits, cmap="Greys", rasterized=True, shading="nearest"
     )
     axes.figure.colorbar(mesh, ax=axes, label="norm of the gradient")
-    lines = axes.contour(weights, biases, errors.T, levels=LEVELS, colors=plots.COLORS[3], linewidths=0.8)
-    axes.clabel(lines, LEVELS[1::2], fontsize=7)
+    lines = axes.contour(weights, biases, errors.T, levels=LEVELS, colors="#555555", linewidths=0.7)
+    axes.clabel(lines, LABELLED, fontsize=7)
     axes.set_xlim(*surface.WEIGHTS)
     axes.set_ylim(*surface.BIASES)
     axes.set_xlabel("weight w")
@@ -127,6 +128,9 @@ def _in_space(axes: Any, results: Results, paths: list[tuple[np.ndarray, np.ndar
     axes.set_xlabel("weight w")
     axes.set_ylabel("bias b")
     axes.set_zlabel("error")
+    axes.set_xticks(np.arange(*surface.WEIGHTS) + 1)
+    axes.set_yticks(np.arange(*surface.BIASES))
+    axes.set_zticks([0.0, 0.2, 0.4])
     axes.set_title("(a) the surface")
 
 

@@ -85,7 +85,7 @@ def _updated(file: Path, name: str, level: str, sections: Mapping[str, str], hea
     before, _, rest = text.partition(begin)
     old, _, after = rest.partition(end)
     kept = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in f"\n{old}".split(f"\n{level}")[1:]}
-    bodies = kept | sections
+    bodies = kept | dict(sections)
     content = "\n\n".join(f"{level}{head.name}\n\n{bodies[head.name]}" for head in heads if head.name in bodies)
     return f"{before}{begin}\n{content}\n{end}{after}"
 

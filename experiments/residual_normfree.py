@@ -268,7 +268,7 @@ def measure(data: Images, *, depth: int, steps: int, seed: int) -> Results:
     with jax.debug_nans(False):  # a stream that doubles in every block may overflow; that it does is the result
         for layers, kinds in track(list(forms(depth).items()), "norm-free", lambda item: ", ".join(item[1])):
             stacked = jax.tree.map(lambda *leaves: jnp.asarray(leaves, jnp.float32), *kinds.values())
-            options = {"layers": layers, "depth": depth, "seed": seed}
+            options: dict[str, Any] = {"layers": layers, "depth": depth, "seed": seed}
             begun = jax.jit(jax.vmap(functools.partial(beginning, data=data, **options)))(stacked)
             trained = jax.jit(jax.vmap(functools.partial(train, data=data, steps=steps, **options)))
             losses.append(np.asarray(trained(stacked)) if steps else np.zeros((len(kinds), 0)))
