@@ -107,9 +107,11 @@ def _along_kernel(x: Array, kernel_dot: Array, strides: tuple[int, ...], padding
     def gradient(cotangent: Array) -> Array:
         return _correlate(turned, cotangent, unit, tuple(used), dilation=strides)
 
-    shape = (*y.shape[1:-1], y.shape[0], y.shape[-1])
-    transposed = jax.linear_transpose(gradient, jax.ShapeDtypeStruct(shape, y.dtype))
-    (moved,) = transposed(jax.numpy.moveaxis(kernel_dot, -2, 0))
+    transposed = jax.linear_transpose(gradient, jax.numpy.moveaxis(y, 0, -2))
+    # Inside shard_map a kernel that all devices share meets examples that they do not: a factor of 1 that varies over
+    # devices as y does gives its tangent their type. XLA leaves it out.
+    one = 1 + y[:0].sum()
+    (moved,) = transposed(jax.numpy.moveaxis(one * kernel_dot, -2, 0))
     return jax.numpy.moveaxis(moved, -2, 0)
 
 
