@@ -141,7 +141,8 @@ def measure(
     Args:
         data: images.
         depth: convolutions of the trained networks.
-        deepest: convolutions of the network that is measured only; its inputs are scaled by `input_scale`.
+        deepest: convolutions of the network that is measured only; every position of its inputs has the mean square
+            that `input_scale` gives.
         channels: of each.
         pooled: as `patches` takes it.
         steps: training steps; 0 to leave training out.
@@ -156,7 +157,9 @@ def measure(
     """
     x = patches(np.asarray(data.normalize(data.train.images)), pooled)
     y = jnp.asarray(data.train.labels)
-    scaled = x * jnp.float32(input_scale(deepest))
+    # Every position by itself: one below q* would have its gradient grow until its signal has reached it.
+    sizes = jnp.sqrt(jnp.mean(x**2, -1, keepdims=True))
+    scaled = x / jnp.maximum(sizes, 1e-6) * jnp.float32(input_scale(deepest))
     profiles = [
         profile(scaled, y, kernel, deepest, channels, seed)
         for kernel in track(KERNELS, "instrumented", lambda kernel: f"{deepest} layers, {kernel}")

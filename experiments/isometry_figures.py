@@ -139,17 +139,13 @@ def cnn(results: Results) -> Figure:
     figure.suptitle(f"Plain CNNs, {results['cnn_depth']} and {deepest} layers", x=0.01, ha="left", fontsize=12)
     layers = np.arange(1, deepest + 1)
     left.loglog(layers, results["cnn_theory"][0], color=GREY, linewidth=4, label="theory")
-    theory, spread = results["cnn_theory"][1], np.exp(2 * results["cnn_spread"])
-    middle.loglog(layers, theory, color=GREY, linewidth=4, label="theory")
-    middle.fill_between(
-        layers, theory / spread, theory * spread, color=GREY, alpha=0.4, linewidth=0, label="± 2 deviations"
-    )
+    middle.semilogy(layers, results["cnn_theory"][1], color=GREY, linewidth=4, label="theory")
     for name, forward, backward, style in zip(
         results["cnn_kernels"], results["cnn_forward"], results["cnn_backward"], STYLES, strict=False
     ):
         line = {"color": style["color"], "linestyle": style["linestyle"], "linewidth": 1.2}
         left.loglog(layers, forward, label=NAMES[str(name)], **line)
-        middle.loglog(layers, backward / backward[-1], label=NAMES[str(name)], **line)
+        middle.semilogy(layers, backward / backward[-1], label=NAMES[str(name)], **line)
     for axes, label, title in (
         (left, "rms of the pre-activation", "(a) signal before training"),
         (middle, "gradient over that of the last", "(b) gradient before training"),
@@ -157,9 +153,23 @@ def cnn(results: Results) -> Figure:
         axes.set_xlabel("layer")
         axes.set_ylabel(label)
         axes.set_title(title)
-        axes.legend()
+    left.legend(loc="lower left")
+    _near_one(middle, results)
     _cnn_loss(right, results)
     return figure
+
+
+def _near_one(axes: Axes, results: Results) -> None:
+    """Inset: the gradient over delta-orthogonal kernels alone, with the band that a finite width leaves it."""
+    inset = axes.inset_axes((0.14, 0.52, 0.66, 0.3))
+    backward, theory, spread = results["cnn_backward"][0], results["cnn_theory"][1], np.exp(2 * results["cnn_spread"])
+    layers = np.arange(1, len(backward) + 1)
+    inset.fill_between(layers, theory / spread, theory * spread, color=GREY, alpha=0.5, linewidth=0)
+    inset.plot(layers, backward / backward[-1], color=ORTHOGONAL["color"], linewidth=1)
+    inset.set_ylim(bottom=0)
+    inset.tick_params(labelsize=7)
+    inset.set_xticks([1, len(layers)])
+    inset.set_title("delta-orthogonal; grey: theory ± 2 deviations", fontsize=7)
 
 
 def _cnn_loss(axes: Axes, results: Results) -> None:

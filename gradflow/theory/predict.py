@@ -84,7 +84,7 @@ class Prediction:
         return _table(self)
 
 
-def predict(model: Any, params: Any, *args: Any) -> Prediction:
+def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
     """Predict forward and backward rms of every layer by mean-field theory, and measure them.
 
     The model, or its loss, is traced, whatever framework it is written in. From the measured input of the first
@@ -114,7 +114,7 @@ def predict(model: Any, params: Any, *args: Any) -> Prediction:
         side) and 10 %.
 
     Raises:
-        TypeError: for a model that is neither a function nor has one as its `apply`.
+        TypeError: for a flow, or a model that is neither a function nor has one as its `apply`.
         FlowError: as `value_grad_and_flow`.
 
     Examples:
@@ -154,6 +154,12 @@ def predict(model: Any, params: Any, *args: Any) -> Prediction:
 
 def _loss_of(model: Any) -> Callable[..., Any]:
     """The model as a function to a scalar."""
+    if isinstance(model, Flow):
+        raise TypeError(
+            "expected a model, got its flow, which holds what was measured at the layers but not what lies between "
+            "them (activations, skip connections, normalization). Fix: gf.theory.predict(model, params, batch), which "
+            "measures the flow itself and returns it as `.flow`"
+        )
     apply = getattr(model, "apply", model)
     if not callable(apply):
         raise TypeError(

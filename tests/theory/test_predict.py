@@ -184,6 +184,8 @@ def test_model_instead_of_a_loss() -> None:
         assert (len(prediction.layers), prediction.outside, prediction.parting) == (layers, {}, ())
     with pytest.raises(TypeError, match="got a dict"):
         theory.predict({}, {}, x)
+    with pytest.raises(TypeError, match="not what lies between them"):
+        theory.predict(prediction.flow)
 
 
 class Attention(nn.Module):
