@@ -46,7 +46,6 @@ def born_dead(results: Results) -> Figure:
         axes.plot(layers, share, label=f"width {width}", markevery=4, **style)
     axes.set_xlabel("layers, output included")
     axes.set_ylabel("share of networks born dead")
-    axes.set_ylim(0, 1.02)
     axes.set_title("Deep narrow ReLU networks are born dead (bands: bounds of Lu et al. 2019)")
     axes.set_ylim(0, 1.18)
     axes.legend(loc="upper center", ncols=4)
