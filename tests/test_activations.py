@@ -256,6 +256,16 @@ def test_tailored_slope_says_when_there_is_none(depth, similarity):
         activations.tailored_leaky_relu(depth, similarity)
 
 
+def test_other_names_and_families():
+    assert activations.get("swish") is activations.get("silu")
+    assert set(activations.ALIASES.values()) <= set(NAMES)
+    assert activations.get("tailored_leaky_relu", depth=50).name == "tailored_leaky_relu(50)"
+    with pytest.raises(TypeError, match="solved for a depth"):
+        activations.get("tailored_leaky_relu")
+    with pytest.raises(TypeError, match=r"options \['depth'\] belong to tailored_leaky_relu"):
+        activations.get("relu", depth=50)
+
+
 @without_type_checker()
 def test_errors_name_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'sigmoid'"):

@@ -267,6 +267,19 @@ def test_impossible_options_are_named():
         initializers.fans((3, 4), groups=0)
 
 
+@pytest.mark.parametrize("alias", sorted(initializers.ALIASES))
+def test_other_names_draw_the_same(alias):
+    scheme = initializers.get(initializers.ALIASES[alias])
+    np.testing.assert_array_equal(initializers.get(alias)(KEY, (4, 6)), scheme(KEY, (4, 6)))
+
+
+def test_what_is_no_initializer_by_itself_says_what_to_do():
+    with pytest.raises(ValueError, match=r"initializer=point\.kernel, bias=point\.bias"):
+        initializers.get("critical")
+    with pytest.raises(ValueError, match=r"gradflow.lsuv\(fn, params, batch\)"):
+        initializers.get("lsuv")
+
+
 @without_type_checker()
 def test_get_passes_functions_and_rejects_the_rest():
     init = jax.nn.initializers.ones

@@ -12,6 +12,7 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
+from gradflow.models import CNN, MLP, Recurrent
 from gradflow.unit_variance import lsuv
 
 KEY = jax.random.key(0)
@@ -112,6 +113,23 @@ def test_every_layer_gets_unit_variance(model):
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), params, new)
     vectors = jax.tree.map(lambda a: a.ndim == 1, params)
     assert all(c != v for c, v in zip(jax.tree.leaves(changed), jax.tree.leaves(vectors), strict=True))
+
+
+@pytest.mark.parametrize(
+    "model, batch",
+    [
+        (MLP(depth=4, width=16, outputs=3, activation="tanh", scan=True), X),
+        (CNN(depth=4, channels=6, outputs=3, initializer="he_normal", scan=True), IMAGES),
+        (Recurrent(hidden=6, outputs=3), jax.random.normal(KEY, (8, 5, 4))),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, nn.Module) else "",
+)
+def test_models_of_this_package_with_layers_in_loops(model, batch):
+    params = jax.jit(model.init)(KEY, batch)
+    _, report = lsuv(model.apply, params, batch, max_iterations=30)
+    for layer in report:
+        np.testing.assert_allclose(layer.variance_after, 1, atol=0.1)
+        assert not layer.left
 
 
 def test_names_and_factors_are_those_of_a_plain_loop():

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import gradflow as gf
-from gradflow.models import MLP, Recurrent, ResNet
+from gradflow.models import CNN, MLP, Recurrent, ResNet
 
 FLAT, IMAGES, SEQUENCES = (4, 7), (2, 8, 8, 3), (3, 5, 2)
 
@@ -39,6 +40,16 @@ CASES = {
             "Block_2/Conv_shortcut": (),
             "Dense_head": (),
         },
+    ),
+    "cnn scan": (
+        CNN(depth=4, channels=4, outputs=2, scan=True),
+        IMAGES,
+        {"Conv_0": (), "Hidden/Conv": (3,), "Dense_head": ()},
+    ),
+    "linen cell": (
+        Recurrent(cell=nn.SimpleCell, hidden=4, outputs=2, unroll=1),
+        SEQUENCES,
+        {"Layer_0/SimpleCell/i": (5,), "Layer_0/SimpleCell/h": (5,), "Dense_head": ()},
     ),
     "lstm": (
         Recurrent(cell="lstm", hidden=4, outputs=2, layers=2, unroll=1),

@@ -27,6 +27,23 @@ def test_parameters_are_as_many_as_in_the_paper(depth, count, residual):
     assert parameters(ResNet(depth=depth, residual=residual)) == count
 
 
+@pytest.mark.slow
+def test_parameters_of_the_deepest_network_are_as_many_as_in_the_paper():
+    assert parameters(ResNet(depth=1202)) == 19_421_274
+
+
+@pytest.mark.parametrize("depth", [11, 29])
+def test_parameters_of_bottleneck_networks(depth):
+    """He et al. 2016b, counted block by block: 1x1, 3x3, 1x1, and batch normalization before each."""
+    expected, channels = 27 * 16, 16
+    for stage in (16, 32, 64):
+        for _ in range((depth - 2) // 9):
+            expected += channels * stage + 9 * stage * stage + 4 * stage * stage + 2 * (channels + stage + stage)
+            channels = 4 * stage
+    expected += 2 * channels + 10 * channels + 10
+    assert parameters(ResNet(depth=depth, version=2, bottleneck=True)) == expected
+
+
 def test_parameters_of_the_variants():
     """Counted by hand: what each variant has over ResNet-20."""
     assert parameters(ResNet(shortcut="B")) == 269_722 + (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
