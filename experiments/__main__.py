@@ -1,8 +1,8 @@
 """List the experiments, or run them all.
 
-python -m experiments                        name, paper, figure, minutes and last verdict of each
-python -m experiments --all                  run all that is not done yet, and write results/index.html
-python -m experiments.NAME                   run one
+python -m experiments          name, paper, figure, minutes and last verdict
+python -m experiments --all    run what is not done yet; write results/index.html
+python -m experiments.NAME     run one
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from experiments import catalogue, commandline, everything, page, storage
 from experiments.runner import BAD_USAGE, FAILS, HOLDS, INTERRUPTED, raise_interrupt
 
 PROG = "python -m experiments"
+TABLE_WIDTH = 120  # columns of a terminal that five columns of words need
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,21 +101,27 @@ def run_all(options: Options) -> int:
 
 
 def show(out: Path) -> None:
-    """Print the table of experiments.
+    """Print the table of experiments; where it would not fit, a paragraph each.
 
     Args:
         out: folder of all results, for the verdicts.
     """
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table()
-    for column in ("name", "paper", "figure", "minutes", "last verdict"):
-        table.add_column(column, overflow="fold")
+    console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH, highlight=False)
+    table = Table("name", "paper", "figure", "minutes", "last verdict")
     for head in catalogue.heads():
-        table.add_row(head.name, head.paper, head.figure, head.minutes, storage.verdict(out / head.name))
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
+        verdict = storage.verdict(out / head.name)
+        if console.width >= TABLE_WIDTH:
+            table.add_row(head.name, head.paper, head.figure, head.minutes, verdict)
+            continue
+        console.print(Text.assemble((head.name, "bold"), f": {head.minutes} min, {verdict}"))
+        console.print(Padding(Text(f"{head.paper}\n{head.figure}"), (0, 0, 0, 4)))
+    if table.row_count:
+        console.print(table)
     console.print(f"run one: {PROG}.NAME [--preset smoke|laptop|paper]; all: {PROG} --all", markup=False)
 
 

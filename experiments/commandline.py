@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -105,7 +106,7 @@ def read(prog: str, description: str, default: Settings, arguments: Sequence[str
                 form or type(default),
                 default=default,
                 prog=prog,
-                description=description,
+                description=_apart(description),
                 args=list(arguments),
                 config=(tyro.conf.OmitArgPrefixes,),
             )
@@ -113,6 +114,11 @@ def read(prog: str, description: str, default: Settings, arguments: Sequence[str
         if stop.code == 0:
             raise
         raise UsageError(_first_line(message.getvalue())) from None
+
+
+def _apart(description: str) -> str:
+    """Put a blank line before each line that is a field or in columns: tyro joins lines that follow one another."""
+    return re.sub(r"(?<!\n)\n(?=[A-Z]\w+: |\S.* {2,}\S)", "\n\n", description)
 
 
 def _field_names(settings: Any) -> list[str]:

@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,33 +87,48 @@ def _summary(head: Head, run: Mapping[str, Any] | None, unfinished: Mapping[str,
 
 def _section(head: Head, run: Mapping[str, Any] | None, preset: str, unfinished: Mapping[str, str]) -> str:
     words, kind = _verdict(run)
+    begin = f'<section id="{head.name}"' + (' class="run">' if run else ">")
     parts = [
-        f'<section id="{head.name}"><h2>{head.name}</h2><p class="title">{html.escape(head.title)}</p>',
-        f"<p><b>Paper:</b> {html.escape(head.paper)}<br><b>Figure:</b> {html.escape(head.figure)}<br>"
-        f"<b>Expected:</b> {html.escape(head.expected)}</p>",
+        f'{begin}<h2>{head.name}</h2><p class="title">{_prose(head.title)}</p>',
+        f"<p><b>Paper:</b> {_prose(head.paper)}<br><b>Figure:</b> {_prose(head.figure)}<br>"
+        f"<b>Expected:</b> {_prose(head.expected)}</p>",
     ]
     if head.name in unfinished:
         parts.append(f'<p class="notice">{html.escape(unfinished[head.name])}</p>')
     if run is not None:
-        options = f"--preset {preset} --seed {run['config'].get('seed', 0)}"
+        options = f"<span>--preset {preset}</span> <span>--seed {run['config'].get('seed', 0)}</span>"
         parts.append(f"<pre>python -m experiments.{head.name} {options}</pre>")
         parts.extend(_figure(image, head) for image in run["images"])
-        parts.append(f'<p class="{kind}">{html.escape(words)}</p>')
+        parts.append(f'<p class="verdict {kind}">{html.escape(words)}</p>')
         parts.append(_claims(run["claims"]))
         parts.append(_settings(run))
     return "\n".join([*parts, "</section>"])
 
 
+def _prose(text: str) -> str:
+    """Write a text of a head, in which code stands between backticks."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
 def _figure(image: Path, head: Head) -> str:
+    """Write a figure; a hidden check box, which needs no script, switches between the page's width and its own."""
+    from PIL import Image
+
     content = base64.b64encode(image.read_bytes()).decode("ascii")
-    name = image.stem.removeprefix("figure_").replace("_", " ")
-    text = html.escape(f"{head.name}: {name}")
-    return f'<figure><img src="data:image/png;base64,{content}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+    with Image.open(image) as picture:
+        (width, height), title = picture.size, picture.info.get("Title")
+    text = f"{head.name}: {image.stem.removeprefix('figure_').replace('_', ' ')}"
+    words = html.escape(f"{text}. {title}" if title else text)
+    return (
+        '<figure><label><input type="checkbox" aria-label="full size">'
+        f'<img src="data:image/png;base64,{content}" alt="{words}" width="{width}" height="{height}"'
+        f' style="--pixels: {width}px"></label><figcaption>{html.escape(text)}</figcaption></figure>'
+    )
 
 
 def _claims(records: Sequence[Mapping[str, Any]]) -> str:
     columns = ("claim", "source", "expected", "measured", "tolerance")
-    head = "".join(f"<th>{name}</th>" for name in (*columns, "holds"))
+    head = "".join(f"<th>{name}</th>" for name in (*columns, "verdict"))
     rows = []
     for record in records:
         cells = "".join(f'<td data-name="{name}">{html.escape(number(record[name]))}</td>' for name in columns)

@@ -79,15 +79,16 @@ def write_data(file: Path, results: Mapping[str, np.ndarray]) -> None:
 
 
 def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
-    """Write each figure as figure_NAME.png and figure_NAME.pdf, without dates or versions in them.
+    """Write each figure as figure_NAME.png and figure_NAME.pdf, with its title and no dates or versions in them.
 
     Args:
         folder: where to.
         figures: name to figure.
     """
     for name, figure in figures.items():
-        figure.savefig(folder / f"figure_{name}.png", dpi=160, metadata={"Software": None})
-        undated = {"Creator": None, "Producer": None, "CreationDate": None}
+        title = " ".join(figure.get_suptitle().split()) or name
+        figure.savefig(folder / f"figure_{name}.png", dpi=160, metadata={"Software": None, "Title": title})
+        undated = {"Creator": None, "Producer": None, "CreationDate": None, "Title": title}
         figure.savefig(folder / f"figure_{name}.pdf", metadata=undated)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import html.parser
 import json
 import re
@@ -19,11 +20,12 @@ from matplotlib.figure import Figure
 
 from experiments import claims as checks
 from experiments import commandline, everything, page, storage
+from experiments.__main__ import main as list_main
 from experiments.catalogue import Head
 from experiments.runner import Experiment, execute
 
 HEADS = [
-    Head("toy", "A toy & its claims.", "Nobody 2000", "Fig. 1", "1", "a <mean> of 0", False),
+    Head("toy", "A toy & its claims.", "Nobody 2000", "Fig. 1 of `toy`", "1", "a <mean> of 0", False),
     Head("timed", "A timing.", "none", "none", "1", "a time", True),
     Head("absent", "Never run.", "none", "none", "1", "nothing", False),
 ]
@@ -51,6 +53,7 @@ def figures(results):
     pair = Figure(), Figure()
     for figure in pair:
         figure.subplots().plot(results["x"])
+    pair[0].suptitle("x < 3\n& growing")
     return {"overview": pair[0], "close_up": pair[1]}
 
 
@@ -69,7 +72,7 @@ def results(tmp_path):
 class Reader(html.parser.HTMLParser):
     """Collects tags, and complains of any left open or closed twice."""
 
-    VOID = frozenset(("meta", "link", "img", "br"))
+    VOID = frozenset(("meta", "link", "img", "br", "input"))
 
     def __init__(self):
         super().__init__()
@@ -93,7 +96,12 @@ def test_the_page_shows_every_figure_and_claim_and_needs_no_other_file(results):
     reader.feed(text)
     assert not reader.open
     assert len(reader.images) == 4
-    assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in reader.images)
+    assert all(image["src"].startswith("data:image/png;base64,") for image in reader.images)
+    assert all(image["width"] == "1024" and image["height"] == "768" for image in reader.images)  # 6.4 x 4.8 in
+    assert [image["alt"] for image in reader.images[:2]] == [
+        "toy: overview. x < 3 & growing",
+        "toy: close up. close_up",
+    ]
     assert reader.tags.count("section") == 3
     assert not re.search(r"(src|href)=\"(?!data:|#)", text)
     for words in (
@@ -102,29 +110,62 @@ def test_the_page_shows_every_figure_and_claim_and_needs_no_other_file(results):
         "A toy &amp; its claims.",
         "does not hold",
         "absent: did not finish",
-        "python -m experiments.toy --preset smoke --seed 0",
+        "python -m experiments.toy <span>--preset smoke</span> <span>--seed 0</span>",
+        "Fig. 1 of <code>toy</code>",
         "[0.1, 0.2]",
     ):
         assert words in text
     assert [file.name for file in results.glob(".index*")] == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no browser installed")
-@pytest.mark.parametrize("width", [360, 1200])
-def test_a_browser_shows_every_image_without_errors_or_sideways_scrolling(results, tmp_path, width):
-    written = page.write(results, "smoke", HEADS, {})
-    probe = (
-        "<script>addEventListener('load', () => { document.title = 'images ' + [...document.images]"
-        ".filter(i => i.complete && i.naturalWidth > 0).length + ' sideways ' + "
-        "(document.documentElement.scrollWidth > innerWidth) })</script></body>"
-    )
-    probed = tmp_path / "probed.html"
-    probed.write_text(written.read_text().replace("</body>", probe))
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
-    command += ["--enable-logging=stderr", f"--window-size={width},900", f"--user-data-dir={tmp_path / 'profile'}"]
-    run = subprocess.run([*command, f"file://{probed}"], capture_output=True, text=True, timeout=120, check=True)
-    assert "<title>images 4 sideways false</title>" in run.stdout
+PROBE = """<!DOCTYPE html><iframe style="width: WIDTHpx; height: 900px; border: 0" srcdoc="PAGE"></iframe><script>
+addEventListener('load', () => {
+  const page = document.querySelector('iframe').contentDocument, images = [...page.images];
+  const sideways = () => page.documentElement.scrollWidth > page.documentElement.clientWidth;
+  const texts = [...page.body.querySelectorAll('*')].filter(e => [...e.childNodes].some(n => n.data?.trim()));
+  const found = {
+    shown: images.filter(i => i.complete && i.naturalWidth > 0).length,
+    inside: images.filter(i => i.getBoundingClientRect().right <= page.documentElement.clientWidth).length,
+    sideways: sideways(),
+    smallest: Math.min(...texts.map(e => parseFloat(page.defaultView.getComputedStyle(e).fontSize))),
+  };
+  images[0].click();
+  document.title = JSON.stringify({...found, enlarged: images[0].clientWidth, sideways_then: sideways()});
+})</script>"""
+
+
+def browse(page_file, profile, *options):
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += ["--enable-logging=stderr", f"--user-data-dir={profile}", *options, f"file://{page_file}"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in run.stderr
+    return run.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser installed")
+@pytest.mark.parametrize("width", [360, 390, 1200])
+def test_a_browser_shows_every_image_without_errors_or_sideways_scrolling(results, tmp_path, width):
+    """The page is looked at in a frame: a browser's own window does not get as narrow as a phone's."""
+    written = page.write(results, "smoke", HEADS, {})
+    probe = tmp_path / "probe.html"
+    probe.write_text(PROBE.replace("WIDTH", str(width)).replace("PAGE", html.escape(written.read_text())))
+    shown = browse(probe, tmp_path / "profile", "--dump-dom", "--window-size=1300,900")
+    found = json.loads(html.unescape(re.search("<title>(.*?)</title>", shown)[1]))
+    assert found["smallest"] >= 12
+    del found["smallest"]
+    still = {"shown": 4, "inside": 4, "sideways": False, "sideways_then": False}
+    assert found == {**still, "enlarged": 768}  # a click gives 1024 pixels of 160 an inch three quarters of a CSS pixel
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser installed")
+def test_in_print_what_was_run_begins_a_page_and_what_was_not_shares_one(results, tmp_path):
+    heads = [*HEADS, *(dataclasses.replace(HEADS[2], name=f"absent_{i}") for i in range(3))]
+    written = page.write(results, "smoke", heads, {})
+    browse(written, tmp_path / "profile", f"--print-to-pdf={tmp_path / 'page.pdf'}")
+    printed = (tmp_path / "page.pdf").read_bytes()
+    summary, runs, not_run = 1, 2 * 2, 1  # two figures, claims and settings take two pages; what was not run shares one
+    assert len(re.findall(rb"/Type /Page\b", printed)) == summary + runs + not_run
 
 
 def order(out, **changes):
@@ -216,3 +257,25 @@ def test_smoke_runs_get_a_core_each_and_others_two(monkeypatch, preset, jobs):
     assert everything.default_jobs(preset) == jobs
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     assert everything.default_jobs(preset) == 1
+
+
+@pytest.mark.parametrize("columns", [60, 80, 150])
+def test_the_list_fits_the_terminal_and_breaks_no_word(results, capsys, monkeypatch, columns):
+    heads = [dataclasses.replace(HEADS[0], name="a_name_of_some_length", figure="Fig. 1 " * 20), HEADS[2]]
+    monkeypatch.setattr("experiments.catalogue.heads", lambda: heads)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    (results / "toy").rename(results / "a_name_of_some_length")
+    assert list_main(["--out", str(results)]) == 0
+    lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= columns
+    for words in ("a_name_of_some_length", "1 of 2 claims hold (smoke)", "not run", "Nobody 2000"):
+        assert any(words in line for line in lines)
+
+
+def test_help_keeps_the_fields_of_a_head_on_lines_of_their_own(capsys):
+    head = "Title.\n\nPaper:    A 2010\nFigure: 3, and\n          4\npython -m x    runs\npython -m x.y  runs y\n"
+    with pytest.raises(SystemExit):
+        commandline.read("x", head, Config(), ["--help"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert {"Paper:    A 2010", "Figure: 3, and", "python -m x    runs", "python -m x.y  runs y"} <= set(lines)
