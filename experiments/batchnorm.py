@@ -275,7 +275,7 @@ def figures(results: Results) -> dict[str, Figure]:
     return batchnorm_figures.draw(results)
 
 
-EXPERIMENT = Experiment("batchnorm", __doc__ or "", PRESETS, run, claims, figures)
+EXPERIMENT = Experiment("batchnorm", __doc__ or "", PRESETS, run, claims, figures, smoke_computes=True)
 
 if __name__ == "__main__":
     sys.exit(main(EXPERIMENT))

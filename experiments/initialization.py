@@ -63,6 +63,8 @@ class Config:
     """Their units."""
     steps: int = 800
     """Training steps."""
+    test_images: int = 10_000
+    """Test images that accuracy is measured on, at most."""
     rate: float = 0.003
     """Learning rate, with momentum .9."""
     hanin_depths: tuple[int, ...] = (10, 20, 40)
@@ -98,7 +100,7 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(depths=(30,), steps=100, hanin_depths=(10,), hanin_networks=1000),
+    "smoke": Config(depths=(30,), steps=20, test_images=200, hanin_depths=(10,), hanin_networks=1000),
     "laptop": Config(),
     "paper": Config(data="mnist", steps=20_000, hanin_networks=10_000, table=("mnist", "cifar10")),
 }
@@ -119,7 +121,8 @@ def run(config: Config) -> Results:
     results = initialization_glorot.measure(
         data, depth=config.glorot_depth, width=config.glorot_width, seed=config.seed
     )
-    train, test = (initialization_glorot.images(data, split) for split in (data.train, data.test))
+    train = initialization_glorot.images(data, data.train)
+    test = initialization_glorot.images(data, data.test, config.test_images)
     results |= initialization_depth.measure(
         train, test, depths=config.depths, width=config.width, steps=config.steps, rate=config.rate, seed=config.seed
     )
@@ -323,7 +326,7 @@ def figures(results: Results) -> dict[str, Figure]:
     return initialization_figures.draw(results)
 
 
-EXPERIMENT = Experiment("initialization", __doc__ or "", PRESETS, run, claims, figures)
+EXPERIMENT = Experiment("initialization", __doc__ or "", PRESETS, run, claims, figures, smoke_computes=True)
 
 if __name__ == "__main__":
     sys.exit(main(EXPERIMENT))

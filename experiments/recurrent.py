@@ -335,7 +335,7 @@ def figures(results: Results) -> dict[str, Figure]:
     return recurrent_figures.draw(results)
 
 
-EXPERIMENT = Experiment("recurrent", __doc__ or "", PRESETS, run, claims, figures)
+EXPERIMENT = Experiment("recurrent", __doc__ or "", PRESETS, run, claims, figures, smoke_computes=True)
 
 if __name__ == "__main__":
     sys.exit(main(EXPERIMENT))

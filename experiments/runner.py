@@ -50,6 +50,7 @@ class Experiment:
         claims: results to checked claims.
         figures: results to figures by name.
         files: results to further text files by file name, e.g. a table in Markdown.
+        smoke_computes: whether its smoke run, too, computes longer than it compiles, and wants XLA's optimizations.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Experiment:
     claims: Callable[[Results], list[Claim]]
     figures: Callable[[Results], Mapping[str, Figure]]
     files: Callable[[Results], Mapping[str, str]] | None = None
+    smoke_computes: bool = False
 
     def __post_init__(self) -> None:
         """Check the presets."""
@@ -125,7 +127,7 @@ def _unfinished(experiment: Experiment, command: commandline.Command[Any]) -> Pa
 
 def _executed(experiment: Experiment, command: commandline.Command[Any]) -> tuple[list[Claim], Path]:
     started = time.perf_counter()
-    with _optimizations(command.preset != "smoke"):
+    with _optimizations(command.preset != "smoke" or experiment.smoke_computes):
         results = experiment.run(command.config)
     claims = experiment.claims(results)
     figures = experiment.figures(results)
@@ -150,7 +152,7 @@ def _executed(experiment: Experiment, command: commandline.Command[Any]) -> tupl
 
 @contextlib.contextmanager
 def _optimizations(wanted: bool) -> Iterator[None]:
-    """Compile with most of XLA's optimizations or without: a smoke run compiles far longer than it computes."""
+    """Compile with most of XLA's optimizations or without: most smoke runs compile far longer than they compute."""
     earlier: Any = jax.config.read("jax_disable_most_optimizations")
     chosen = earlier or not wanted
     with contextlib.ExitStack() as undo:

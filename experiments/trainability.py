@@ -374,7 +374,7 @@ def figures(results: Results) -> dict[str, Figure]:
     return trainability_figures.draw(results)
 
 
-EXPERIMENT = Experiment("trainability", __doc__ or "", PRESETS, run, claims, figures)
+EXPERIMENT = Experiment("trainability", __doc__ or "", PRESETS, run, claims, figures, smoke_computes=True)
 
 if __name__ == "__main__":
     sys.exit(main(EXPERIMENT))
