@@ -7,14 +7,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import residual_cifar, residual_paths
-from experiments.residual_shattering import NETWORKS
+from experiments.residual_shattering import KINDS, NETWORKS, PUBLISHED
 from experiments.runner import Results
 from gradflow import plots
 
 GREY = "#BBBBBB"
 TALLEST = 10.0  # loss; that of a stream that doubles in every block begins far above
+FAINTEST = 0.01  # correlation; the means over networks have a standard error of .016
 SMOOTHED = 10  # steps
-PLAIN, RESIDUAL, THIRD = plots.line_styles()[:3]
+PLAIN, RESIDUAL = plots.line_styles()[:2]
 BOTH = {"plain": PLAIN, "residual": RESIDUAL}
 
 
@@ -41,8 +42,11 @@ def _row(title: str) -> tuple[Figure, np.ndarray]:
 
 
 def depth(results: Results) -> Figure:
-    """He et al.'s Figs 6 and 7, and Veit et al.'s Fig. 3."""
-    figure, (left, middle, right) = _row("Depth, with and without skip connections")
+    """He et al.'s Figs 6 and 7, the gradient before training, and Veit et al.'s Fig. 3."""
+    figure = Figure(figsize=(9.0, 6.6), layout="constrained")
+    (left, profile), (middle, right) = figure.subplots(2, 2)
+    figure.suptitle("Depth, with and without skip connections", x=0.01, ha="left", fontsize=12)
+    _profile(profile, results)
     for index, (name, style) in enumerate(BOTH.items()):
         left.plot(results["depths"], 100 * results["training_error"][:, index], label=name, **style)
     left.set_xlabel("blocks")
@@ -56,10 +60,23 @@ def depth(results: Results) -> Figure:
         middle.semilogy(np.arange(1, deepest + 1), responses, label=name, markevery=6, **style)
     middle.set_xlabel("block")
     middle.set_ylabel("deviation of what a branch adds")
-    middle.set_title(f"(b) responses, {deepest} blocks")
+    middle.set_title(f"(c) responses, {deepest} blocks")
     middle.legend()
     _deletion(right, results)
     return figure
+
+
+def _profile(axes: Axes, results: Results) -> None:
+    typical = np.exp(np.log(results["profile"].astype(np.float64)).mean(1))
+    blocks = np.arange(1, typical.shape[1] + 1)
+    for theory in results["profile_theory"]:
+        axes.semilogy(blocks, theory, color=GREY, linewidth=4)
+    for (name, style), values in zip(BOTH.items(), typical, strict=True):
+        axes.semilogy(blocks, values, label=name, markevery=6, **style)
+    axes.set_xlabel("block")
+    axes.set_ylabel("rms over that at the last block")
+    axes.set_title("(b) gradient before training; grey: theory")
+    axes.legend()
 
 
 def _deletion(axes: Axes, results: Results) -> None:
@@ -75,7 +92,7 @@ def _deletion(axes: Axes, results: Results) -> None:
     axes.set_ylim(0, 1)
     axes.set_xlabel("place of the deleted block, first (0) to last (1)")
     axes.set_ylabel("test accuracy")
-    axes.set_title("(c) one block deleted; thin: none")
+    axes.set_title("(d) one block deleted; thin: none")
     axes.legend(loc="center right")
 
 
@@ -112,29 +129,47 @@ def shattering(results: Results) -> Figure:
     figure = Figure(figsize=(10.5, 6.4), layout="constrained")
     grid = figure.subplots(2, 3)
     figure.suptitle("Gradients at neighbouring inputs, at initialization", x=0.01, ha="left", fontsize=12)
-    for axes, letter, name, gradient in zip(grid[0], "abc", NETWORKS, results["shatter_gradient"], strict=True):
+    for axes, letter, name, gradient in zip(grid[0], "abc", PUBLISHED, results["shatter_gradient"], strict=False):
         axes.plot(results["shatter_x"], gradient, color="black", linewidth=0.9)
         axes.set_xlabel("input")
         axes.set_ylabel("gradient of the output")
-        axes.set_title(f"({letter}) {name}")
+        axes.set_title(f"({letter}) {_short(name)}")
     left, middle, right = grid[1]
-    for name, values, style in zip(NETWORKS, results["shatter_autocorrelation"], (PLAIN, RESIDUAL, THIRD), strict=True):
-        left.plot(values, label=name, **style)
-    left.set_xlabel("distance, points")
-    left.set_ylabel("autocorrelation of gradients")
-    left.set_title("(d) along the line")
-    left.legend()
-    for (name, style), theory, values in zip(
-        BOTH.items(), results["shatter_theory"], results["shatter_correlation"], strict=True
-    ):
-        middle.semilogy(results["shatter_depths"], theory, color=GREY, linewidth=4)
-        middle.semilogy(results["shatter_depths"], values, label=name, **style)
-    middle.set_xlabel("blocks")
-    middle.set_ylabel("correlation of two gradients")
-    middle.set_title("(e) inputs of correlation 1/2; grey: theory")
-    middle.legend()
-    right.set_axis_off()
+    _over_distance(left, middle, results)
+    _over_depth(right, results)
     return figure
+
+
+def _short(name: str) -> str:
+    return name.replace("batch norm", "BN").replace("blocks, branch", "blocks, x")
+
+
+def _over_distance(normalized: Axes, bare: Axes, results: Results) -> None:
+    for theory in results["shatter_autocorrelation_theory"]:
+        bare.plot(theory, color=GREY, linewidth=4)
+    for name, values, style in zip(NETWORKS, results["shatter_autocorrelation"], plots.line_styles(), strict=False):
+        (normalized if "batch norm" in name else bare).plot(values, label=_short(name), **style)
+    normalized.set_title("(d) along the line, normalized")
+    bare.set_title("(e) not normalized; grey: theory")
+    for axes in (normalized, bare):
+        axes.set(xlabel="distance, points", ylabel="autocorrelation of gradients", ylim=(-0.1, 1.5))
+        axes.set_yticks(np.linspace(0, 1, 6))
+        axes.legend(loc="upper right")
+
+
+def _over_depth(axes: Axes, results: Results) -> None:
+    depths = results["shatter_depths"]
+    for theory in results["shatter_theory"]:
+        axes.loglog(depths, theory, color=GREY, linewidth=4)
+    for (name, values), style in zip(
+        zip(KINDS, results["shatter_correlation"], strict=True), plots.line_styles(), strict=False
+    ):
+        axes.loglog(depths, np.where(values > FAINTEST, values, np.nan), label=_short(name), **style)
+    axes.set(xlabel="blocks", ylabel="correlation of two gradients", ylim=(FAINTEST, 1.1))
+    axes.set_xticks(depths, [str(depth) for depth in depths])
+    axes.minorticks_off()
+    axes.set_title("(f) over depth; grey: theory")
+    axes.legend(loc="lower left")
 
 
 def normfree(results: Results) -> Figure:

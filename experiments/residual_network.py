@@ -6,6 +6,7 @@ compared run as one program. Batch statistics are used in evaluation too, over a
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -79,19 +80,22 @@ def init(key: PRNGKeyArray, blocks: int, width: int, inputs: int, outputs: int =
     Returns:
         `stem`, `blocks` (stacked) and `head`.
     """
-    stem, hidden, head = jax.random.split(key, 3)
+    shapes = {"stem": (inputs, width), "blocks": (blocks, width, width), "head": (width, outputs)}
+    deviations = {"stem": (1 / inputs) ** 0.5, "blocks": (2 / width) ** 0.5, "head": (1 / width) ** 0.5}
+    # All in one draw: to compile three would take longer than the network itself.
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    parts = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+    kernels = {
+        name: part.reshape(shape) * deviations[name] for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
     return {
-        "stem": {"kernel": jax.random.normal(stem, (inputs, width)) / np.sqrt(inputs).astype(np.float32)},
+        "stem": {"kernel": kernels["stem"]},
         "blocks": {
-            "kernel": jax.random.normal(hidden, (blocks, width, width)) * np.sqrt(2 / width).astype(np.float32),
+            "kernel": kernels["blocks"],
             "scale": jnp.ones((blocks, width)),
             "offset": jnp.zeros((blocks, width)),
         },
-        "head": {
-            "kernel": jax.random.normal(head, (width, outputs)) / np.sqrt(width).astype(np.float32),
-            "scale": jnp.ones(width),
-            "offset": jnp.zeros(width),
-        },
+        "head": {"kernel": kernels["head"], "scale": jnp.ones(width), "offset": jnp.zeros(width)},
     }
 
 
@@ -133,6 +137,7 @@ def forward(
     keep = jnp.ones(len(blocks["scale"])) if keep is None else keep
 
     def block(x: Array, layer: tuple[dict[str, Array], Array]) -> tuple[Array, Array]:
+        x = gf.tap("stream", x)
         added = branch(x, layer[0], kind)
         there = kind.skip * x + added
         return jnp.where(layer[1] > 0, there, x), added.std()
@@ -171,12 +176,12 @@ def train(
     """
     optimizer = optax.sgd(rate, momentum=0.9)
 
-    def step(state: tuple[Params, optax.OptState], number: Array) -> tuple[tuple[Params, optax.OptState], Array]:
+    def step(state: tuple[Params, optax.OptState], chosen: Array) -> tuple[tuple[Params, optax.OptState], Array]:
         params, memory = state
-        chosen = jax.random.randint(jax.random.fold_in(key, number), (batch,), 0, len(data.y))
         value, grads = jax.value_and_grad(loss)(params, Images(data.x[chosen], data.y[chosen]), kind)
         updates, memory = optimizer.update(grads, memory, params)
         return (optax.apply_updates(params, updates), memory), value
 
-    (params, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(steps))
+    order = jax.random.randint(key, (steps, batch), 0, len(data.y))
+    (params, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), order)
     return params, losses.reshape(RECORDS, -1).mean(1)

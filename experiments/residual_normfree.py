@@ -19,7 +19,6 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
-from experiments.progress import track
 from experiments.residual_network import Images
 from experiments.runner import Results
 
@@ -87,21 +86,20 @@ def init(key: PRNGKeyArray, form: Form, *, layers: int, depth: int, inputs: int,
         and before the product of each layer.
     """
     blocks = depth // layers
-    keys = jax.random.split(key, 3)
-
-    def he(key: PRNGKeyArray, *shape: int) -> Array:
-        return jax.random.normal(key, shape) * math.sqrt(2 / shape[-2])
-
+    shapes = ((inputs, WIDTH), (blocks, layers, WIDTH, WIDTH), (WIDTH, outputs))
+    sizes = [math.prod(shape) for shape in shapes]
+    drawn = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])  # one draw is quicker to compile
+    he = [part.reshape(shape) * math.sqrt(2 / shape[-2]) for part, shape in zip(drawn, shapes, strict=True)]
     scale = jnp.asarray(form.kernels, jnp.float32)[:, None, None]
     return {
-        "stem": {"kernel": he(keys[0], inputs, WIDTH), "bias": jnp.zeros(WIDTH)},
+        "stem": {"kernel": he[0], "bias": jnp.zeros(WIDTH)},
         "blocks": {
-            "kernel": scale * he(keys[1], blocks, layers, WIDTH, WIDTH),
+            "kernel": scale * he[1],
             "bias": jnp.zeros((blocks, layers, WIDTH)),
             "factor": jnp.full(blocks, form.factor, jnp.float32),
             "shift": jnp.zeros((blocks, 2, layers)),
         },
-        "output": {"kernel": form.output * he(keys[2], WIDTH, outputs), "bias": jnp.zeros(outputs)},
+        "output": {"kernel": form.output * he[2], "bias": jnp.zeros(outputs)},
     }
 
 
@@ -250,34 +248,45 @@ def doubling_band(blocks: int) -> float:
     return (3 * math.sqrt(variance / blocks) + variance / 2) / math.log(2)
 
 
-def measure(data: Images, *, depth: int, steps: int, seed: int) -> Results:
-    """Measure all five networks at initialization, and train them.
+def measure(data: Images, layers: int, *, depth: int, steps: int, seed: int) -> Results:
+    """Measure the networks with branches of one length at initialization, and train them, as one program.
 
     Args:
         data: training images.
-        depth: layers of all branches together, even.
+        layers: of a branch, 1 or 2.
+        depth: of all branches together, even.
         steps: training steps; 0 to leave training out.
         seed: of everything.
 
     Returns:
-        `normfree_names` (5,), `normfree_jacobian` (5, width, width); `normfree_loss` (5, steps), empty without
-        training; `normfree_signal_NAME` and `normfree_gradient_NAME` (blocks,) of each network, from `beginning`.
+        `normfree_jacobian_NAME` (width, width), `normfree_loss_NAME` (steps,), empty without training;
+        `normfree_signal_NAME` and `normfree_gradient_NAME` (blocks,) of each network, from `beginning`.
     """
-    results: Results = {"normfree_depth": np.array(depth)}
-    names, losses, jacobians = [], [], []
+    kinds = forms(depth)[layers]
+    stacked = jax.tree.map(lambda *leaves: jnp.asarray(leaves, jnp.float32), *kinds.values())
+    options: dict[str, Any] = {"layers": layers, "depth": depth, "seed": seed}
     with jax.debug_nans(False):  # a stream that doubles in every block may overflow; that it does is the result
-        for layers, kinds in track(list(forms(depth).items()), "norm-free", lambda item: ", ".join(item[1])):
-            stacked = jax.tree.map(lambda *leaves: jnp.asarray(leaves, jnp.float32), *kinds.values())
-            options: dict[str, Any] = {"layers": layers, "depth": depth, "seed": seed}
-            begun = jax.jit(jax.vmap(functools.partial(beginning, data=data, **options)))(stacked)
-            trained = jax.jit(jax.vmap(functools.partial(train, data=data, steps=steps, **options)))
-            losses.append(np.asarray(trained(stacked)) if steps else np.zeros((len(kinds), 0)))
-            jacobians.append(np.asarray(begun["jacobian"]))
-            for index, name in enumerate(kinds):
-                results |= {f"normfree_{key}_{name}": np.asarray(begun[key][index]) for key in ("signal", "gradient")}
-            names += list(kinds)
-    joined = {"loss": losses, "jacobian": jacobians}
-    return results | {
-        "normfree_names": np.array(names),
-        **{f"normfree_{key}": np.concatenate(parts) for key, parts in joined.items()},
+        found = dict(jax.jit(jax.vmap(functools.partial(beginning, data=data, **options)))(stacked))
+        trained = jax.jit(jax.vmap(functools.partial(train, data=data, steps=steps, **options)))
+        found["loss"] = trained(stacked) if steps else jnp.zeros((len(kinds), 0))
+    return {
+        f"normfree_{key}_{name}": np.asarray(rows[index])
+        for index, name in enumerate(kinds)
+        for key, rows in found.items()
     }
+
+
+def together(found: Results, depth: int) -> Results:
+    """Stack what claims and figures go through network by network.
+
+    Args:
+        found: from `measure`, of branches of both lengths.
+        depth: layers of all branches together.
+
+    Returns:
+        `normfree_depth` (); `normfree_names` (5,); `normfree_jacobian` (5, width, width); `normfree_loss` (5, steps).
+    """
+    names = [name for kinds in forms(depth).values() for name in kinds]
+    stacked = {f"normfree_{key}": np.stack([found[f"normfree_{key}_{name}"] for name in names])
+               for key in ("jacobian", "loss")}  # fmt: skip
+    return {"normfree_depth": np.array(depth), "normfree_names": np.array(names), **stacked}

@@ -105,13 +105,9 @@ def draw_paths(key: PRNGKeyArray, blocks: int, lengths: np.ndarray, count: int) 
         lengths: branches that a path takes.
         count: paths of each length.
     """
-    keys = jax.random.split(key, (len(lengths), count))
-
-    def path(key: Array, length: Array) -> Array:
-        return jax.random.permutation(key, blocks) < length
-
-    over_lengths = jax.vmap(jax.vmap(path, in_axes=(0, None)))
-    return over_lengths(keys, jnp.asarray(lengths)).reshape(-1, blocks)
+    drawn = jax.random.uniform(key, (len(lengths), count, blocks))
+    places = jnp.argsort(jnp.argsort(drawn, -1), -1)
+    return (places < jnp.asarray(lengths)[:, None, None]).reshape(-1, blocks)
 
 
 def binomial(blocks: int) -> Float[np.ndarray, " lengths"]:

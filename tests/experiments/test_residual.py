@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import residual, residual_normfree, residual_paths, residual_shattering
+from experiments import residual, residual_normfree, residual_paths, residual_profile, residual_shattering
 from experiments import residual_network as network
 from experiments.residual_network import Images
 
 TINY = dataclasses.replace(
     residual.PRESETS["smoke"], depths=(2, 4), width=8, steps=20, paths=3, shatter_depths=(1, 3), shatter_width=16,
-    shatter_networks=4, normfree_depth=4, normfree_steps=20,
+    shatter_networks=4, shatter_lines=4, normfree_depth=4, normfree_steps=20,
 )  # fmt: skip
 FORMS = {
     "plain": network.form(skip=False, normalized=True),
@@ -121,6 +121,77 @@ def test_predicted_correlations_tend_to_those_of_independent_masks(monkeypatch):
     assert residual_shattering.predicted_correlation(1, skip=True)[0] == pytest.approx(0.75)
 
 
+def test_relu_map_is_the_correlation_map_of_the_library():
+    c = np.linspace(-1, 1, 9)
+    expected = gf.theory.correlation_map("relu", 1.0, c, weight_variance=2.0, bias_variance=0.0)
+    np.testing.assert_allclose(residual_shattering.relu_map(c), expected, atol=1e-9)
+
+
+def test_normalization_and_skips_make_correlations_fall_as_a_power_of_depth():
+    """A power that rises from 1/2 to (1/2) / (1 - 1/pi), while without normalization it falls ever faster."""
+    theory = {
+        on: residual_shattering.predicted_correlation(320, skip=True, normalized=on)[[19, 39, 79, 159, 319]]
+        for on in (False, True)
+    }
+    powers = np.log2(theory[True][:-1] / theory[True][1:])
+    assert (np.diff([0.5, *powers, 0.5 / (1 - 1 / np.pi)]) > 0).all()
+    assert theory[False][2] / theory[True][2] < 0.1
+
+
+def test_autocorrelation_of_one_block_of_a_wide_network_is_that_of_the_process():
+    """One block is v relu(w x + b): its slope is a sum of steps with Cauchy-distributed places, drawn in NumPy."""
+    rng, x = np.random.default_rng(0), np.linspace(-2, 2, residual_shattering.POINTS)
+    w, b, v = rng.normal(size=(3, 400, 1, 300))
+    gradients = (v * w * (w * x[:, None] + b > 0)).sum(-1)
+    theory = residual_shattering.predicted_autocorrelation(1, 10, skip=False)
+    np.testing.assert_allclose(residual_shattering.autocorrelation(gradients, 10), theory, atol=0.02)
+
+
+@pytest.mark.parametrize("name", residual_shattering.KINDS)
+def test_correlation_over_depth_is_that_of_gradients_of_two_examples_one_after_the_other(name):
+    kind, depths, key = residual_shattering.KINDS[name], (1, 3), jax.random.key(5)
+    options = {"depths": depths, "width": 16, "batch": 5}
+    found = residual_shattering.gradient_correlation(key, jax.tree.map(lambda x: x[None], kind), **options)[0]
+    params_key, input_key = jax.random.split(key)
+    params = network.init(params_key, 3, 16, 16, 1)
+    x = jax.random.normal(input_key, (5, 16))
+    x = x.at[1].set(0.5 * x[0] + np.sqrt(0.75).astype(np.float32) * x[1])
+
+    def output(x, row, depth):
+        for index in range(depth):
+            layer = {part: leaf[index] for part, leaf in params["blocks"].items()}
+            x = kind.skip * x + network.branch(x, layer, kind)
+        return (x @ params["head"]["kernel"])[row, 0]
+
+    for depth, cosine in zip(depths, found, strict=True):
+        a, b = (np.asarray(jax.grad(output)(x, row, depth))[row] for row in (0, 1))
+        assert cosine == pytest.approx(a @ b / np.sqrt((a @ a) * (b @ b)), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["plain", "residual"])
+def test_gradients_over_blocks_are_those_of_networks_that_begin_there(toy, name):
+    batch, _ = toy
+    kind, key = FORMS[name], jax.random.key(6)
+    found = residual_profile.gradients(key, kind, batch, blocks=4, width=6)
+    params = network.init(key, 4, 6, 7)
+    stream, rms = batch.x @ params["stem"]["kernel"], []
+    for index in range(4):
+        rest = params | {
+            "stem": {"kernel": jnp.eye(6)}, "blocks": jax.tree.map(lambda leaf, i=index: leaf[i:], params["blocks"]),
+        }  # fmt: skip
+        gradient = jax.grad(lambda x, rest=rest: network.loss(rest, Images(x, batch.y), kind))(stream)
+        rms.append(float(jnp.sqrt(jnp.mean(gradient**2))))
+        layer = {part: leaf[index] for part, leaf in params["blocks"].items()}
+        stream = kind.skip * stream + network.branch(stream, layer, kind)
+    np.testing.assert_allclose(found, np.array(rms) / rms[-1], rtol=1e-3)
+
+
+def test_predicted_gradients_explode_at_the_rate_of_batch_normalization():
+    plain = residual_profile.predicted(20, 1.0, skip=False)
+    np.testing.assert_allclose(residual_profile.rates(plain[None]), gf.theory.batchnorm_rate("relu", 64))
+    assert residual_profile.predicted(2, 1.0, skip=True).tolist() == pytest.approx([np.sqrt(2), 1])
+
+
 def test_masked_depth_is_the_shallower_network():
     key, kind = jax.random.key(3), network.form(skip=True, normalized=False)
     params = network.init(key, 4, 6, 6, 1)
@@ -218,9 +289,14 @@ def test_results_and_figures_are_whole(results):
     assert results["loss"].shape == (2, 2, network.RECORDS)
     assert results["deleted_4"].shape == (2, 4)
     assert results["path_exact"].shape == (5,)
+    assert results["profile"].shape == (2, residual_profile.NETWORKS, 4)
+    assert results["shatter_correlation"].shape == results["shatter_theory"].shape == (4, 2)
+    assert results["shatter_autocorrelation"].shape == (6, residual_shattering.LAGS)
     assert results["normfree_loss"].shape == (5, 20)
     assert results["normfree_signal_Fixup"].shape == (2,)
-    assert set(residual.figures(results)) == {"depth", "paths", "shattering", "normfree"}
+    figures = residual.figures(results)
+    assert set(figures) == {"depth", "paths", "shattering", "normfree"}
+    assert all(axes.get_lines() for name in ("depth", "shattering") for axes in figures[name].axes)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +305,9 @@ def test_results_and_figures_are_whole(results):
         ("training_error", lambda x: x[:, ::-1] * 0 + np.array([[0.0, 0.0], [0.0, 0.5]]), "residual: training error"),
         ("path_error", lambda x: x + 1, "against backpropagation"),
         ("shatter_correlation", lambda x: x + 0.2, "largest error of theory"),
+        ("shatter_autocorrelation", lambda x: x * 0, "Gaussian"),
+        ("profile", lambda x: x * 0 + 1, "plain, at initialization"),
+        ("profile", lambda x: x[::-1], "residual, at initialization"),
         ("normfree_jacobian", lambda x: x + 1e-6, "Jacobian"),
         ("normfree_gradient_residual", lambda x: x * 0 + 1, "squared gradient's growth"),
         ("normfree_signal_residual", lambda x: x * 0 + 1, "squared signal's growth"),
@@ -241,7 +320,7 @@ def test_results_and_figures_are_whole(results):
 )
 def test_claims_fail_on_results_that_are_false(results, name, change, words):
     claims = residual.claims(results | {name: change(results[name])})
-    assert not all(claim.holds for claim in claims if words in claim.claim)
+    assert not all(claim.holds for claim in claims if words in claim.claim + claim.source)
 
 
 def test_settings_that_cannot_be_run_are_refused():
@@ -252,3 +331,13 @@ def test_settings_that_cannot_be_run_are_refused():
     ):
         with pytest.raises(ValueError, match=words):
             dataclasses.replace(TINY, **changes)
+
+
+def test_power_of_depth_is_claimed_of_deep_networks_only_and_can_fail(results):
+    depths = np.array([5, 20])
+    for power, holds in ((0.5, True), (1.1, False)):
+        correlation = np.tile(0.5 * (depths / 5.0) ** -power, (4, 1))
+        deep = results | {"shatter_depths": depths, "shatter_correlation": correlation, "shatter_theory": correlation}
+        (claim,) = [claim for claim in residual_shattering.claims(deep) if "L^-p" in claim.claim]
+        assert claim.holds is holds
+    assert not [claim for claim in residual_shattering.claims(results) if "L^-p" in claim.claim]
