@@ -165,10 +165,13 @@ def _over_depth(axes: Axes, results: Results) -> None:
         zip(KINDS, results["shatter_correlation"], strict=True), plots.line_styles(), strict=False
     ):
         axes.loglog(depths, np.where(values > FAINTEST, values, np.nan), label=_short(name), **style)
+    every = np.linspace(1, depths[-1])
+    for law, color in ((0.5**every, "#000000"), (0.75**every, "#0072B2"), (every**-0.5, "#009E73")):
+        axes.loglog(every, law, color=color, linestyle=":", linewidth=0.8)
     axes.set(xlabel="blocks", ylabel="correlation of two gradients", ylim=(FAINTEST, 1.1))
     axes.set_xticks(depths, [str(depth) for depth in depths])
     axes.minorticks_off()
-    axes.set_title("(f) over depth; grey: theory")
+    axes.set_title("(f) over depth; dots: 1/2^L, (3/4)^L, 1/√L")
     axes.legend(loc="lower left")
 
 
