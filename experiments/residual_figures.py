@@ -166,12 +166,13 @@ def _over_depth(axes: Axes, results: Results) -> None:
     ):
         axes.loglog(depths, np.where(values > FAINTEST, values, np.nan), label=_short(name), **style)
     every = np.linspace(1, depths[-1])
-    for law, color in ((0.5**every, "#000000"), (0.75**every, "#0072B2"), (every**-0.5, "#009E73")):
-        axes.loglog(every, law, color=color, linestyle=":", linewidth=0.8)
+    axes.loglog(every, 0.5**every, color="#555555", linestyle=":", linewidth=0.8, label="1/2^L, (3/4)^L, 1/√L")
+    for law in (0.75**every, every**-0.5):
+        axes.loglog(every, law, color="#555555", linestyle=":", linewidth=0.8)
     axes.set(xlabel="blocks", ylabel="correlation of two gradients", ylim=(FAINTEST, 1.1))
     axes.set_xticks(depths, [str(depth) for depth in depths])
     axes.minorticks_off()
-    axes.set_title("(f) over depth; dots: 1/2^L, (3/4)^L, 1/√L")
+    axes.set_title("(f) over depth; grey: theory")
     axes.legend(loc="lower left")
 
 
