@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 TARGETS = {"lstm": 1.0, "gru": 0.7, "rnn": 0.7, "mlp": 1.0, "resnet-20": 1.3}
 SCAN_TARGET, GRID_TARGET, COMPILE_TARGET = 1.5, 5.0, 1.3
+GRID_SIDE = 8  # seeds, and learning rates, of the many runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +92,9 @@ def run(config: Config) -> Results:
             sides["torch"] = speed_torch.step(name, size)
         seconds = interleaved(list(sides.values()), config.rounds, config.seconds)
         results |= {f"{name} {side}": row for side, row in zip(sides, seconds, strict=True)}
-    steps = max(2, 100 // config.shrink**2)
+    steps, side = max(2, 100 // config.shrink**2), max(2, GRID_SIDE // config.shrink)
     more = {} if config.shrink > 1 else speed_grid.compilation(min(config.rounds, 5))
-    return results | _scanned(config) | speed_grid.grid(min(config.rounds, 5), steps) | more
+    return results | _scanned(config) | speed_grid.grid(min(config.rounds, 5), steps, side) | more
 
 
 def _scanned(config: Config) -> Results:

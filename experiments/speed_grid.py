@@ -16,24 +16,25 @@ from jaxtyping import Array, Float
 import gradflow as gf
 from experiments.timing import interleaved
 
-SIDE = 8  # seeds, and learning rates
+RATES = (0.003, 0.1)  # lowest and highest
 DEPTHS = (10, 10_000)
 
 
-def grid(rounds: int, steps: int) -> dict[str, np.ndarray]:
-    """Time 8 seeds x 8 learning rates of a small network in five forms.
+def grid(rounds: int, steps: int, side: int) -> dict[str, np.ndarray]:
+    """Time `side` seeds x `side` learning rates of a small network in five forms.
 
     Args:
         rounds: in which the forms that are compiled already have their turn.
         steps: of each run.
+        side: seeds, and learning rates.
 
     Returns:
-        Seconds for all 64 runs: "grid FORM" (rounds,), FORM being "one program", "program a run" or "step by step", all
+        Seconds for all runs: "grid FORM" (rounds,), FORM being "one program", "program a run" or "step by step", all
         compiled before; "grid cold, one program" and "grid cold, run by run" (1,), compilation included, where each run
         compiles its own step because its optimizer is another function, as it is when runs are started one by one.
     """
     source, example = _data()
-    axes = {"seed": jnp.arange(SIDE), "rate": jnp.geomspace(0.003, 0.1, SIDE)}
+    axes = {"seed": jnp.arange(side), "rate": jnp.geomspace(*RATES, side)}
     every = [(seed, rate) for seed in axes["seed"] for rate in axes["rate"]]
     whole = functools.partial(_whole, example, steps)
     single, single_step, start = jax.jit(whole), jax.jit(_one_step), jax.jit(functools.partial(_start, example))
@@ -54,7 +55,7 @@ def grid(rounds: int, steps: int) -> dict[str, np.ndarray]:
 
     cold = {
         "grid cold, one program": _timed(one_program),
-        "grid cold, run by run": _timed(_cold, source, example, steps),
+        "grid cold, run by run": _timed(_cold, source, example, steps, side),
     }
     forms: dict[str, Callable[[], None]] = {
         "grid one program": one_program,
@@ -118,10 +119,10 @@ def _one_step(source: Any, state: Any, rate: Any) -> Any:
     return _advance(source, state, rate, 1)[0]
 
 
-def _cold(source: Any, example: Array, steps: int) -> None:
+def _cold(source: Any, example: Array, steps: int, side: int) -> None:
     """Each run as a program of its own, its rate a Python number."""
-    for seed in range(SIDE):
-        for rate in np.geomspace(0.003, 0.1, SIDE):
+    for seed in range(side):
+        for rate in np.geomspace(*RATES, side):
             run = jax.jit(lambda source, seed=seed, rate=float(rate): _whole(example, steps, source, seed, rate))
             jax.block_until_ready(run(source))
 
