@@ -3,7 +3,7 @@
 Paper:    Pascanu, Mikolov & Bengio 2013; Zhang et al. 2020; Brock et al. 2021
 Figure:   Pascanu et al. Figs 6 and 7; Zhang et al. Fig. 1; norms over training
 Command:  python -m experiments.clipping
-Minutes:  4 on two cores (smoke: 20 seconds)
+Minutes:  3.5 on two cores (smoke: 20 seconds)
 Expected: one recurrent unit: largest gradient norm 8.5e4 times the median, at a cliff through w = 4.9, b = -2.6; on
           x^4 plain descent diverges at a rate where clipped descent takes 4,052 steps; temporal order over 50 steps:
           clipping lowers the error by more than .2, and only clipped networks learn it.

@@ -3,7 +3,7 @@
 Paper:    Glorot & Bengio 2010; He et al. 2015; Mishkin & Matas 2016; Hanin & Nica 2018
 Figure:   Glorot & Bengio Figs 6, 7 and 8; He et al. Figs 2 and 3; at `paper` Table 1 of Glorot & Bengio
 Command:  python -m experiments.initialization
-Minutes:  2 on two cores (smoke: 20 seconds; paper: Table 1 on MNIST and CIFAR-10, days on a CPU)
+Minutes:  1 on two cores (smoke: 20 seconds; paper: Table 1 on MNIST and CIFAR-10, days on a CPU)
 Expected: mean singular value of a layer's Jacobian about .5 (standard) and .8 (normalized); 22 ReLU layers learn
           from He and, later, from Xavier, 30 only from He; Xavier's signal is 2^-15 of He's after 30 layers;
           ln |J u|^2 of ReLU networks 100 wide has variance .5, 1 and 2 after 10, 20 and 40 layers.

@@ -161,7 +161,7 @@ def cnn(results: Results) -> Figure:
 
 def _near_one(axes: Axes, results: Results) -> None:
     """Inset: the gradient over delta-orthogonal kernels alone, with the band that a finite width leaves it."""
-    inset = axes.inset_axes((0.14, 0.52, 0.66, 0.3))
+    inset = axes.inset_axes((0.1, 0.42, 0.48, 0.36))
     backward, theory, spread = results["cnn_backward"][0], results["cnn_theory"][1], np.exp(2 * results["cnn_spread"])
     layers = np.arange(1, len(backward) + 1)
     inset.fill_between(layers, theory / spread, theory * spread, color=GREY, alpha=0.5, linewidth=0)
@@ -169,7 +169,7 @@ def _near_one(axes: Axes, results: Results) -> None:
     inset.set_ylim(bottom=0)
     inset.tick_params(labelsize=7)
     inset.set_xticks([1, len(layers)])
-    inset.set_title("delta-orthogonal; grey: theory ± 2 deviations", fontsize=7)
+    inset.set_title("delta-orthogonal\ngrey: theory ± 2 deviations", fontsize=7)
 
 
 def _cnn_loss(axes: Axes, results: Results) -> None:
