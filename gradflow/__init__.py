@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from gradflow import activations, data, initializers, models, monitor, plots, theory, training
-    from gradflow.instrument import Flow, LayerFlow, tap, value_grad_and_flow
-    from gradflow.unit_variance import lsuv
+from gradflow._lazy import attach
+
+if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists equal
+    from gradflow import activations as activations
+    from gradflow import data as data
+    from gradflow import initializers as initializers
+    from gradflow import models as models
+    from gradflow import monitor as monitor
+    from gradflow import plots as plots
+    from gradflow import theory as theory
+    from gradflow import training as training
+    from gradflow.initializers.lsuv import lsuv as lsuv
+    from gradflow.instrument import Flow as Flow
+    from gradflow.instrument import LayerFlow as LayerFlow
+    from gradflow.instrument import tap as tap
+    from gradflow.instrument import value_grad_and_flow as value_grad_and_flow
 
 __version__ = "0.1.0"
 
-_MODULES = ("activations", "data", "initializers", "models", "monitor", "plots", "theory", "training")
+# Every public name and the submodule that defines it; "" for a submodule itself.
 _HOMES = {
-    "Flow": "instrument",
-    "LayerFlow": "instrument",
-    "lsuv": "unit_variance",
-    "tap": "instrument",
-    "value_grad_and_flow": "instrument",
+    "Flow": "gradflow.instrument",
+    "LayerFlow": "gradflow.instrument",
+    "activations": "",
+    "data": "",
+    "initializers": "",
+    "lsuv": "gradflow.initializers.lsuv",
+    "models": "",
+    "monitor": "",
+    "plots": "",
+    "tap": "gradflow.instrument",
+    "theory": "",
+    "training": "",
+    "value_grad_and_flow": "gradflow.instrument",
 }
 
-__all__ = [
-    "Flow",
-    "LayerFlow",
-    "activations",
-    "data",
-    "initializers",
-    "lsuv",
-    "models",
-    "monitor",
-    "plots",
-    "tap",
-    "theory",
-    "training",
-    "value_grad_and_flow",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"gradflow.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"gradflow.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'gradflow' has no attribute {name!r}; it has {', '.join(__all__)}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__all__ = list(_HOMES)
+__getattr__, __dir__ = attach(__name__, _HOMES)

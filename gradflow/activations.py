@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gradflow import gaussian, lookup
+from gradflow import _lookup, gaussian
 from gradflow.gaussian import Moments
 
 Function = Callable[..., Array]
@@ -316,7 +316,7 @@ def get(activation: str | Activation | Function, **options: Any) -> Activation:
         return activation
     if isinstance(activation, str):
         known = ACTIVATIONS | {alias: ACTIVATIONS[name] for alias, name in ALIASES.items()}
-        return lookup.find("activation", activation, known)
+        return _lookup.find("activation", activation, known)
     if not callable(activation):
         raise TypeError(f"expected the name of an activation or a function of one array, got {activation!r}")
     return _described(activation)

@@ -2,7 +2,7 @@
 
 from gradflow.data import sequences
 from gradflow.data.augmentation import crop_and_flip, random_crop, random_flip
-from gradflow.data.datasets import DATASETS, ImageDataset, Split, load
+from gradflow.data.images.datasets import DATASETS, ImageDataset, Split, load
 from gradflow.data.normalization import Normalization
 from gradflow.data.sequences import generate
 from gradflow.data.sources import Batch, OnDevice, Source, Window, on_device

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Column, Table
 
-from gradflow import lookup
-from gradflow.data import datasets, prepared
-from gradflow.data.catalogue import CATALOGUE, EMBEDDED, Entry
+from gradflow import _lookup
+from gradflow.data.images import datasets, prepared
+from gradflow.data.images.catalogue import CATALOGUE, EMBEDDED, Entry
 
 PROG = "python -m gradflow.data"
 GOOD, BAD, BAD_USAGE = 0, 1, 2
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None, catalogue: Catalogue = CATALOGU
     try:
         if not isinstance(command, List):
             known = catalogue if isinstance(command, Import) else (EMBEDDED, *catalogue)
-            lookup.find("data set", command.name, dict.fromkeys(known))
+            _lookup.find("data set", command.name, dict.fromkeys(known))
     except ValueError as error:
         return _fail(error, BAD_USAGE)
     try:

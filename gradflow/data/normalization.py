@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, UInt8
 
-from gradflow import lookup
-from gradflow.data.pytrees import pytree
+from gradflow import _lookup
+from gradflow.data.pytree_dataclass import pytree
 
 Images = UInt8[np.ndarray, "examples *shape"]
 
@@ -102,7 +102,7 @@ def normalization(images: Images, kind: str = "global") -> Normalization:
     Raises:
         ValueError: for an unknown kind, or where images do not vary, so that nothing can be divided by.
     """
-    mean, std = lookup.find("normalization", kind, KINDS)(images)
+    mean, std = _lookup.find("normalization", kind, KINDS)(images)
     if not np.all(std > 0):
         raise ValueError(
             f"expected images that vary, got a standard deviation of {std.min()} for {kind!r}; is a channel empty? "

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num, PRNGKeyArray, Shaped
 
-from gradflow.data.pytrees import pytree
+from gradflow.data.pytree_dataclass import pytree
 from gradflow.data.sources import Batch, Step
 
 Key = PRNGKeyArray | Shaped[Array, "2"]

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Int, Num, PRNGKeyArray, Shaped
 
 from gradflow.data.normalization import Normalization
-from gradflow.data.pytrees import pytree
+from gradflow.data.pytree_dataclass import pytree
 from gradflow.data.shuffling import epoch_order
 
 Key = PRNGKeyArray | Shaped[Array, "2"]

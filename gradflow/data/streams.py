@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Int, Num
 
 from gradflow.data.normalization import Normalization
-from gradflow.data.pytrees import pytree
+from gradflow.data.pytree_dataclass import pytree
 from gradflow.data.sources import Augmentation, Batch, Key, Step, finish
 
 THREADS = 4  # that read and decode; more are no quicker, since Python holds most of the work in one
@@ -196,7 +196,7 @@ class _Records:
     def __init__(
         self, name: str, split: str, transform: Callable[[np.ndarray], np.ndarray] | None, folder: Path | None
     ) -> None:
-        from gradflow.data import download, prepared
+        from gradflow.data.images import download, prepared
 
         built = download.ready(name, folder)
         self._records = prepared.records(built, split)

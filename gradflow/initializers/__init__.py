@@ -27,7 +27,7 @@ from typing import Any
 
 from jax.nn.initializers import Initializer
 
-from gradflow import lookup
+from gradflow import _lookup
 from gradflow.initializers.layout import Fans, Layout, fans
 from gradflow.initializers.scaling import (
     Critical,
@@ -101,7 +101,7 @@ def get(scheme: str | Initializer, **options: Any) -> Initializer:
         if scheme in _ELSEWHERE:
             raise ValueError(f"{scheme!r} is no initializer of a single kernel; {_ELSEWHERE[scheme]}")
         known = SCHEMES | {alias: SCHEMES[name] for alias, name in ALIASES.items()}
-        return lookup.find("initializer", scheme, known)(**options)
+        return _lookup.find("initializer", scheme, known)(**options)
     if not callable(scheme):
         raise TypeError(f"expected the name of a scheme or a function (key, shape, dtype) -> array, got {scheme!r}")
     if scheme in SCHEMES.values():

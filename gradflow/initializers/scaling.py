@@ -11,9 +11,10 @@ import jax
 from jax.nn.initializers import Initializer
 from jaxtyping import Array
 
-from gradflow import activations, criticality, lookup
+from gradflow import _lookup, activations
 from gradflow.initializers.layout import Layout
 from gradflow.initializers.structured import delta_orthogonal, orthogonal
+from gradflow.theory.mean_field.criticality import critical_weight_variance
 
 Fan = Literal["fan_in", "fan_out", "fan_avg"]
 Distribution = Literal["normal", "uniform"]
@@ -33,7 +34,7 @@ def scaled(weight_variance: float, fan: Fan, distribution: Distribution, **layou
     """
     if not weight_variance > 0:
         raise ValueError(f"expected a positive weight variance, got {weight_variance}; for zero weights use `zeros`")
-    lookup.find("fan", fan, dict.fromkeys(("fan_in", "fan_out", "fan_avg")))
+    _lookup.find("fan", fan, dict.fromkeys(("fan_in", "fan_out", "fan_avg")))
     own = Layout(**layout)
     plain = dataclasses.replace(own, groups=1, upsampling=1)  # what JAX counts
 
@@ -214,11 +215,11 @@ def critical(
         >>> round(critical("relu").weight_variance, 6)
         2.0
     """
-    sigma = criticality.critical_weight_variance(activation, bias_variance=bias_variance)
+    sigma = critical_weight_variance(activation, bias_variance=bias_variance)
     schemes: dict[str, Callable[[], Initializer]] = {
         "gaussian": lambda: gaussian(sigma, **layout),
         "orthogonal": lambda: orthogonal(math.sqrt(sigma), **layout),
         "delta_orthogonal": lambda: delta_orthogonal(math.sqrt(sigma), **layout),
     }
-    weights = lookup.find("kernel scheme", kernel, schemes)()
+    weights = _lookup.find("kernel scheme", kernel, schemes)()
     return Critical(weights, small_gaussian(math.sqrt(bias_variance)), sigma, bias_variance)

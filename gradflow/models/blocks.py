@@ -13,9 +13,9 @@ from jaxtyping import Array
 
 from gradflow import activations, initializers
 from gradflow.models.convolution import flax_conv
+from gradflow.models.custom_layers import Part, apply_part
 from gradflow.models.layers import apply_activation, highway
 from gradflow.models.normalization import normalize
-from gradflow.models.parts import Part, apply_part
 
 Residual: TypeAlias = bool | Literal["skipinit", "rezero", "fixup", "highway"] | Part
 Shortcut: TypeAlias = Literal["A", "B"] | Part

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jaxtyping import Array
 
-from gradflow import initializers, lookup
-from gradflow.models.parts import module_class
+from gradflow import _lookup, initializers
+from gradflow.models.custom_layers import module_class
 
 States = tuple[Array, ...]
 Tap = Callable[[str, Array], Array]
@@ -179,7 +179,7 @@ def get(cell: str | Cell | Callable[[Array], Array]) -> Cell:
         ('c', 'h')
     """
     if isinstance(cell, str):
-        return lookup.find("cell", cell, CELLS)
+        return _lookup.find("cell", cell, CELLS)
     if isinstance(cell, Cell):
         return cell
     if not callable(cell) or isinstance(cell, type) or module_class(cell) is not None:

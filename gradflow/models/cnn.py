@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 
 from gradflow import activations, initializers
 from gradflow.models.convolution import conv, flax_conv
+from gradflow.models.custom_layers import module_class
 from gradflow.models.layers import apply_activation, as_floating, bias_initializer, check_model, check_size, solved
-from gradflow.models.parts import module_class
 
 _WINDOW = 3
 

@@ -12,8 +12,8 @@ from jax.nn import sigmoid
 from jax.nn.initializers import Initializer, constant
 from jaxtyping import Array, Float
 
-from gradflow import activations, initializers, lookup
-from gradflow.models.parts import apply_part, check_part
+from gradflow import _lookup, activations, initializers
+from gradflow.models.custom_layers import apply_part, check_part
 
 
 class PReLU(nn.Module):
@@ -184,7 +184,7 @@ def check_model(
         if name in parts and callable(value):
             check_part(owner, name, value)
         elif not any(type(value) is type(one) and value == one for one in known):
-            lookup.find(name, str(value), dict.fromkeys(map(str, known)))
+            _lookup.find(name, str(value), dict.fromkeys(map(str, known)))
             raise ValueError(f"{owner}({name}=...): got the text {value!r} for what is no text")
     initializers.get(model.initializer)
     bias_initializer(getattr(model, "bias", True))

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 from jaxtyping import Array
 
-from gradflow.models.parts import build, module_class
+from gradflow.models.custom_layers import build, module_class
 
 
 def is_linen(cell: Any) -> bool:

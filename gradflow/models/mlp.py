@@ -13,9 +13,9 @@ from jax.nn.initializers import Initializer, constant, zeros
 from jaxtyping import Array, Float
 
 from gradflow import activations, initializers
+from gradflow.models.custom_layers import Part, apply_part
 from gradflow.models.layers import apply_activation, as_floating, bias_initializer, check_model, highway, solved
 from gradflow.models.normalization import NORMALIZATIONS, normalize
-from gradflow.models.parts import Part, apply_part
 
 Normalization: TypeAlias = Literal["batch", "layer", "rms"] | Part
 Residual: TypeAlias = Literal["plain", "rezero", "skipinit", "highway"] | Part

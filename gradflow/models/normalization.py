@@ -10,8 +10,8 @@ from jax import lax
 from jax.nn.initializers import ones, zeros
 from jaxtyping import Array, Float
 
-from gradflow import lookup
-from gradflow.models.parts import Part, apply_part, module_class
+from gradflow import _lookup
+from gradflow.models.custom_layers import Part, apply_part, module_class
 
 
 class BatchNorm(nn.Module):
@@ -106,7 +106,7 @@ def normalize(
     Raises:
         ValueError: for an unknown name, or a part that does not keep the shape.
     """
-    part = lookup.find("normalization", kind, NORMALIZATIONS) if isinstance(kind, str) else kind
+    part = _lookup.find("normalization", kind, NORMALIZATIONS) if isinstance(kind, str) else kind
     fields: dict[str, Any] = {"param_dtype": param_dtype}
     if hasattr(module_class(part), "momentum"):  # an axis_name of other classes means the channels' axis
         fields |= {"momentum": momentum, "axis_name": axis_name}

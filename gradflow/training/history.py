@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from gradflow import lookup
+from gradflow import _lookup
 from gradflow.monitor import FlowHistory
 from gradflow.training.checkpoints import pack, unpack
 from gradflow.training.step import Metrics, TrainState
@@ -35,7 +35,7 @@ class Curve:
         return tuple(self.totals)
 
     def __getitem__(self, name: str) -> Float[np.ndarray, " records"]:
-        total, count = (lookup.find("metric", name, of) for of in (self.totals, self.counts))
+        total, count = (_lookup.find("metric", name, of) for of in (self.totals, self.counts))
         return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
     def last(self) -> dict[str, float]:

@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from gradflow.monitor import Monitor
 from gradflow.training.checkpoints import Checkpoints, open_store
 from gradflow.training.dispatch import Dispatches
-from gradflow.training.display import shown
 from gradflow.training.errors import CheckpointError
 from gradflow.training.history import Fitted, History
 from gradflow.training.interruption import Interruption, held
+from gradflow.training.progress import shown
 from gradflow.training.step import LossFn, TrainState
 
 if TYPE_CHECKING:

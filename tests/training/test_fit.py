@@ -17,7 +17,7 @@ from gradflow import training
 from gradflow.monitor import Monitor
 from gradflow.training import loop
 from gradflow.training.dispatch import Dispatches, programs
-from gradflow.training.display import sparkline
+from gradflow.training.progress import sparkline
 from gradflow.training.step import draw, step_key
 from tests.training import problems
 

@@ -1,0 +1,22 @@
+"""How weights are drawn, as far as theory tells ensembles apart."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Ensemble = Literal["gaussian", "orthogonal"]
+
+
+def spectrum_variance(ensemble: str) -> float:
+    """Return -s_1 of the weights, the variance of their squared singular values over the square of their mean.
+
+    Args:
+        ensemble: of the weights.
+
+    Raises:
+        ValueError: for an unknown one.
+    """
+    spreads = {"gaussian": 1.0, "orthogonal": 0.0}
+    if ensemble not in spreads:
+        raise ValueError(f"unknown ensemble {ensemble!r} of weights; expected 'gaussian' or 'orthogonal'")
+    return spreads[ensemble]

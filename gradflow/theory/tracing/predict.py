@@ -1,0 +1,290 @@
+"""Predict the flow of a model of the user's own, and show it beside the measured one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradflow.instrument import Flow, naming, value_grad_and_flow
+from gradflow.instrument.jaxprs import opened
+from gradflow.instrument.layers import find_sites
+from gradflow.instrument.origins import Kind, Origin
+from gradflow.theory.tracing.propagation import Known, Propagation, Steps
+from gradflow.theory.tracing.random_fields import Source
+
+_FLOOR = 0.1  # of ln rms: what terms of order 1/batch and 1/width beyond the first may amount to
+_DEVIATIONS = 3.0
+_KINDS = ("layer", "embedding")
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPrediction:
+    """One layer (one step of it, inside a scan): what theory says beside what was measured.
+
+    Attributes:
+        name: as in the flow.
+        step: of the scans around it, () for none.
+        output_rms, output_grad_rms: predicted.
+        measured_output_rms, measured_output_grad_rms: from the flow.
+        output_band, output_grad_band: factor by which one network of this width may stray from the prediction.
+        anchored: whether its gradient is the measured one, from which those below it are predicted.
+        note: what theory assumes here or why it starts anew, "" if it simply holds.
+    """
+
+    name: str
+    step: Steps
+    output_rms: float
+    output_grad_rms: float
+    measured_output_rms: float
+    measured_output_grad_rms: float
+    output_band: float
+    output_grad_band: float
+    anchored: bool
+    note: str
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Where measurement leaves the band: "output", "gradient", both or none."""
+        pairs = (
+            ("output", self.output_rms, self.measured_output_rms, self.output_band),
+            ("gradient", self.output_grad_rms, self.measured_output_grad_rms, self.output_grad_band),
+        )
+        return tuple(which for which, said, seen, band in pairs if not _within(said, seen, band))
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """Predicted and measured profile of a model, layer by layer in forward order; `print` shows a table.
+
+    Attributes:
+        layers: one entry a layer and scan step.
+        flow: the measured flow.
+    """
+
+    layers: tuple[LayerPrediction, ...]
+    flow: Flow
+
+    @property
+    def outside(self) -> dict[str, str]:
+        """Layers that are outside the theory, or that it describes approximately, and why."""
+        return {layer.name: layer.note for layer in self.layers if layer.note}
+
+    @property
+    def parting(self) -> tuple[LayerPrediction, ...]:
+        """Where measurement leaves the predicted band."""
+        return tuple(layer for layer in self.layers if layer.parts)
+
+    def __str__(self) -> str:
+        return _table(self)
+
+
+def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
+    """Predict forward and backward rms of every layer by mean-field theory, and measure them.
+
+    The model, or its loss, is traced, whatever framework it is written in. From the measured input of the first
+    layers, and of every weight its mean square, theory follows the signal upwards: an output is Gaussian with variance
+    E[x^2] sum(w^2), over the weights that reach one unit; what happens elementwise between two layers is integrated
+    over it; skip connections, biases, batch, layer and group normalization are followed as such, and recurrent networks
+    step by step. The gradient is followed downwards from the measured one of the layers that feed the loss, by mean
+    square slopes (Poole et al. 2016; Schoenholz et al. 2017; Yang & Schoenholz 2017; Xiao et al. 2018; Chen et al.
+    2018; Yang et al. 2019, here without terms of order 1/batch).
+
+    It assumes random weights, independent of each other and of the gradient that arrives (a loss such as mean(output^2)
+    sends the output itself back, which is not): after training, the layers where it parts from measurement are those
+    that have learned. Attention, gates, pooling, dropout, concatenation, and loops without a fixed length are outside
+    the theory; the note of the next layer says so, and there it starts anew from the measured input. A flow alone does
+    not say what lies between its layers, so that the model is needed to predict one.
+
+    Args:
+        model: function of parameters and further arguments, or an object with such a function as its `apply` (a Flax
+            Linen module, a transformed Haiku function). It gives the loss, a scalar; or outputs, whose loss is then
+            their product with a random projection, summed over units and averaged over the batch.
+        params: pytree of floating-point arrays, differentiated; the variables of a Linen module.
+        *args: further arguments of the model: the batch.
+
+    Returns:
+        The prediction, with the measured flow. A layer counts as parting where measured and predicted rms differ by
+        more than three standard deviations of the finite-width law (as of a single example, so that it errs on the wide
+        side) and 10 %.
+
+    Raises:
+        TypeError: for a flow, or a model that is neither a function nor has one as its `apply`.
+        FlowError: as `value_grad_and_flow`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> keys = jax.random.split(jax.random.key(0), 6)
+        >>> params = [jax.random.normal(k, (500, 500)) / 500**0.5 for k in keys]
+        >>> def model(params, x):
+        ...     for w in params:
+        ...         x = jnp.tanh(x) @ w
+        ...     return x
+        >>> prediction = predict(model, params, jax.random.normal(jax.random.key(1), (64, 500)))
+        >>> prediction.parting, prediction.outside
+        ((), {})
+    """
+    loss_fn = _loss_of(model)
+    _, _, flow = jax.jit(value_grad_and_flow(loss_fn))(params, *args)
+    flat, tree = jax.tree_util.tree_flatten_with_path(params)
+    leaves = [leaf for _, leaf in flat]
+
+    def of_leaves(*leaves: Any) -> Any:
+        return loss_fn(jax.tree_util.tree_unflatten(tree, leaves), *args)
+
+    closed = jax.make_jaxpr(of_leaves)(*leaves)
+    origins = [Origin(Kind.VIEW, frozenset({k}), active=True) for k in range(len(leaves))]
+    found = find_sites(closed, origins, [Origin(Kind.DATA)] * len(opened(closed)[1]), activations=False)
+    names = naming.name_sites(found, [naming.path_parts(path) or ("params",) for path, _ in flat])
+    sites = {s.path: (n, s) for s, n in zip(found, names, strict=True) if s.kind in _KINDS}
+
+    def measured(name: str, field: str, steps: Steps) -> float:
+        return float(np.asarray(getattr(flow[name], field))[steps])
+
+    propagation = Propagation(sites, measured)
+    outs = propagation.walk(closed, [Known(leaf) for leaf in leaves], data=True)
+    propagation.leave(outs)
+    return Prediction(_rows(propagation, flow), flow)
+
+
+def _loss_of(model: Any) -> Callable[..., Any]:
+    """The model as a function to a scalar."""
+    if isinstance(model, Flow):
+        raise TypeError(
+            "expected a model, got its flow, which holds what was measured at the layers but not what lies between "
+            "them (activations, skip connections, normalization). Fix: gf.theory.predict(model, params, batch), which "
+            "measures the flow itself and returns it as `.flow`"
+        )
+    apply = getattr(model, "apply", model)
+    if not callable(apply):
+        raise TypeError(
+            f"expected a function of parameters and batch, or an object with such an `apply`, got a "
+            f"{type(model).__name__}. Fix: gf.theory.predict(lambda params, x: ..., params, x)"
+        )
+
+    def loss(params: Any, *args: Any) -> Any:
+        outs = [
+            out for out in jax.tree_util.tree_leaves(apply(params, *args)) if jnp.issubdtype(out.dtype, jnp.floating)
+        ]
+        if len(outs) == 1 and outs[0].ndim == 0:
+            return outs[0]
+        total = jnp.zeros((), jnp.float32)
+        for number, out in enumerate(outs):
+            projection = jax.random.normal(jax.random.key(number), out.shape, out.dtype)
+            total += jnp.sum((out * projection).astype(jnp.float32)) / max(out.shape[0] if out.ndim else 1, 1)
+        return total
+
+    return loss
+
+
+def _rows(propagation: Propagation, flow: Flow) -> tuple[LayerPrediction, ...]:
+    gradients = _backward(propagation)
+    order = {name: k for k, name in enumerate(flow.layers)}
+    rows = []
+    for source in propagation.sources:
+        if source.layer is None or source.layer[0] not in order:
+            continue
+        name, steps = source.layer
+        square, log_variance, anchored = gradients[source]
+        row = LayerPrediction(
+            name,
+            steps,
+            math.sqrt(source.variance),
+            math.sqrt(square),
+            propagation.measured(name, "output_rms", steps),
+            propagation.measured(name, "output_grad_rms", steps),
+            _band(source.log_variance),
+            _band(log_variance),
+            anchored,
+            propagation.notes.get(name, ""),
+        )
+        rows.append(row)
+    return tuple(sorted(rows, key=lambda row: (order[row.name], row.step)))
+
+
+def _backward(propagation: Propagation) -> dict[Source, tuple[float, float, bool]]:
+    """Mean square gradient of every source, the variance of its ln, and whether it is the measured one."""
+    arriving: dict[Source, list[tuple[float, float]]] = {}
+    open_, out = set(propagation.open), {}
+    for source in reversed(propagation.sources):
+        terms = arriving.get(source, [])
+        anchored = source in open_ or (not terms and source.layer is not None)
+        square = sum(term for term, _ in terms)
+        spread = sum(term * variance for term, variance in terms) / square if square > 0 else 0.0
+        if anchored and source.layer is not None:
+            square, spread = propagation.measured(source.layer[0], "output_grad_rms", source.layer[1]) ** 2, 0.0
+        elif anchored:
+            open_.update(parent for parent, _ in source.edges)
+        out[source] = (square, spread, anchored)
+        for (parent, factor), kurtosis in zip(source.edges, source.kurtosis, strict=True):
+            added = (3 * kurtosis - 1) / parent.units if parent.units else 0.0
+            arriving.setdefault(parent, []).append((square * factor, spread + added))
+    return out
+
+
+def _band(log_variance: float) -> float:
+    """Factor of the rms, from the variance of ln of the mean square."""
+    return math.exp((_DEVIATIONS * math.sqrt(log_variance) + log_variance / 2) / 2 + _FLOOR)
+
+
+def _within(said: float, seen: float, band: float) -> bool:
+    if said == 0 or seen == 0:
+        return said == seen
+    return 1 / band <= seen / said <= band
+
+
+_MOST_ROWS = 60
+_TITLES = ("layer", "output", "predicted", "within", "dL/doutput", "predicted", "within")
+
+
+def _table(prediction: Prediction) -> str:
+    """Rows of measured and predicted rms with their bands; what parts is marked, and notes stand below."""
+    rows: list[tuple[str, ...]] = [_TITLES]
+    marks = [""]
+    notes = list(dict.fromkeys(prediction.outside.values()))
+    for layer in _abridged(_chosen(prediction.layers)):
+        if layer is None:
+            rows.append(("…",) + ("",) * (len(_TITLES) - 1))
+            marks.append("")
+            continue
+        rows.append(_row(layer))
+        note = [f"[{notes.index(layer.note) + 1}]"] if layer.note else []
+        marks.append(" ".join([*note, *(f"<- {which} parts" for which in layer.parts)]))
+    widths = [max(len(row[k]) for row in rows) for k in range(len(_TITLES))]
+    lines = []
+    for row, mark in zip(rows, marks, strict=True):
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)), mark]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join([*lines, *(f"[{k}] {note}" for k, note in enumerate(notes, 1))])
+
+
+def _row(layer: LayerPrediction) -> tuple[str, ...]:
+    gradient = (
+        ("measured", "") if layer.anchored else (f"{layer.output_grad_rms:.2e}", f"x{layer.output_grad_band:.2f}")
+    )
+    return (
+        layer.name + "".join(f"[{k}]" for k in layer.step),
+        f"{layer.measured_output_rms:.2e}",
+        f"{layer.output_rms:.2e}",
+        f"x{layer.output_band:.2f}",
+        f"{layer.measured_output_grad_rms:.2e}",
+        *gradient,
+    )
+
+
+def _chosen(layers: tuple[LayerPrediction, ...]) -> list[LayerPrediction]:
+    """All layers outside scans, and of those inside the first, middle and last step."""
+    steps: dict[str, list[LayerPrediction]] = {}
+    for layer in layers:
+        steps.setdefault(layer.name, []).append(layer)
+    return [s[k] for s in steps.values() for k in sorted({0, len(s) // 2, len(s) - 1})]
+
+
+def _abridged(rows: list[LayerPrediction]) -> list[LayerPrediction | None]:
+    half = _MOST_ROWS // 2
+    return list(rows) if len(rows) <= _MOST_ROWS else [*rows[:half], None, *rows[-half:]]
