@@ -4,60 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gradflow.instrument.statistics import HIGH_SCALE, LOW_SCALE, STATISTICS
+from gradflow.instrument.layer_flow import Entry, LayerFlow, Nonfinite
+from gradflow.instrument.nonfinite import NonfinitePlace, first_nonfinite
+from gradflow.instrument.parameters import COLUMNS
+from gradflow.instrument.sites import LAYER_KINDS
+from gradflow.instrument.statistics import DEFAULT_STATISTICS, SCALES, STATISTICS, root_mean_square
 from gradflow.instrument.table import render
-from gradflow.instrument.weights import Part
-
-LAYER_KINDS = ("layer", "embedding", "activation")
 
 
-class Nonfinite(NamedTuple):
-    """How many NaN and Inf entries there were in the value and in its cotangent."""
+class Unseen(NamedTuple):
+    """A use of a parameter whose signal no row shows.
 
-    forward: Any
-    backward: Any
+    Attributes:
+        path: of the leaf.
+        why: what the use is, in words.
+    """
+
+    path: str
+    why: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
-    """What is known of one tapped place before anything has run.
+class Leaf:
+    """One differentiated leaf.
 
     Attributes:
-        name: as in `flow[name]`.
-        kind: "layer", "embedding", "activation", "tap" or "carry".
-        shape: of the tapped value, for one call.
-        units: number of units (1 where the contraction gives a single number).
-        input_size: entries of the input, 0 where there is none.
-        examples: length of the axis that `similarity` runs over, 0 where there is none.
-        lengths: lengths of the scans around it.
-        pack, main, handed: which array of sums, and where its columns begin; `handed` is -1 where there are none.
-        weight: (group, index) of its weight's sums, None where there is none.
-        weight_size: entries of the weight.
-        part: which part of the parameters the weight is, None where there is none.
-        order: places in the program that lead to it, None where the step of a scan belongs.
+        path: its names, joined by "/".
+        shape: of the leaf.
+        place: (group, index) of its sums; their rows add up to the whole leaf.
+        rows: how many axes of rows the group has.
+        reached: whether a cotangent can get to it.
     """
 
-    name: str
-    kind: str
+    path: str
     shape: tuple[int, ...]
-    units: int
-    input_size: int
-    examples: int
-    lengths: tuple[int, ...]
-    pack: int
-    main: int
-    handed: int
-    weight: tuple[int, int] | None
-    weight_size: int
-    part: Part | None
-    order: tuple[int | None, ...]
+    place: tuple[int, int]
+    rows: int
+    reached: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,10 +55,74 @@ class Meta:
     """The static half of a Flow."""
 
     entries: tuple[Entry, ...]
-    main_columns: tuple[str, ...]
-    handed_columns: tuple[str, ...]
-    weight_columns: tuple[str, ...]
+    leaves: tuple[Leaf, ...]
+    unseen: tuple[Unseen, ...]
     wanted: frozenset[str]
+
+
+class _Host(NamedTuple):
+    ahead: list[Any]
+    back: list[Any]
+    weights: list[Any]
+    loss_nonfinite: Any
+
+
+class ParameterFlow:
+    """One differentiated leaf: its size, and its gradient's."""
+
+    def __init__(self, flow: Flow, leaf: Leaf) -> None:
+        self._flow, self._leaf = flow, leaf
+
+    @property
+    def path(self) -> str:
+        """Names that lead to the leaf, joined by "/"."""
+        return self._leaf.path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the leaf."""
+        return self._leaf.shape
+
+    @property
+    def size(self) -> int:
+        """Number of its entries."""
+        return int(np.prod(self._leaf.shape, dtype=np.int64))
+
+    @property
+    def reached(self) -> bool:
+        """Whether a cotangent can get to it; where none can, its gradient is 0 by construction."""
+        return self._leaf.reached
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the flow was asked for gradients of weights."""
+        return bool({"weight_grad_rms", "weight_grad_norm"} & self._flow._meta.wanted)
+
+    @property
+    def rms(self) -> Any:
+        """Root mean square of its entries; NaN unless `weight_rms` was asked for."""
+        return self._rms("weight", "weight_rms" in self._flow._meta.wanted)
+
+    @property
+    def gradient_rms(self) -> Any:
+        """Root mean square of its gradient; NaN unless gradients of weights were asked for."""
+        return self._rms("gradient", self.has_gradient)
+
+    @property
+    def gradient_norm(self) -> Any:
+        """Euclidean norm of its gradient; the squares of all leaves add up to the global norm's."""
+        rms = self.gradient_rms
+        return rms * np.asarray(np.sqrt(max(self.size, 1)), rms.dtype)
+
+    def _rms(self, which: str, asked: bool) -> Any:
+        if not asked:
+            return np.full(np.shape(self._flow.loss_nonfinite), np.nan, np.float32)
+        sums = self._flow._weight_sums(self._leaf.place, which)
+        rows = tuple(range(-self._leaf.rows, 0))
+        return root_mean_square([s.sum(rows) for s in sums], float(max(self.size, 1)))
+
+    def __repr__(self) -> str:
+        return f"ParameterFlow({self.path!r}, shape={self.shape}, gradient_norm={self.gradient_norm!s})"
 
 
 @jax.tree_util.register_pytree_node_class
@@ -77,7 +131,8 @@ class Flow(Mapping[str, Any]):
 
     A mapping from names, in forward order, to `LayerFlow`; also a pytree, so that it can be returned from `jit`,
     stacked by `vmap` and `scan` (statistics gain the leading axes) and summed over devices. `layers` are the
-    contractions and embedding look-ups, `carries` what scans carry from step to step, `taps` what was named by hand.
+    contractions and embedding look-ups, `carries` what scans carry from step to step, `taps` what was named by hand,
+    `inputs` the data that enters layers.
 
     Examples:
         >>> import jax, jax.numpy as jnp, gradflow as gf
@@ -90,12 +145,13 @@ class Flow(Mapping[str, Any]):
         1.0
     """
 
-    def __init__(self, meta: Meta, packs: tuple[Any, ...], weights: tuple[Any, ...]) -> None:
-        self._meta, self._packs, self._weights = meta, packs, weights
+    def __init__(self, meta: Meta, ahead: Any, back: Any, weights: Any, loss_nonfinite: Any) -> None:
+        self._meta = meta
+        self._arrays = (ahead, back, weights, loss_nonfinite)
 
     def tree_flatten(self) -> tuple[tuple[Any, ...], Meta]:
         """Split into arrays and static description (for JAX)."""
-        return (self._packs, self._weights), self._meta
+        return self._arrays, self._meta
 
     @classmethod
     def tree_unflatten(cls, meta: Meta, children: tuple[Any, ...]) -> Flow:
@@ -124,265 +180,92 @@ class Flow(Mapping[str, Any]):
     def __eq__(self, other: object) -> bool:
         return self is other
 
+    def _names(self, *kinds: str) -> tuple[str, ...]:
+        return tuple(e.name for e in self._meta.entries if e.kind in kinds)
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the contractions and embedding look-ups, in forward order."""
-        return tuple(e.name for e in self._meta.entries if e.kind in LAYER_KINDS)
+        return self._names(*LAYER_KINDS)
 
     @property
     def carries(self) -> tuple[str, ...]:
         """Names of the values that scans carry from step to step (h_t, c_t of a recurrent cell)."""
-        return tuple(e.name for e in self._meta.entries if e.kind == "carry")
+        return self._names("carry")
 
     @property
     def taps(self) -> tuple[str, ...]:
         """Names given by `gradflow.tap`."""
-        return tuple(e.name for e in self._meta.entries if e.kind == "tap")
+        return self._names("tap")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the data that enters layers; `flow["input"].output_rms` and `output_mean` are its own."""
+        return self._names("input")
 
     @property
     def statistics(self) -> tuple[str, ...]:
         """Fields that were asked for; the others are NaN."""
         return tuple(s for s in STATISTICS if s in self._meta.wanted)
 
+    @functools.cached_property
+    def parameters(self) -> Mapping[str, ParameterFlow]:
+        """Every differentiated leaf once, by its path: rms, rms and norm of its gradient."""
+        return MappingProxyType({leaf.path: ParameterFlow(self, leaf) for leaf in self._meta.leaves})
+
+    @property
+    def unseen(self) -> tuple[Unseen, ...]:
+        """Uses of leaves whose signal no row shows, with the reason; their gradients stand in `parameters`."""
+        return self._meta.unseen
+
+    @property
+    def loss_nonfinite(self) -> Any:
+        """1 where the loss is NaN or Inf, else 0."""
+        return self._host.loss_nonfinite
+
+    @property
+    def first_nonfinite(self) -> NonfinitePlace | None:
+        """Where NaN or Inf began, in the order of computation; None if all is finite."""
+        return first_nonfinite(self)
+
     def to_records(self, *, everything: bool = False) -> list[dict[str, Any]]:
-        """Return one dict of plain Python values a layer, ready for JSON; what does not apply or is not finite is None.
+        """Return one dict of plain Python values a layer, ready for JSON; see `LayerFlow.to_record`.
 
         Args:
-            everything: also list carries and taps.
+            everything: also list inputs, carries and taps.
         """
         names = tuple(self) if everything else self.layers
         return [self[name].to_record() for name in names]
 
+    @property
+    def is_traced(self) -> bool:
+        """Whether it is part of a function that is being traced, so that there are no numbers yet."""
+        return any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(self._arrays))
+
     def __str__(self) -> str:
-        if any(isinstance(a, jax.core.Tracer) for a in (*self._packs, *self._weights)):
-            return repr(self)
-        return render(self)
+        return repr(self) if self.is_traced else render(self)
 
     def __repr__(self) -> str:
         return f"Flow({len(self.layers)} layers, {len(self.carries)} carries, {len(self.taps)} taps)"
 
     @functools.cached_property
-    def _host(self) -> tuple[list[Any], list[Any]]:
+    def _host(self) -> _Host:
         """The sums as NumPy arrays, fetched once; as they are while being traced."""
 
         def fetch(x: Any) -> Any:
-            return x if isinstance(x, jax.core.Tracer) else np.asarray(x)
+            return x if isinstance(x, (jax.core.Tracer, jax.ShapeDtypeStruct)) else np.asarray(x)
 
-        return [fetch(p) for p in self._packs], [fetch(w) for w in self._weights]
+        ahead, back, weights, loss = self._arrays
+        return _Host([fetch(a) for a in ahead], [fetch(b) for b in back], [fetch(w) for w in weights], fetch(loss))
 
-
-class LayerFlow:
-    """Statistics of one layer, tap or carry: float32 of shape (), (T,) inside a scan of length T, and so on outwards.
-
-    NaN where a statistic was not asked for or does not apply (no input, no weight, a single example). A layer in a
-    branch that was never taken has `calls` 0 and zeros.
-    """
-
-    def __init__(self, flow: Flow, entry: Entry) -> None:
-        self._flow, self._entry = flow, entry
-
-    @property
-    def name(self) -> str:
-        """The name under which the flow has it."""
-        return self._entry.name
-
-    @property
-    def kind(self) -> str:
-        """One of "layer", "embedding", "activation", "tap", "carry"."""
-        return self._entry.kind
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the layer's output for one call (one scan step, one device)."""
-        return self._entry.shape
-
-    @property
-    def units(self) -> int:
-        """Number of its units, the weight's free axes."""
-        return self._entry.units
-
-    @property
-    def weight(self) -> Part | None:
-        """Which part of the differentiated leaves its weight is made of; None where it has none."""
-        return self._entry.part
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Lengths of the scans around it, outermost first: the shape of its statistics."""
-        return self._entry.lengths
-
-    def order(self, *steps: int) -> tuple[int, ...]:
-        """Key that sorts layers, and their steps, by when they run: a scan's layers alternate, step by step.
-
-        Args:
-            steps: of the scans around it, outermost first.
-        """
-        rest = iter(steps)
-        return tuple(next(rest) if place is None else place for place in self._entry.order)
-
-    @property
-    def calls(self) -> Any:
-        """How often the backward pass came through: 0 in a branch not taken, once for each device in a shard_map."""
-        return self._column("calls")
-
-    @property
-    def input_rms(self) -> Any:
-        """Root mean square of what enters the layer."""
-        return self._rms("input", self._entry.input_size)
-
-    @property
-    def output_rms(self) -> Any:
-        """Root mean square of the layer's output (of the contraction, before a bias is added)."""
-        return self._rms("output", self._size)
-
-    @property
-    def output_mean(self) -> Any:
-        """Mean of the layer's output."""
-        return self._mean("output_total", self._size)
-
-    @property
-    def output_grad_rms(self) -> Any:
-        """Root mean square of dL/d(output): the backward signal that arrives at the layer."""
-        return self._rms("cotangent", self._size)
-
-    @property
-    def input_grad_rms(self) -> Any:
-        """Root mean square of what the layer hands down to its input: its own contribution to dL/d(input)."""
-        return self._rms("cotangent", self._entry.input_size, handed=True)
-
-    @property
-    def zero_grad_fraction(self) -> Any:
-        """Fraction of the entries of dL/d(output) that are exactly 0."""
-        return self._mean("zero", self._size)
-
-    @property
-    def dead_fraction(self) -> Any:
-        """Fraction of units for which dL/d(output) is exactly 0 over all examples."""
-        return self._mean("dead", self._entry.units)
-
-    @property
-    def underflow_fraction(self) -> Any:
-        """Fraction of the entries of dL/d(output) that are not 0 but would be in the 16-bit type asked for."""
-        return self._mean("flushed", self._size)
-
-    @property
-    def similarity(self) -> Any:
-        """Mean cosine similarity between the outputs for different examples; 1 = all look alike."""
-        if self._entry.examples == 0 or "similarity" not in self._flow._meta.wanted:
-            return self._absent()
-        # Every device and call holds the sum over all of them, so their mean is that sum.
-        count, direction = self._mean("alive", 1), self._mean("direction", 1)
-        xp = _namespace(count)
-        pairs = count * (count - 1)
-        return _f32(xp, xp.where(pairs > 0, (direction - count) / xp.where(pairs > 0, pairs, 1), np.nan))
-
-    @property
-    def nonfinite(self) -> Nonfinite:
-        """Counts of NaN and Inf entries in the output and in its cotangent."""
-        return Nonfinite(self._column("nonfinite_forward"), self._column("nonfinite_backward"))
-
-    @property
-    def weight_rms(self) -> Any:
-        """Root mean square of the weight's parameter."""
-        return self._weight_rms("weight")
-
-    @property
-    def weight_grad_rms(self) -> Any:
-        """Root mean square of the gradient with respect to the weight's parameter."""
-        return self._weight_rms("gradient")
-
-    @property
-    def weight_grad_norm(self) -> Any:
-        """Euclidean norm of the gradient with respect to the weight's parameter."""
-        if "weight_grad_norm" not in self._flow._meta.wanted:
-            return self._absent()
-        rms = self._weight_rms("gradient")
-        return _f32(_namespace(rms), rms * np.float32(np.sqrt(self._entry.weight_size)))
-
-    def to_record(self) -> dict[str, Any]:
-        """Return the statistics as plain Python numbers (nested lists where there are axes), ready for JSON."""
-        record: dict[str, Any] = {"name": self.name, "kind": self.kind, "shape": list(self.shape)}
-        record["calls"] = _plain(self.calls)
-        for field in self._flow.statistics:
-            value = getattr(self, field)
-            if field == "nonfinite":
-                record["nonfinite_forward"], record["nonfinite_backward"] = map(_plain, value)
-            else:
-                record[field] = _plain(value)
-        return record
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{f}={getattr(self, f)!s}" for f in ("output_rms", "output_grad_rms"))
-        return f"LayerFlow({self.name!r}, {self.kind}, shape={self.shape}, {fields})"
-
-    @property
-    def _size(self) -> int:
-        return int(np.prod(self._entry.shape, dtype=np.int64))
-
-    def _absent(self) -> Any:
-        calls = self._column("calls")
-        return np.full(calls.shape, np.nan, np.float32)
-
-    def _column(self, name: str, *, handed: bool = False) -> Any:
-        meta, entry = self._flow._meta, self._entry
-        columns, start = (meta.handed_columns, entry.handed) if handed else (meta.main_columns, entry.main)
-        if name not in columns or start < 0:
-            return self._absent()
-        return self._flow._host[0][entry.pack][..., start + columns.index(name)]
-
-    def _mean(self, column: str, size: int) -> Any:
-        total, calls = self._column(column), self._column("calls")
-        xp = _namespace(total)
-        return _f32(xp, total / xp.maximum(calls * float(size), 1))
-
-    def _rms(self, prefix: str, size: int, *, handed: bool = False) -> Any:
-        if size == 0:
-            return self._absent()
-        sums = [self._column(f"{prefix}_{s}", handed=handed) for s in ("sum", "low", "high")]
-        return _rms(sums, self._column("calls", handed=handed) * float(size))
-
-    def _weight_rms(self, which: str) -> Any:
-        meta, entry = self._flow._meta, self._entry
-        wanted = {"weight": {"weight_rms"}, "gradient": {"weight_grad_rms", "weight_grad_norm"}}[which]
-        if entry.weight is None or not wanted & meta.wanted:
-            return self._absent()
-        group, index = entry.weight
-        array = self._flow._host[1][group]
-        at = [
-            index * len(meta.weight_columns) + meta.weight_columns.index(f"{which}_{s}") for s in ("sum", "low", "high")
-        ]
-        sums = [array[..., k] for k in at]
-        return _rms(sums, float(entry.weight_size))
-
-
-def _namespace(x: Any) -> Any:
-    return np if isinstance(x, (np.ndarray, np.generic)) else jnp
-
-
-def _f32(xp: Any, x: Any) -> Any:
-    return xp.asarray(x, dtype=xp.float32)
-
-
-def _rms(sums: Sequence[Any], count: Any) -> Any:
-    """Form the root mean square from the sums of squares at the three scales, without leaving float32's range."""
-    xp = _namespace(sums[0])
-    count = xp.maximum(count, 1)
-    parts = [xp.sqrt(s / count) / scale for s, scale in zip(sums, (1.0, LOW_SCALE, HIGH_SCALE), strict=True)]
-    largest = xp.maximum(xp.maximum(parts[0], parts[1]), parts[2])
-    unit = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
-    return _f32(xp, unit * xp.sqrt(sum(xp.square(part / unit) for part in parts)))
-
-
-def _plain(x: Any) -> Any:
-    """Turn an array into nested lists of floats, None for what JSON has no number for."""
-    values = np.asarray(x)
-    if values.ndim:
-        return [_plain(v) for v in values]
-    return float(values) if np.isfinite(values) else None
+    def _weight_sums(self, place: tuple[int, int], which: str) -> list[Any]:
+        group, index = place
+        array = self._host.weights[group]
+        return [array[..., index * len(COLUMNS) + COLUMNS.index(f"{which}_{s}")] for s in SCALES]
 
 
 def validate_statistics(names: Any) -> frozenset[str]:
-    """Return the fields asked for; None means all.
+    """Return the fields asked for; None means `DEFAULT_STATISTICS`.
 
     Raises:
         ValueError: for an unknown field, with the nearest known one.
@@ -390,7 +273,7 @@ def validate_statistics(names: Any) -> frozenset[str]:
     import difflib
 
     if names is None:
-        return frozenset(STATISTICS)
+        return frozenset(DEFAULT_STATISTICS)
     chosen = (names,) if isinstance(names, str) else tuple(names)
     for name in chosen:
         if name not in STATISTICS:
@@ -400,4 +283,7 @@ def validate_statistics(names: Any) -> frozenset[str]:
     return frozenset(chosen)
 
 
-__all__ = ["LAYER_KINDS", "Entry", "Flow", "LayerFlow", "Meta", "Nonfinite", "validate_statistics"]
+__all__ = [
+    "LAYER_KINDS", "Entry", "Flow", "LayerFlow", "Leaf", "Meta", "Nonfinite", "ParameterFlow", "Unseen",
+    "validate_statistics",
+]  # fmt: skip

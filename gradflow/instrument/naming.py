@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from gradflow.instrument.errors import FlowError
-from gradflow.instrument.layers import Site
+from gradflow.instrument.sites import Site
 
 Select = str | Sequence[str] | Callable[[str], bool] | None
 
@@ -53,20 +53,29 @@ def name_sites(sites: Sequence[Site], leaf_parts: Sequence[tuple[str, ...]]) -> 
     return _distinct(names)
 
 
-def selected(names: Sequence[str], select: Select) -> list[bool]:
+def selected(names: Sequence[str], select: Select, also: Sequence[str] = ()) -> list[bool]:
     """Tell which names match a pattern (`fnmatch`), any of several, or a predicate.
 
+    Args:
+        names: to choose from.
+        select: the pattern; None chooses all.
+        also: further names that it may mean.
+
     Raises:
-        FlowError: if none does.
+        FlowError: if no name matches.
     """
     if select is None:
         return [True] * len(names)
     if callable(select):
-        chosen = [bool(select(n)) for n in names]
+        matches = select
     else:
         patterns = [select] if isinstance(select, str) else list(select)
-        chosen = [any(fnmatch.fnmatchcase(n, p) for p in patterns) for n in names]
-    if not any(chosen):
+
+        def matches(name: str) -> bool:
+            return any(fnmatch.fnmatchcase(name, p) for p in patterns)
+
+    chosen = [bool(matches(name)) for name in names]
+    if not any(chosen) and not any(matches(name) for name in also):
         raise FlowError(
             expected="select= to match at least one name",
             got=f"{select!r}, which matches none of {', '.join(names)}",
@@ -81,6 +90,8 @@ def _base(site: Site, leaf_parts: Sequence[tuple[str, ...]]) -> str:
         return site.given
     if site.kind == "carry":
         return ""
+    if site.kind in ("input", "silence"):
+        return site.kind
     if site.weight is None:
         return site.scope or "contraction"
     parents = sorted({leaf_parts[k][:-1] for k in site.weight.leaves})
@@ -122,7 +133,7 @@ def _with_carries(sites: Sequence[Site], names: Sequence[str]) -> list[str]:
         inside = [
             tuple(n.split("/"))
             for s, n in zip(sites, names, strict=True)
-            if s.kind not in ("carry", "tap") and s.path[: len(scan)] == scan
+            if s.kind not in ("carry", "tap", "input", "silence") and s.path[: len(scan)] == scan
         ]
         common = _common_start(inside)
         out[k] = "/".join((*common, f"carry_{site.order[-1]}"))

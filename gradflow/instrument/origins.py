@@ -5,21 +5,25 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from jax.extend import core
 
 from gradflow.instrument.jaxprs import is_inexact, shape_of
+from gradflow.primitives import ELEMENTWISE, IDENTITIES, RESHAPINGS
+
+Cuts = tuple[tuple[str, int], ...]
 
 
 class Kind(enum.IntEnum):
-    """What a value is made of; the larger one wins where two meet."""
+    """What a value is made of. Where two meet the larger one wins, except where `combine` says otherwise."""
 
     NEUTRAL = 0  # literals, iota, random bits: neither parameter nor data
     VIEW = 1  # one parameter leaf through reshapes, casts, transposes, slices and broadcasts
     PARAMS = 2  # computed from parameters alone
-    DATA = 3  # anything that depends on a closed-over value or an argument that is not differentiated
+    MIXED = 3  # parameters, combined entry by entry with arrays of their own shape: a mask, a frozen weight, an update
+    DATA = 4  # anything else that depends on a closed-over value or an argument that is not differentiated
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,65 +32,97 @@ class Origin:
 
     Attributes:
         kind: see `Kind`.
-        leaves: the parameter leaves behind a VIEW (exactly one) or PARAMS value.
+        leaves: the parameter leaves behind a value that is not data; exactly one behind a VIEW.
         steps: for a VIEW, how the leaf was cut on the way, so that its statistics can be taken of the part used.
-        layers: bit mask of the layers that the value depends on.
+        layers: bit mask of the places (layers, leaves, uses of leaves) that the value depends on.
+        reaching: those of them to which a cotangent of the value can get.
+        cuts: what cut others off from it, and which: ("stop_gradient", mask).
         active: whether the loss can send a cotangent through this value to a parameter.
         axes: manual mesh axes over which the value differs from device to device.
         uniform: one number, or one number broadcast.
+        spread: a broadcast repeats its entries.
+        signal: it has come through a contraction, so it is no mask and no frozen weight.
+        cotangent: it was computed by a backward pass inside the loss (an adapted weight is a leaf minus such a value).
     """
 
     kind: Kind
     leaves: frozenset[int] = frozenset()
     steps: tuple[tuple[Any, ...], ...] = ()
     layers: int = 0
+    reaching: int = 0
+    cuts: Cuts = ()
     active: bool = False
     axes: frozenset[str] = frozenset()
     uniform: bool = False
+    spread: bool = False
+    signal: bool = False
+    cotangent: bool = False
 
     @property
     def is_weight(self) -> bool:
         """Whether a contraction with this value is a layer."""
-        return self.kind in (Kind.VIEW, Kind.PARAMS)
+        return self.kind in (Kind.VIEW, Kind.PARAMS, Kind.MIXED)
 
 
 NEUTRAL = Origin(Kind.NEUTRAL)
-_RESHAPING = frozenset({"reshape", "transpose", "squeeze"})
-_UNCHANGED = frozenset(
-    {
-        "convert_element_type", "copy", "copy_p", "pvary", "pcast", "reduce_precision", "sharding_constraint",
-        "name", "stop_gradient", "expand_dims", "device_put", "optimization_barrier", "mesh_cast", "reshard",
-    }
-)  # fmt: skip
-_OPAQUE_VIEWS = frozenset({"broadcast_in_dim", "dynamic_slice", "rev"})
+_NO_AXES = frozenset[str]()
+_NO_LEAVES = frozenset[int]()
+# Forwards a value as it is; the others of `IDENTITIES` do so, too.
+_UNCHANGED = IDENTITIES | {"expand_dims", "stop_gradient"}
 _SAME_EVERYWHERE = frozenset({"psum", "psum_invariant", "pmax", "pmin", "all_gather", "all_gather_invariant"})
-_RESCALING = frozenset({"mul", "div", "add", "sub"})
+# Functions whose derivative is 0 wherever it exists: JAX sends no cotangent through them.
+FLAT = frozenset({"sign", "floor", "ceil", "round", "nextafter", "is_finite"})
 
 
 def join(origins: Iterable[Origin]) -> Origin:
     """Return the origin of a value computed from (or being one of) several."""
     origins = tuple(origins)
-    kind = max((o.kind for o in origins), default=Kind.NEUTRAL)
+    kind, leaves, axes, cuts = Kind.NEUTRAL, _NO_LEAVES, _NO_AXES, ()
+    layers, reaching = 0, 0
+    active = signal = cotangent = False
+    spread = bool(origins)
+    for o in origins:
+        kind = max(kind, o.kind)
+        layers |= o.layers
+        reaching |= o.reaching
+        active |= o.active
+        signal |= o.signal
+        cotangent |= o.cotangent
+        spread &= o.spread or o.kind == Kind.NEUTRAL
+        if o.axes:
+            axes |= o.axes
+        if o.cuts:
+            cuts = _both_cuts(cuts, o.cuts)
+        if o.leaves:
+            leaves |= o.leaves
     if kind == Kind.VIEW:
         kind = Kind.PARAMS
-    leaves: frozenset[int] = frozenset()
-    if kind == Kind.PARAMS:
-        leaves = leaves.union(*(o.leaves for o in origins))
-    layers, axes = 0, frozenset[str]()
-    for o in origins:
-        layers |= o.layers
-        axes |= o.axes
-    return Origin(kind, leaves, (), layers, any(o.active for o in origins), axes)
+    if kind == Kind.DATA:
+        leaves = _NO_LEAVES
+    return Origin(kind, leaves, (), layers, reaching, cuts, active, axes, False, spread, signal, cotangent)
 
 
 def merge(a: Origin, b: Origin) -> Origin:
     """Return what is true of a value that is sometimes `a`, sometimes `b` (branches, loop carries)."""
     if a == b:
         return a
+    joined = join((a, b))
     if a.kind == b.kind == Kind.VIEW and a.leaves == b.leaves and a.steps == b.steps:
-        joined = join((a, b))
         return dataclasses.replace(joined, kind=Kind.VIEW, steps=a.steps)
-    return join((a, b))
+    return joined
+
+
+def cut(origin: Origin, by: str) -> Origin:
+    """Return the origin behind an operation through which no cotangent passes."""
+    cuts = _both_cuts(origin.cuts, ((by, origin.reaching),)) if origin.reaching else origin.cuts
+    return dataclasses.replace(origin, active=False, reaching=0, cuts=cuts)
+
+
+def _both_cuts(a: Cuts, b: Cuts) -> Cuts:
+    masks = dict(a)
+    for name, mask in b:
+        masks[name] = masks.get(name, 0) | mask
+    return tuple(sorted(masks.items()))
 
 
 def stacked(origin: Origin) -> Origin:
@@ -96,9 +132,7 @@ def stacked(origin: Origin) -> Origin:
 
 def scanned(origin: Origin, depth: int) -> Origin:
     """Return the origin of the row that one step of a scan, `depth` scans deep itself, sees."""
-    if origin.kind == Kind.VIEW:
-        return dataclasses.replace(origin, steps=(*origin.steps, ("scan", depth)))
-    return origin
+    return _view(origin, ("scan", depth))
 
 
 def _view(origin: Origin, step: tuple[Any, ...]) -> Origin:
@@ -107,62 +141,162 @@ def _view(origin: Origin, step: tuple[Any, ...]) -> Origin:
     return origin
 
 
-def propagate(eqn: core.JaxprEqn, origins: list[Origin]) -> list[Origin]:
-    """Apply the rule of an ordinary (first-order, not contracting) equation."""
-    name, params = eqn.primitive.name, eqn.params
-    if name in _UNCHANGED:
-        if name == "stop_gradient":
-            return [dataclasses.replace(o, active=False) for o in origins]
-        return list(origins)
-    if name in _RESHAPING:
-        key = {"reshape": "new_sizes", "transpose": "permutation", "squeeze": "dimensions"}[name]
-        return [_view(origins[0], (name, tuple(params[key])))]
-    if name == "slice":
-        cut = ("slice", params["start_indices"], params["limit_indices"], params["strides"])
-        return [_view(origins[0], cut)]
-    if name == "split":
-        sizes = tuple(int(s) for s in params["sizes"])
-        return [_view(origins[0], ("split", sizes, params["axis"], k)) for k in range(len(sizes))]
-    if name in _OPAQUE_VIEWS:
-        out = _view(join_indices(origins[0], origins[1:]), ("opaque",))
-        uniform = name == "broadcast_in_dim" and (origins[0].uniform or _is_single(eqn.invars[0]))
-        return [dataclasses.replace(out, uniform=uniform)]
-    if name in _RESCALING and (scaled := _rescaled(eqn, origins)) is not None:
-        return [scaled]
-    if name in _SAME_EVERYWHERE:
-        return [dataclasses.replace(_collected(name, o), axes=o.axes - _axis_names(params)) for o in origins]
-    if name == "axis_index":
-        return [Origin(Kind.NEUTRAL, axes=frozenset({params["axis_name"]}))]
-    out = join(origins)
-    if not any(is_inexact(v) for v in eqn.outvars):
-        out = dataclasses.replace(out, active=False)
-    return [out] * len(eqn.outvars)
+Rule = Callable[[core.JaxprEqn, Sequence[Origin]], list[Origin]]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*primitives: str) -> Callable[[Rule], Rule]:
+    """Register how origins pass through primitives; users may add their own.
+
+    Args:
+        *primitives: names, as in `eqn.primitive.name`.
+    """
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(primitives, function))
+        return function
+
+    return register
+
+
+def propagate(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
+    """Apply the rule of an ordinary (first-order, not contracting) equation.
+
+    A primitive without a rule mixes what it reads: its outputs are parameters if all inputs are, else data.
+    """
+    name = eqn.primitive.name
+    special = RULES.get(name)
+    if special is not None:
+        outs = special(eqn, origins)
+    elif name in ELEMENTWISE:
+        outs = [combine(eqn, origins)] * len(eqn.outvars)
+    else:
+        outs = [_mixture(origins)] * len(eqn.outvars)
+    if name in FLAT:
+        return [cut(o, name) for o in outs]
+    return [
+        o if o.reaching == 0 and not o.active else o if is_inexact(v) else cut(o, name)
+        for o, v in zip(outs, eqn.outvars, strict=True)
+    ]
+
+
+def _mixture(origins: Iterable[Origin]) -> Origin:
+    joined = join(origins)
+    if joined.kind == Kind.MIXED:
+        return dataclasses.replace(joined, kind=Kind.DATA, leaves=_NO_LEAVES, spread=False)
+    return dataclasses.replace(joined, spread=False)
+
+
+@rule(*_UNCHANGED)
+def _unchanged(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
+    if eqn.primitive.name == "stop_gradient":
+        return [cut(o, "stop_gradient") for o in origins]
+    return list(origins)
+
+
+@rule(*(RESHAPINGS - _UNCHANGED))
+def _reshaped(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
+    name = eqn.primitive.name
+    key = {"reshape": "new_sizes", "transpose": "permutation", "squeeze": "dimensions"}[name]
+    return [_view(origins[0], (name, tuple(eqn.params[key])))]
+
+
+@rule("slice")
+def _sliced(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
+    params = eqn.params
+    return [_view(origins[0], ("slice", params["start_indices"], params["limit_indices"], params["strides"]))]
+
+
+@rule("split")
+def _split(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
+    sizes = tuple(int(s) for s in eqn.params["sizes"])
+    return [_view(origins[0], ("split", sizes, eqn.params["axis"], k)) for k in range(len(sizes))]
+
+
+@rule("dynamic_slice", "rev")
+def _part(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
+    del eqn
+    return [_view(join_indices(origins[0], origins[1:]), ("opaque",))]
+
+
+@rule("broadcast_in_dim")
+def _broadcast(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
+    operand, old, new = origins[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+    spread = operand.spread or math.prod(new) > math.prod(old)
+    uniform = operand.uniform or math.prod(old) == 1
+    step = ("opaque",) if math.prod(new) > math.prod(old) else ("reshape", new)
+    return [dataclasses.replace(_view(operand, step), spread=spread, uniform=uniform)]
+
+
+@rule(*_SAME_EVERYWHERE)
+def _collective(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
+    name, gone = eqn.primitive.name, _axis_names(eqn.params)
+    gathers = name.startswith("all_gather")
+    outs = [_view(o, ("opaque",)) if gathers else join((o,)) for o in origins]
+    return [dataclasses.replace(o, axes=o.axes - gone) for o in outs]
+
+
+@rule("axis_index")
+def _axis_index(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
+    del origins
+    return [Origin(Kind.NEUTRAL, axes=frozenset({eqn.params["axis_name"]}))]
+
+
+def combine(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> Origin:
+    """Return the origin of a function of entries at the same place.
+
+    A leaf of rank >= 2 that is not broadcast stays a weight when it meets arrays of its own shape: masks, frozen
+    weights, updates. It does not when it meets a signal (a position added to a residual stream), except one that a
+    backward pass inside the loss made (a weight adapted by gradient descent). What is broadcast (scale, bias) never
+    makes a weight of data.
+    """
+    joined = join(origins)
+    if joined.kind == Kind.DATA or (joined.kind == Kind.MIXED and len(origins) > 1):
+        return _meeting(eqn, origins, joined)
+    return joined
+
+
+def _meeting(eqn: core.JaxprEqn, origins: Sequence[Origin], joined: Origin) -> Origin:
+    shape = shape_of(eqn.outvars[0])
+    weights = [
+        o
+        for o, atom in zip(origins, eqn.invars, strict=True)
+        if o.is_weight and not o.spread and len(shape) >= 2 and shape_of(atom) == shape
+    ]
+    others = [
+        (o, atom) for o, atom in zip(origins, eqn.invars, strict=True) if o.kind == Kind.DATA and not _is_number(o, atom)
+    ]
+    if not weights or any(_is_signal(o, shape_of(atom), shape) for o, atom in others):
+        return dataclasses.replace(joined, kind=Kind.DATA, leaves=_NO_LEAVES)
+    leaves = _NO_LEAVES.union(*(o.leaves for o in origins))
+    kind = Kind.MIXED if others or any(o.kind == Kind.MIXED for o in origins) else Kind.PARAMS
+    layers, reaching = 0, 0
+    for o, _ in others:
+        layers |= o.layers
+        reaching |= o.reaching
+    for o in origins:
+        if o.kind == Kind.MIXED:
+            layers |= o.layers
+            reaching |= o.reaching
+    return dataclasses.replace(joined, kind=kind, leaves=leaves, layers=layers, reaching=reaching, spread=False)
+
+
+def _is_signal(origin: Origin, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    adapts = origin.cotangent and not origin.spread and shape == expected
+    return origin.signal and not adapts
+
+
+def _is_number(origin: Origin, atom: Any) -> bool:
+    """Spectral normalization divides a weight by one number that depends on running (not learned) state."""
+    return origin.uniform or math.prod(shape_of(atom)) == 1
 
 
 def join_indices(operand: Origin, indices: Iterable[Origin]) -> Origin:
     """Return the origin of a part of `operand` whose place other values choose: still a part of it."""
     joined = join((operand, *indices))
-    return dataclasses.replace(operand, layers=joined.layers, axes=joined.axes)
-
-
-def _rescaled(eqn: core.JaxprEqn, origins: list[Origin]) -> Origin | None:
-    """Spectral normalization divides a weight by one number that depends on running (not learned) state."""
-    for here, other, atom in ((0, 1, eqn.invars[1]), (1, 0, eqn.invars[0])):
-        array, number = origins[here], origins[other]
-        single = number.kind == Kind.DATA and (number.uniform or _is_single(atom))
-        if array.is_weight and single and not _is_single(eqn.invars[here]):
-            return join((array, dataclasses.replace(number, kind=Kind.NEUTRAL)))
-    return None
-
-
-def _collected(name: str, origin: Origin) -> Origin:
-    return _view(origin, ("opaque",)) if name.startswith("all_gather") else join((origin,))
+    return dataclasses.replace(operand, layers=joined.layers, cuts=joined.cuts, axes=joined.axes)
 
 
 def _axis_names(params: dict[str, Any]) -> frozenset[str]:
     names = params.get("axes", params.get("axis_name", ()))
     return frozenset(n for n in (names if isinstance(names, (tuple, list)) else (names,)) if isinstance(n, str))
-
-
-def _is_single(atom: Any) -> bool:
-    return math.prod(shape_of(atom)) == 1

@@ -1,15 +1,16 @@
-"""The tap: an identity that reduces what passes through it, forward and backward, and hands the numbers to a sink."""
+"""The tap: an identity that reduces what passes through it, forward to an output of its own, backward to a sink."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Int, Num
 
 from gradflow.instrument import statistics
 from gradflow.instrument.jaxprs import as_varying
@@ -26,8 +27,8 @@ def tap(name: str, value: T) -> T:
 
     Args:
         name: what `flow` calls it; unique within the loss function.
-        value: a floating-point array of any shape, or a pytree of such arrays, which get `name/path`. The last axis is
-            taken as the units, the ones before it as the examples.
+        value: a floating-point or complex array of any shape, or a pytree of such arrays, which get `name/path`. The
+            last axis is taken as the units, the ones before it as the examples.
 
     Returns:
         `value`, unchanged.
@@ -46,7 +47,7 @@ def tap(name: str, value: T) -> T:
     named = []
     for path, leaf in leaves:
         full = name if not path else f"{name}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             raise TypeError(
                 f"gradflow.tap({full!r}): expected a floating-point array, got {jnp.result_type(leaf)}. "
                 "Likely cause: an index or a mask, which has no gradient. Fix: tap the value computed from it"
@@ -57,22 +58,48 @@ def tap(name: str, value: T) -> T:
 
 @dataclasses.dataclass(frozen=True)
 class TapSpec:
-    """What a tap has to know beforehand: the columns asked for, and what the axes of its value mean."""
+    """What a tap has to know beforehand: the columns asked for, and what the axes of its value mean.
+
+    Attributes:
+        layout: the columns of the value and of its cotangent.
+        unit_axes, example_axes: axes of the value.
+        mesh_axes: manual mesh axes over which its examples are split.
+        flush_below: largest cotangent that a 16-bit type makes 0.
+        ahead: parts that the forward pass gives, with their widths: "value", "silent", "experts".
+        back: parts that the backward pass gives: "value", "handed", "experts".
+    """
 
     layout: statistics.Layout
     unit_axes: tuple[int, ...]
     example_axes: tuple[int, ...]
     mesh_axes: tuple[str, ...]
     flush_below: float
+    ahead: Mapping[str, int] = dataclasses.field(hash=False, default_factory=dict)
+    back: Mapping[str, int] = dataclasses.field(hash=False, default_factory=dict)
+
+
+def forward_numbers(spec: TapSpec, y: Num[Array, "..."], x: Num[Array, "..."] | None) -> Float[Array, " columns"]:
+    """Reduce a value and the input of its layer to the columns `spec.layout.forward`."""
+    axes = statistics.mesh_axes_of(y, spec.mesh_axes)
+    y, x = jax.lax.stop_gradient((y, x))
+    return as_varying(statistics.forward(y, x, spec.layout, spec.unit_axes, spec.example_axes, axes), y)
+
+
+def silent_units(spec: TapSpec, y: Num[Array, "..."]) -> Float[Array, " 2"]:
+    """Count a pass, and the units of a value that are 0 for every example."""
+    axes = statistics.mesh_axes_of(y, spec.mesh_axes)
+    examples = tuple(k for k in range(y.ndim) if k not in spec.unit_axes)
+    nonzero = jnp.sum(jax.lax.stop_gradient(y) != 0, axis=examples, dtype=jnp.int32)
+    nonzero = jax.lax.psum(nonzero, axes) if axes else nonzero
+    silent = jnp.sum((nonzero == 0).astype(spec.layout.dtype))
+    return as_varying(jnp.stack([jnp.ones_like(silent), silent]), y)
 
 
 def apply_tap(
-    spec: TapSpec, y: Num[Array, "..."], x: Num[Array, "..."] | None, sink: Float[Array, " columns"]
-) -> Num[Array, "..."]:
-    """Return `y`; the gradient with respect to `sink` is its statistics, and the forward ones of the input `x`."""
-    axes = statistics.mesh_axes_of(y, spec.mesh_axes)
-    ahead = statistics.forward(*jax.lax.stop_gradient((y, x)), spec.layout, spec.example_axes, axes)
-    return _value_tap(spec, y, as_varying(ahead, y), as_varying(sink, y))
+    spec: TapSpec, y: Num[Array, "..."], x: Num[Array, "..."] | None, sink: Float[Array, " back"]
+) -> tuple[Num[Array, "..."], Float[Array, " columns"]]:
+    """Return `y` and its forward numbers, those of the input `x` among them; the gradient of `sink` is the others."""
+    return _value_tap(spec, y, forward_numbers(spec, y, x), as_varying(sink, y))
 
 
 def apply_input_tap(spec: TapSpec, x: Num[Array, "..."], sink: Float[Array, " columns"]) -> Num[Array, "..."]:
@@ -80,23 +107,38 @@ def apply_input_tap(spec: TapSpec, x: Num[Array, "..."], sink: Float[Array, " co
     return _input_tap(spec, x, as_varying(sink, x))
 
 
+def apply_expert_tap(
+    spec: TapSpec, y: Num[Array, "..."], sizes: Int[Array, "*batch groups"], sink: Float[Array, " groups"]
+) -> tuple[Num[Array, "..."], Float[Array, " groups"]]:
+    """Return `y`, the output of a ragged contraction, and how many entries of it each group has.
+
+    The gradient with respect to `sink` counts the entries of dL/dy that are exactly 0, group by group.
+    """
+    per_row = 1
+    for axis in spec.unit_axes:
+        per_row *= y.shape[axis]
+    entries = jnp.sum(sizes.reshape(-1, sizes.shape[-1]), 0) * per_row
+    return _expert_tap(spec, y, sizes, as_varying(sink, y)), as_varying(entries.astype(spec.layout.dtype), y)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _value_tap(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> Array:
-    del spec, ahead, sink
-    return y
+def _value_tap(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> tuple[Array, Array]:
+    del spec, sink
+    return y, ahead
 
 
-def _value_tap_fwd(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> tuple[Array, Array]:
+def _value_tap_fwd(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> tuple[tuple[Array, Array], None]:
     del spec, sink
     # Nothing goes on before it has been looked at: else XLA may look later, and keep the array alive until then.
-    return jax.lax.optimization_barrier((y, ahead))
+    return jax.lax.optimization_barrier((y, ahead)), None
 
 
-def _value_tap_bwd(spec: TapSpec, ahead: Array, g: Array) -> tuple[Array, None, Array]:
+def _value_tap_bwd(spec: TapSpec, _: None, cotangents: tuple[Array, Array]) -> tuple[Array, None, Array]:
+    g, _ = cotangents
     axes = statistics.mesh_axes_of(g, spec.mesh_axes)
     back = statistics.backward(g, spec.layout, spec.unit_axes, axes, spec.flush_below)
     g, back = jax.lax.optimization_barrier((g, as_varying(back, g)))
-    return g, None, jnp.concatenate([ahead, back])
+    return g, None, back
 
 
 _value_tap.defvjp(_value_tap_fwd, _value_tap_bwd)
@@ -114,8 +156,32 @@ def _input_tap_fwd(spec: TapSpec, x: Array, sink: Array) -> tuple[Array, None]:
 
 
 def _input_tap_bwd(spec: TapSpec, _: None, g: Array) -> tuple[Array, Array]:
-    del spec
-    return jax.lax.optimization_barrier((g, as_varying(statistics.handed_down(g), g)))
+    return jax.lax.optimization_barrier((g, as_varying(statistics.handed_down(g, spec.layout), g)))
 
 
 _input_tap.defvjp(_input_tap_fwd, _input_tap_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _expert_tap(spec: TapSpec, y: Array, sizes: Array, sink: Array) -> Array:
+    del spec, sizes, sink
+    return y
+
+
+def _expert_tap_fwd(spec: TapSpec, y: Array, sizes: Array, sink: Array) -> tuple[Array, Array]:
+    del spec, sink
+    return y, sizes
+
+
+def _expert_tap_bwd(spec: TapSpec, sizes: Array, g: Array) -> tuple[Array, None, Array]:
+    groups = sizes.shape[-1]
+    units = tuple(sorted(spec.unit_axes))
+    zeros = jnp.sum(g == 0, axis=units, dtype=jnp.int32).reshape(-1, g.shape[spec.example_axes[0]])
+    ends = jnp.cumsum(sizes.reshape(-1, groups), -1)
+    rows = jnp.arange(zeros.shape[1], dtype=ends.dtype)
+    owner = jax.vmap(lambda e: jnp.searchsorted(e, rows, side="right"))(ends)  # rows behind the last group: none
+    counts = jnp.zeros((groups + 1,), jnp.int32).at[owner].add(zeros)[:groups]
+    return g, None, as_varying(counts.astype(spec.layout.dtype), g)
+
+
+_expert_tap.defvjp(_expert_tap_fwd, _expert_tap_bwd)

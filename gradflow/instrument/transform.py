@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax import lax
 
-from gradflow.instrument import naming, weights
-from gradflow.instrument.errors import FlowError
-from gradflow.instrument.flow import LAYER_KINDS, Entry, Flow, Meta, validate_statistics
+from gradflow.instrument import parameters
+from gradflow.instrument.analysis import find_sites
+from gradflow.instrument.arguments import Traced, trace
+from gradflow.instrument.description import describe
+from gradflow.instrument.flow import Flow, validate_statistics
 from gradflow.instrument.interpreter import Interpreter
 from gradflow.instrument.jaxprs import opened, varying_axes
-from gradflow.instrument.layers import Site, find_sites
+from gradflow.instrument.naming import Select, name_sites, selected
 from gradflow.instrument.origins import Kind, Origin
-from gradflow.instrument.sinks import Pack, pack_sites
-from gradflow.instrument.statistics import Layout
+from gradflow.instrument.sinks import pack_sites
+from gradflow.instrument.sites import Findings, Site
+from gradflow.instrument.statistics import Layout, flush_below
 from gradflow.instrument.tap import TapSpec
+
+_INPUT_FIELDS = frozenset({"output_rms", "output_mean", "similarity", "nonfinite"})
 
 
 def value_grad_and_flow(
@@ -38,15 +41,16 @@ def value_grad_and_flow(
 ) -> Callable[..., tuple[Any, Any, Flow]]:
     r"""Return a function that gives the value, the gradients and every layer's forward and backward signal.
 
-    One reverse pass computes all: every layer's output y passes through an identity whose derivative rule also reduces
-    y and its cotangent dL/dy to a few float32 numbers. No activation is stored or returned for it.
+    One reverse pass computes all: every layer's output y passes through an identity that reduces y to a few numbers,
+    which become outputs, and whose derivative rule reduces the cotangent dL/dy. No activation is stored or returned.
 
     Args:
         fun: the loss function, any JAX code that can be traced; it returns a scalar, or (scalar, aux) with `has_aux`.
-        argnums: which positional arguments to differentiate; pytrees of floating-point arrays.
+        argnums: which positional arguments to differentiate; pytrees of floating-point or complex arrays.
         has_aux: whether `fun` returns a pair whose second part is passed through.
         select: report only names that match this `fnmatch` pattern, any of several, or a predicate on the name.
-        statistics: fields of `LayerFlow` to compute, all by default; what is not asked for costs nothing.
+        statistics: fields of `LayerFlow` to compute, by default `DEFAULT_STATISTICS`, which is all but the largest
+            cotangent and the histogram of exponents; what is not asked for costs nothing.
         activations: whether a contraction of two activations (attention scores) is a layer too.
         data_gradients: whether `input_grad_rms` of layers fed with data is formed: one more product, which
             the gradient of the parameters does not need.
@@ -59,8 +63,8 @@ def value_grad_and_flow(
         otherwise once a tap reads the same array).
 
     Raises:
-        FlowError: no layer found, a loss that is not a scalar, a tap in a while loop.
-        TypeError: parameters that are not floating-point.
+        FlowError: a loss that is not a scalar, `select` that matches nothing, a tap in a while loop.
+        TypeError: parameters that are not floating-point or complex.
         ValueError: an unknown statistic.
 
     Examples:
@@ -74,12 +78,13 @@ def value_grad_and_flow(
         raise TypeError(
             f"value_grad_and_flow: expected a function, got {type(fun).__name__}; pass loss_fn, not loss_fn(...)"
         )
-    wanted = validate_statistics(statistics)
-    options = _Options(select, Layout(wanted), activations, data_gradients, _flush_below(underflow_dtype))
+    options = _Options(
+        select, validate_statistics(statistics), activations, data_gradients, flush_below(underflow_dtype)
+    )
 
     @functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
     def value_grad_and_flow_f(*args: Any, **kwargs: Any) -> tuple[Any, Any, Flow]:
-        traced = _trace(fun, argnums, has_aux, args, kwargs)
+        traced = trace(fun, argnums, has_aux, args, kwargs)
         value, aux, grads, flow = _run(traced, options)
         return ((value, aux) if has_aux else value), grads, flow
 
@@ -88,222 +93,89 @@ def value_grad_and_flow(
 
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    select: naming.Select
-    layout: Layout
+    select: Select
+    wanted: frozenset[str]
     activations: bool
     data_gradients: bool
     flush_below: float
 
 
-@dataclasses.dataclass(frozen=True)
-class _Traced:
-    """A loss function as a jaxpr of its differentiated leaves."""
-
-    jaxpr: Any
-    leaves: list[Any]
-    paths: list[tuple[str, ...]]
-    rebuild_grads: Callable[[list[Any]], Any]
-    rebuild_aux: Callable[[list[Any]], Any]
-
-
-def _flush_below(dtype: Any) -> float:
-    """Return the largest magnitude that rounds to zero in a 16-bit type: half its smallest subnormal (ties to even)."""
-    dtype = jnp.dtype(dtype)
-    if dtype not in (jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16)):
-        raise ValueError(f"underflow_dtype: expected float16 or bfloat16, got {dtype}")
-    return float(jnp.finfo(dtype).smallest_subnormal) / 2
-
-
-def _trace(
-    fun: Callable[..., Any], argnums: Any, has_aux: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> _Traced:
-    single = isinstance(argnums, (int, np.integer))
-    numbers = _normalised((argnums,) if single else tuple(argnums), len(args))
-    chosen = args[numbers[0]] if single else tuple(args[n] for n in numbers)
-    flat, tree = jax.tree_util.tree_flatten_with_path(chosen)
-    names = _argument_names(fun, numbers)
-    paths = [_leaf_parts(path, names, single) for path, _ in flat]
-    leaves = [leaf for _, leaf in flat]
-    _check_leaves(leaves, paths)
-    kept: dict[str, Any] = {}
-
-    def flat_fun(*leaves: Any) -> list[Any]:
-        values = jax.tree_util.tree_unflatten(tree, leaves)
-        full = list(args)
-        for n, value in zip(numbers, (values,) if single else values, strict=True):
-            full[n] = value
-        out = fun(*full, **kwargs)
-        loss, aux = _checked_pair(out) if has_aux else (out, None)
-        _check_scalar(loss)
-        aux_leaves, kept["tree"] = jax.tree_util.tree_flatten(aux)
-        traced = [isinstance(a, jax.core.Tracer) for a in aux_leaves]
-        kept["static"] = [None if t else a for a, t in zip(aux_leaves, traced, strict=True)]
-        kept["traced"] = traced
-        return [loss, *(a for a, t in zip(aux_leaves, traced, strict=True) if t)]
-
-    jaxpr = jax.make_jaxpr(flat_fun)(*leaves)
-
-    def rebuild_aux(values: list[Any]) -> Any:
-        rest = iter(values)
-        both = [next(rest) if t else s for t, s in zip(kept["traced"], kept["static"], strict=True)]
-        return jax.tree_util.tree_unflatten(kept["tree"], both)
-
-    return _Traced(jaxpr, leaves, paths, lambda g: jax.tree_util.tree_unflatten(tree, g), rebuild_aux)
-
-
-def _run(traced: _Traced, options: _Options) -> tuple[Any, Any, Any, Flow]:
-    sites, names = _sites(traced, options)
-    layout = options.layout
-    handed = [
-        bool(layout.handed) and s.source is not None and (s.source_active or options.data_gradients) for s in sites
-    ]
-    packs = pack_sites(sites, layout, handed)
-    specs = [TapSpec(layout, s.unit_axes, s.example_axes, s.mesh_axes, options.flush_below) for s in sites]
+def _run(traced: Traced, options: _Options) -> tuple[Any, Any, Any, Flow]:
+    findings = _find(traced, options)
+    names = name_sites(findings.sites, traced.paths)
+    sites, names, leaves = _chosen(findings, names, traced, options)
+    specs = [_spec(site, options) for site in sites]
+    packs = pack_sites(sites, specs)
     interpreter = Interpreter(sites, specs, packs)
 
-    def instrumented(leaves: list[Any], sinks: list[Any]) -> tuple[Any, list[Any]]:
-        loss, *aux = interpreter(traced.jaxpr, leaves, sinks)
-        return loss, aux
+    def instrumented(leaves: list[Any], sinks: list[Any]) -> tuple[Any, Any]:
+        (loss, *aux), ahead = interpreter(traced.jaxpr, leaves, sinks)
+        return loss, (aux, ahead)
 
     sinks = [pack.zeros() for pack in packs]
-    (value, aux), (grads, sums) = jax.value_and_grad(instrumented, argnums=(0, 1), has_aux=True)(traced.leaves, sinks)
-    groups = weights.group(sites, traced.leaves)
-    weight_sums = weights.reduce(groups, traced.leaves, grads, layout.wanted)
-    meta = Meta(
-        _entries(sites, names, packs, groups),
-        layout.main,
-        layout.handed,
-        weights.COLUMNS,
-        layout.wanted,
-    )
-    return value, traced.rebuild_aux(aux), traced.rebuild_grads(grads), Flow(meta, tuple(sums), weight_sums)
+    differentiate = jax.value_and_grad(instrumented, argnums=(0, 1), has_aux=True)
+    (value, (aux, ahead)), (grads, back) = differentiate(traced.leaves, sinks)
+    groups = parameters.group(sites, traced.leaves, leaves)
+    sums = parameters.reduce(groups, traced.leaves, grads, options.wanted)
+    meta = describe(findings, sites, names, specs, packs, groups, leaves, traced, options.wanted)
+    bad = (~jnp.isfinite(lax.stop_gradient(value))).astype(jnp.float32)
+    flow = Flow(meta, tuple(_over_devices(a) for a in ahead), tuple(back), sums, bad)
+    return value, traced.rebuild_aux(aux), traced.rebuild_grads(grads), flow
 
 
-def _sites(traced: _Traced, options: _Options) -> tuple[list[Site], list[str]]:
-    jaxpr, consts = opened(traced.jaxpr)
-    parameters = [
+def _over_devices(ahead: jax.Array) -> jax.Array:
+    """Inside a `shard_map` around the transformation, add up what each device saw, as gradients of sinks are."""
+    axes = tuple(sorted(varying_axes(ahead)))
+    return lax.psum(ahead, axes) if axes else ahead
+
+
+def _find(traced: Traced, options: _Options) -> Findings:
+    _, consts = opened(traced.jaxpr)
+    origins = [
         Origin(Kind.VIEW, frozenset({k}), active=True, axes=varying_axes(leaf)) for k, leaf in enumerate(traced.leaves)
     ]
     data = [Origin(Kind.DATA, axes=varying_axes(c)) for c in consts]
-    sites = find_sites(traced.jaxpr, parameters, data, activations=options.activations)
-    if not any(s.kind in LAYER_KINDS or s.kind == "tap" for s in sites):
-        counted = ", ".join(sorted({e.primitive.name for e in jaxpr.eqns})) or "nothing"
-        raise FlowError(
-            expected="a loss in which at least one contraction or look-up uses a differentiated parameter",
-            got=f"none among {len(jaxpr.eqns)} operations ({counted})",
-            cause="the parameters are closed over instead of passed as an argument, argnums names another argument, "
-            "or the layers sit inside a custom derivative rule or a while loop",
-            fix="pass the parameters as an argument and name it in argnums, or name values by gradflow.tap",
-        )
-    names = naming.name_sites(sites, traced.paths)
-    chosen = naming.selected(names, options.select)
-    return (
-        [s for s, keep in zip(sites, chosen, strict=True) if keep],
-        [n for n, keep in zip(names, chosen, strict=True) if keep],
-    )
+    return find_sites(traced.jaxpr, origins, data, activations=options.activations)
 
 
-def _entries(sites: list[Site], names: list[str], packs: Sequence[Pack], groups: weights.Groups) -> tuple[Entry, ...]:
-    place: dict[tuple[int, str], tuple[int, int]] = {}
-    for number, pack in enumerate(packs):
-        for piece, at in pack.offsets().items():
-            place[piece] = (number, at)
-    entries = []
-    for k, (site, name) in enumerate(zip(sites, names, strict=True)):
-        number, main = place[(k, "main")]
-        weight, weight_size = groups.find(site.weight)
-        entry = Entry(
-            name=name,
-            kind=site.kind,
-            shape=site.shape,
-            units=math.prod(site.shape[a] for a in site.unit_axes),
-            input_size=0 if site.input_shape is None else math.prod(site.input_shape),
-            examples=site.shape[site.example_axes[0]] if site.example_axes else 0,
-            lengths=site.lengths,
-            pack=number,
-            main=main,
-            handed=place.get((k, "handed"), (0, -1))[1],
-            weight=weight,
-            weight_size=weight_size,
-            part=None if site.weight is None else weights.part_of(site.weight),
-            order=_with_steps(site),
-        )
-        entries.append(entry)
-    return tuple(entries)
+def _chosen(
+    findings: Findings, names: Sequence[str], traced: Traced, options: _Options
+) -> tuple[list[Site], list[str], tuple[int, ...]]:
+    """Return the sites to tap, their names, and the leaves to report."""
+    shown = [k for k, site in enumerate(findings.sites) if site.kind != "silence"]
+    if options.select is None:
+        keep = set(shown)
+        leaves = tuple(range(len(traced.leaves)))
+    else:
+        paths = ["/".join(path) for path in traced.paths]
+        by_name = selected([names[k] for k in shown], options.select, also=paths)
+        keep = {k for k, wanted in zip(shown, by_name, strict=True) if wanted}
+        used = frozenset[int]().union(*(s.weight.leaves for k in keep if (s := findings.sites[k]).weight is not None))
+        matching = selected(paths, options.select, also=names)
+        leaves = tuple(k for k, match in enumerate(matching) if match or k in used)
+    if not options.wanted & (_INPUT_FIELDS | {"input_rms"}):
+        keep = {k for k in keep if findings.sites[k].kind != "input"}
+    paths_kept = {findings.sites[k].path for k in keep}
+    if "dead_fraction" in options.wanted:
+        keep |= {k for k, s in enumerate(findings.sites) if s.kind == "silence" and s.parent in paths_kept}
+    order = sorted(keep)
+    return [findings.sites[k] for k in order], [names[k] for k in order], leaves
 
 
-def _with_steps(site: Site) -> tuple[int | None, ...]:
-    """The path of a site, with None behind each scan, where the number of its step belongs."""
-    order: list[int | None] = list(site.path)
-    for chain in reversed(site.chain):
-        order.insert(len(chain), None)
-    return tuple(order)
-
-
-def _normalised(numbers: tuple[int, ...], count: int) -> tuple[int, ...]:
-    for n in numbers:
-        if not -count <= n < count:
-            raise ValueError(
-                f"value_grad_and_flow: argnums={n} but the function was called with {count} positional arguments; "
-                "pass the differentiated arguments by position"
-            )
-    return tuple(n % count for n in numbers)
-
-
-def _argument_names(fun: Callable[..., Any], numbers: tuple[int, ...]) -> list[str]:
-    try:
-        positional = list(inspect.signature(fun).parameters)
-    except (TypeError, ValueError):
-        positional = []
-    return [positional[n] if n < len(positional) else str(n) for n in numbers]
-
-
-def _leaf_parts(path: Sequence[Any], names: list[str], single: bool) -> tuple[str, ...]:
-    if single or len(names) == 1:
-        parts = naming.path_parts(path if single else path[1:])
-        return parts or (names[0],)
-    return (names[path[0].idx], *naming.path_parts(path[1:]))
-
-
-def _check_leaves(leaves: list[Any], paths: list[tuple[str, ...]]) -> None:
-    for leaf, path in zip(leaves, paths, strict=True):
-        name = "/".join(path)
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, int, complex)):
-            raise TypeError(
-                f"value_grad_and_flow: expected arrays as parameters, got {type(leaf).__name__} at {name!r}. "
-                "Likely cause: a model object with functions or names in it. "
-                "Fix: separate the arrays (eqx.partition, nnx.split) and put the rest back inside the loss"
-            )
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            raise TypeError(
-                f"value_grad_and_flow: expected floating-point parameters, got {jnp.result_type(leaf)} at {name!r}. "
-                "Likely cause: a step counter, a random key or labels among the parameters, or argnums names the wrong "
-                "argument. Fix: pass it as another argument"
-            )
-
-
-def _checked_pair(out: Any) -> tuple[Any, Any]:
-    if not isinstance(out, tuple) or len(out) != 2:
-        raise TypeError(
-            "value_grad_and_flow: with has_aux=True expected the loss function to return (loss, aux), "
-            f"got {type(out).__name__}"
-        )
-    return out
-
-
-def _check_scalar(loss: Any) -> None:
-    expected = "a loss function that returns a floating-point scalar"
-    leaves = jax.tree_util.tree_leaves(loss)
-    if isinstance(loss, tuple):
-        got, cause = f"a tuple of {len(loss)}", "the function also returns something else"
-        raise FlowError(expected, got, cause, "pass has_aux=True")
-    if len(leaves) != 1 or leaves[0] is not loss:
-        raise FlowError(expected, type(loss).__name__, "the function returns no array", "return the loss")
-    if jnp.shape(loss) != ():
-        raise FlowError(
-            expected, f"an array of shape {jnp.shape(loss)}", "one loss for each example", "return the mean"
-        )
-    if not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
-        raise FlowError(
-            expected, f"one of type {jnp.result_type(loss)}", "a count or a metric", "return the loss itself"
-        )
+def _spec(site: Site, options: _Options) -> TapSpec:
+    """Decide which numbers a site gives."""
+    wanted = options.wanted
+    if site.kind == "input":
+        wanted = wanted & _INPUT_FIELDS | ({"output_rms"} if "input_rms" in wanted else frozenset())
+    is_complex = jnp.issubdtype(site.dtype, jnp.complexfloating)
+    layout = Layout(frozenset(wanted), parameters.column_dtype(site), is_complex)
+    ahead, back = {"value": len(layout.forward)}, {"value": len(layout.backward)}
+    if site.kind == "silence":
+        ahead, back = {"silent": 2}, {}
+    elif site.forward_only:
+        back = {}
+    elif layout.handed and site.source is not None and (site.source_active or options.data_gradients):
+        back["handed"] = len(layout.handed)
+    if site.experts:
+        ahead["experts"] = back["experts"] = site.experts
+    return TapSpec(layout, site.unit_axes, site.example_axes, site.mesh_axes, options.flush_below, ahead, back)

@@ -13,7 +13,7 @@ import numpy as np
 
 from gradflow.instrument import Flow, naming, value_grad_and_flow
 from gradflow.instrument.jaxprs import opened
-from gradflow.instrument.layers import find_sites
+from gradflow.instrument.analysis import find_sites
 from gradflow.instrument.origins import Kind, Origin
 from gradflow.theory.tracing.propagation import Known, Propagation, Steps
 from gradflow.theory.tracing.random_fields import Source

@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend import core
 
 from gradflow.instrument import jaxprs
-from gradflow.instrument.layers import Site
+from gradflow.instrument.sites import Site
 from gradflow.theory.tracing.abstract_values import (
     ELEMENTWISE,
     SHAPED,

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from gradflow.instrument.layers import Site
 from gradflow.instrument.origins import Kind, Origin
-from gradflow.instrument.statistics import sum_of_squares
+from gradflow.instrument.sites import Site
+from gradflow.instrument.statistics import SCALES, sum_of_squares
 
-COLUMNS = ("weight_sum", "weight_low", "weight_high", "gradient_sum", "gradient_low", "gradient_high")
+COLUMNS = tuple(f"{kind}_{scale}" for kind in ("weight", "gradient") for scale in SCALES)
 Cut = tuple[tuple[Any, ...], ...]
 
 
@@ -37,6 +37,11 @@ class Part:
     def scans(self) -> tuple[int, ...]:
         """Which of the scans around the layer cut it, counted from the outermost: those of which it has a row each."""
         return tuple(step[1] for step in self.steps if step[0] == "scan")
+
+    @property
+    def is_rows(self) -> bool:
+        """Whether it is a whole leaf, cut into rows by scans or not at all."""
+        return all(step[0] == "scan" for step in self.steps)
 
     def take(self, leaf: Float[Array, "..."]) -> Float[Array, "*rows rest"]:
         """Cut the part out of its leaf; an axis for each of `scans` comes first."""
@@ -66,10 +71,17 @@ class Groups:
         """Return (group, index) of a weight's part, None if there is no weight, and the part's size."""
         if weight is None:
             return None, 0
-        part = part_of(weight)
+        place = self._place(part_of(weight))
+        return place, self.sizes[place[0]][place[1]]
+
+    def leaf(self, number: int) -> tuple[int, int]:
+        """Return (group, index) of a part whose rows make up a whole leaf."""
+        whole = (part for parts in self.parts for part in parts if part.leaves == {number} and part.is_rows)
+        return self._place(next(whole))
+
+    def _place(self, part: Part) -> tuple[int, int]:
         group = next(number for number, parts in enumerate(self.parts) if part in parts)
-        index = self.parts[group].index(part)
-        return (group, index), self.sizes[group][index]
+        return group, self.parts[group].index(part)
 
 
 def part_of(weight: Origin) -> Part:
@@ -84,10 +96,20 @@ def part_of(weight: Origin) -> Part:
     return Part(weight.leaves, tuple(steps))
 
 
-def group(sites: Sequence[Site], leaves: Sequence[Any]) -> Groups:
-    """Collect the parts that the layers use."""
+def group(sites: Sequence[Site], leaves: Sequence[Any], reported: Sequence[int]) -> Groups:
+    """Collect the parts that the layers use, and each reported leaf as a whole.
+
+    Args:
+        sites: the layers.
+        leaves: the differentiated leaves.
+        reported: numbers of the leaves that `Flow.parameters` lists.
+    """
     found: dict[tuple[int, ...], dict[Part, int]] = {}
-    for part in dict.fromkeys(part_of(site.weight) for site in sites if site.weight is not None):
+    used = dict.fromkeys(part_of(site.weight) for site in sites if site.weight is not None)
+    # The rows of a leaf that a scan cuts add up to the whole of it.
+    covered = {min(part.leaves) for part in used if part.is_rows and len(part.leaves) == 1}
+    whole = [Part(frozenset({k}), ()) for k in reported if k not in covered]
+    for part in dict.fromkeys([*used, *whole]):
         count = sum(step[0] == "scan" for step in part.steps)
         shapes = [_cut_shape(part, leaves[k]) for k in sorted(part.leaves)]
         found.setdefault(shapes[0][:count], {})[part] = sum(math.prod(shape[count:]) for shape in shapes)
@@ -127,19 +149,27 @@ def reduce(
 
 
 def _summed(parts: Sequence[Part], arrays: list[Array], rows: int, places: list[int]) -> Float[Array, "*rows columns"]:
+    dtype = column_dtype(*arrays)
+
     def sums(arrays: list[Array]) -> Array:
         rest = iter(arrays)
         pieces: list[Array] = []
         for part in parts:
-            columns = [jnp.zeros((3,), jnp.float32)] * 2
+            columns = [jnp.zeros((3,), dtype)] * 2
             for at in places:
-                columns[at] = functools.reduce(jnp.add, [sum_of_squares(next(rest)) for _ in part.leaves])
+                columns[at] = functools.reduce(jnp.add, [sum_of_squares(next(rest), dtype) for _ in part.leaves])
             pieces += columns
         return jnp.concatenate(pieces)
 
     for _ in range(rows):
         sums = jax.vmap(sums)
     return sums(arrays)
+
+
+def column_dtype(*values: Any) -> str:
+    """Return the type of the columns for values: float64 where one of them has 64-bit parts, else float32."""
+    dtypes = [jnp.result_type(getattr(value, "dtype", value)) for value in values]
+    return "float64" if any(jnp.finfo(d).bits == 64 for d in dtypes if jnp.issubdtype(d, jnp.inexact)) else "float32"
 
 
 def _cutter(steps: Cut) -> Callable[[Array], Array]:
