@@ -12,7 +12,7 @@ from gradflow.instrument import jaxprs
 from gradflow.instrument.axes import axis_roles
 from gradflow.instrument.neighbours import Frame, activation_behind, added_leaf, computed_in
 from gradflow.instrument.origins import Kind, Origin, join, join_indices, propagate
-from gradflow.instrument.recorder import ELEMENTWISE_USE, Recorder
+from gradflow.instrument.recorder import ELEMENTWISE_USE, INPUT_USE, Recorder
 from gradflow.instrument.sites import Place, Site
 from gradflow.primitives import CONTRACTIONS, ELEMENTWISE
 
@@ -54,12 +54,12 @@ def contraction(here: Meeting, record: Recorder, *, activations: bool) -> list[O
         return [_marked(joined, bit)]
     source = here.origins[1 - weight]
     bit = _layer(here, record, weight)
-    used = record.use((*here.path, 1 - weight), source.leaves, ELEMENTWISE_USE) if source.kind == Kind.MIXED else 0
+    used = record.use((*here.path, 1 - weight), source.leaves, INPUT_USE) if source.leaves else 0
     layers = source.layers | bit | used | record.leaf_bits(here.origins[weight])
     reaching = source.reaching | bit | (record.leaf_bits(here.origins[weight]) & here.origins[weight].reaching)
     if here.origins[weight].kind == Kind.MIXED:
-        layers |= here.origins[weight].layers
-        reaching |= here.origins[weight].reaching
+        layers |= here.origins[weight].layers & ~here.origins[weight].building
+        reaching |= here.origins[weight].reaching & ~here.origins[weight].building
         record.discard_tables(here.origins[weight])
     return [dataclasses.replace(joined, layers=layers, reaching=reaching)]
 
@@ -202,7 +202,9 @@ def ordinary(here: Meeting, record: Recorder) -> list[Origin]:
     if not any(o.leaves for o in here.origins):
         return outs
     bit = _table(here, record)
-    if not bit and any(o.kind == Kind.DATA for o in outs):
+    # Where a number made of leaves meets the loss, a number too, it is a penalty or the weight of a term.
+    numbers = all(jaxprs.shape_of(v) == () for v in (*here.eqn.invars, *here.eqn.outvars))
+    if not bit and not numbers and any(o.kind == Kind.DATA for o in outs):
         leaves = frozenset[int]().union(*(o.leaves for o in here.origins))
         mixed = all(o.kind == Kind.MIXED for o in here.origins if o.leaves)
         bit = record.use(here.path, leaves, ELEMENTWISE_USE if mixed else reason(here.eqn))

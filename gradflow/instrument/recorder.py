@@ -14,6 +14,8 @@ from gradflow.instrument.sites import Findings, Path, Place, Site, Use
 
 # Said of uses that are fully described by the leaf's own gradient and listed only where the leaf has no row at all.
 ELEMENTWISE_USE = "added to or multiplied with data (bias, scale, gate): no contraction"
+INPUT_USE = "enters a layer as its input: the layer's input gradient shows its signal"
+PLAIN_USES = frozenset({ELEMENTWISE_USE, INPUT_USE})
 
 
 class Recorder:
