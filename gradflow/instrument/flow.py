@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow.instrument.statistics import HIGH_SCALE, LOW_SCALE, STATISTICS
+from gradflow.instrument.statistics import (
+    DEFAULT_STATISTICS,
+    SCALES,
+    STATISTICS,
+    Layout,
+    mean,
+    root_mean_square,
+    similarity,
+)
 from gradflow.instrument.table import render
 from gradflow.instrument.weights import Part
 
@@ -238,7 +246,8 @@ class LayerFlow:
     @property
     def output_mean(self) -> Any:
         """Mean of the layer's output."""
-        return self._mean("output_total", self._size)
+        totals = [self._column(name) for name in Layout(self._flow._meta.wanted).total]
+        return mean(totals, self._column("calls") * float(self._size))
 
     @property
     def output_grad_rms(self) -> Any:
@@ -270,11 +279,7 @@ class LayerFlow:
         """Mean cosine similarity between the outputs for different examples; 1 = all look alike."""
         if self._entry.examples == 0 or "similarity" not in self._flow._meta.wanted:
             return self._absent()
-        # Every device and call holds the sum over all of them, so their mean is that sum.
-        count, direction = self._mean("alive", 1), self._mean("direction", 1)
-        xp = _namespace(count)
-        pairs = count * (count - 1)
-        return _f32(xp, xp.where(pairs > 0, (direction - count) / xp.where(pairs > 0, pairs, 1), np.nan))
+        return similarity(self._column("direction"), self._column("alive"), self._column("calls"))
 
     @property
     def nonfinite(self) -> Nonfinite:
@@ -338,8 +343,8 @@ class LayerFlow:
     def _rms(self, prefix: str, size: int, *, handed: bool = False) -> Any:
         if size == 0:
             return self._absent()
-        sums = [self._column(f"{prefix}_{s}", handed=handed) for s in ("sum", "low", "high")]
-        return _rms(sums, self._column("calls", handed=handed) * float(size))
+        sums = [self._column(f"{prefix}_{s}", handed=handed) for s in SCALES]
+        return root_mean_square(sums, self._column("calls", handed=handed) * float(size))
 
     def _weight_rms(self, which: str) -> Any:
         meta, entry = self._flow._meta, self._entry
@@ -348,11 +353,9 @@ class LayerFlow:
             return self._absent()
         group, index = entry.weight
         array = self._flow._host[1][group]
-        at = [
-            index * len(meta.weight_columns) + meta.weight_columns.index(f"{which}_{s}") for s in ("sum", "low", "high")
-        ]
+        at = [index * len(meta.weight_columns) + meta.weight_columns.index(f"{which}_{s}") for s in SCALES]
         sums = [array[..., k] for k in at]
-        return _rms(sums, float(entry.weight_size))
+        return root_mean_square(sums, float(entry.weight_size))
 
 
 def _namespace(x: Any) -> Any:
@@ -361,16 +364,6 @@ def _namespace(x: Any) -> Any:
 
 def _f32(xp: Any, x: Any) -> Any:
     return xp.asarray(x, dtype=xp.float32)
-
-
-def _rms(sums: Sequence[Any], count: Any) -> Any:
-    """Form the root mean square from the sums of squares at the three scales, without leaving float32's range."""
-    xp = _namespace(sums[0])
-    count = xp.maximum(count, 1)
-    parts = [xp.sqrt(s / count) / scale for s, scale in zip(sums, (1.0, LOW_SCALE, HIGH_SCALE), strict=True)]
-    largest = xp.maximum(xp.maximum(parts[0], parts[1]), parts[2])
-    unit = xp.where((largest > 0) & xp.isfinite(largest), largest, 1.0)
-    return _f32(xp, unit * xp.sqrt(sum(xp.square(part / unit) for part in parts)))
 
 
 def _plain(x: Any) -> Any:
@@ -382,7 +375,7 @@ def _plain(x: Any) -> Any:
 
 
 def validate_statistics(names: Any) -> frozenset[str]:
-    """Return the fields asked for; None means all.
+    """Return the fields asked for; None means `DEFAULT_STATISTICS`.
 
     Raises:
         ValueError: for an unknown field, with the nearest known one.
@@ -390,7 +383,7 @@ def validate_statistics(names: Any) -> frozenset[str]:
     import difflib
 
     if names is None:
-        return frozenset(STATISTICS)
+        return frozenset(DEFAULT_STATISTICS)
     chosen = (names,) if isinstance(names, str) else tuple(names)
     for name in chosen:
         if name not in STATISTICS:

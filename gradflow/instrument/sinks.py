@@ -63,7 +63,7 @@ def pack_sites(sites: Sequence[Site], layout: Layout, handed: Sequence[bool]) ->
     for chain, members in groups.items():
         pieces = []
         for k in members:
-            pieces.append((k, "main", len(layout.main)))
+            pieces.append((k, "main", len(layout.forward + layout.backward)))
             if handed[k]:
                 pieces.append((k, "handed", len(layout.handed)))
         packs.append(Pack(chain, sites[members[0]].lengths, tuple(pieces)))

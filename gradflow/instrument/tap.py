@@ -71,7 +71,7 @@ def apply_tap(
 ) -> Num[Array, "..."]:
     """Return `y`; the gradient with respect to `sink` is its statistics, and the forward ones of the input `x`."""
     axes = statistics.mesh_axes_of(y, spec.mesh_axes)
-    ahead = statistics.forward(*jax.lax.stop_gradient((y, x)), spec.layout, spec.example_axes, axes)
+    ahead = statistics.forward(*jax.lax.stop_gradient((y, x)), spec.layout, spec.unit_axes, spec.example_axes, axes)
     return _value_tap(spec, y, as_varying(ahead, y), as_varying(sink, y))
 
 
@@ -114,8 +114,7 @@ def _input_tap_fwd(spec: TapSpec, x: Array, sink: Array) -> tuple[Array, None]:
 
 
 def _input_tap_bwd(spec: TapSpec, _: None, g: Array) -> tuple[Array, Array]:
-    del spec
-    return jax.lax.optimization_barrier((g, as_varying(statistics.handed_down(g), g)))
+    return jax.lax.optimization_barrier((g, as_varying(statistics.handed_down(g, spec.layout), g)))
 
 
 _input_tap.defvjp(_input_tap_fwd, _input_tap_bwd)

@@ -21,7 +21,7 @@ from gradflow.instrument.jaxprs import opened, varying_axes
 from gradflow.instrument.layers import Site, find_sites
 from gradflow.instrument.origins import Kind, Origin
 from gradflow.instrument.sinks import Pack, pack_sites
-from gradflow.instrument.statistics import Layout
+from gradflow.instrument.statistics import Layout, flush_below
 from gradflow.instrument.tap import TapSpec
 
 
@@ -75,7 +75,7 @@ def value_grad_and_flow(
             f"value_grad_and_flow: expected a function, got {type(fun).__name__}; pass loss_fn, not loss_fn(...)"
         )
     wanted = validate_statistics(statistics)
-    options = _Options(select, Layout(wanted), activations, data_gradients, _flush_below(underflow_dtype))
+    options = _Options(select, Layout(wanted), activations, data_gradients, flush_below(underflow_dtype))
 
     @functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
     def value_grad_and_flow_f(*args: Any, **kwargs: Any) -> tuple[Any, Any, Flow]:
@@ -104,14 +104,6 @@ class _Traced:
     paths: list[tuple[str, ...]]
     rebuild_grads: Callable[[list[Any]], Any]
     rebuild_aux: Callable[[list[Any]], Any]
-
-
-def _flush_below(dtype: Any) -> float:
-    """Return the largest magnitude that rounds to zero in a 16-bit type: half its smallest subnormal (ties to even)."""
-    dtype = jnp.dtype(dtype)
-    if dtype not in (jnp.dtype(jnp.float16), jnp.dtype(jnp.bfloat16)):
-        raise ValueError(f"underflow_dtype: expected float16 or bfloat16, got {dtype}")
-    return float(jnp.finfo(dtype).smallest_subnormal) / 2
 
 
 def _trace(
@@ -171,7 +163,7 @@ def _run(traced: _Traced, options: _Options) -> tuple[Any, Any, Any, Flow]:
     weight_sums = weights.reduce(groups, traced.leaves, grads, layout.wanted)
     meta = Meta(
         _entries(sites, names, packs, groups),
-        layout.main,
+        layout.forward + layout.backward,
         layout.handed,
         weights.COLUMNS,
         layout.wanted,

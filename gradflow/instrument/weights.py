@@ -15,9 +15,9 @@ from jaxtyping import Array, Float
 
 from gradflow.instrument.layers import Site
 from gradflow.instrument.origins import Kind, Origin
-from gradflow.instrument.statistics import sum_of_squares
+from gradflow.instrument.statistics import SCALES, sum_of_squares
 
-COLUMNS = ("weight_sum", "weight_low", "weight_high", "gradient_sum", "gradient_low", "gradient_high")
+COLUMNS = tuple(f"{kind}_{scale}" for kind in ("weight", "gradient") for scale in SCALES)
 Cut = tuple[tuple[Any, ...], ...]
 
 
