@@ -178,7 +178,7 @@ def backward(
     if layout.wanted & _ENTRY_COUNTS:
         counts = reductions.count_by_unit(_marks(g, size, flush_below), unit_axes)
         nonzero, flushed, bad = lax.optimization_barrier(counts)
-        dead = ((lax.psum(nonzero, tuple(mesh)) if mesh else nonzero) == 0).astype(jnp.int32)
+        dead = ((lax.psum(nonzero, tuple(mesh)) if mesh else nonzero) == 0).astype(nonzero.dtype)
         zero = g.size // max(1, nonzero.size) - nonzero
         pieces.append(reductions.small_sums(jnp.stack([zero, flushed, dead, bad]).astype(layout.dtype)))
     if "output_grad_max" in layout.wanted:
