@@ -32,7 +32,7 @@ def root_mean_square(sums: Sequence[Any], count: Any) -> Any:
 
 
 def mean(totals: Sequence[Any], count: Any) -> Any:
-    """Form the mean from sums at three scales; of six, real then imaginary parts, the modulus of the mean.
+    """Form the mean from sums at two scales; of four, real then imaginary parts, the modulus of the mean.
 
     Args:
         totals: the columns `Layout.total`, each of any shape.
@@ -44,9 +44,9 @@ def mean(totals: Sequence[Any], count: Any) -> Any:
     xp, dtype = _kind(totals[0])
     size = _count(xp, count, dtype)
     with np.errstate(all="ignore"):
-        scales = range_of(dtype).scales * (len(totals) // 3)
+        scales = (range_of(dtype).middle, range_of(dtype).high) * (len(totals) // 2)
         parts = [_wide(xp, t) / size * (1 / k) for t, k in zip(totals, scales, strict=True)]
-        means = [sum(parts[k : k + 3]) for k in range(0, len(parts), 3)]
+        means = [sum(parts[k : k + 2]) for k in range(0, len(parts), 2)]
         return xp.asarray(means[0] if len(means) == 1 else xp.hypot(*means), dtype=dtype)
 
 

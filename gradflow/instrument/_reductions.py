@@ -33,11 +33,14 @@ class Range:
     Attributes:
         low, high: powers of two that bring its smallest, and its largest, numbers into the range of their squares.
         floor: least mean absolute value of an array whose squares are summed as they are.
+        middle: what entries that are not large are multiplied by where they are added up themselves: no sum of
+            normal numbers becomes subnormal.
     """
 
     low: float
     high: float
     floor: float
+    middle: float
 
     @property
     def scales(self) -> tuple[float, float, float]:
@@ -50,7 +53,7 @@ def range_of(dtype: str) -> Range:
     """Return the scales for sums of squares in float32 or float64."""
     info = np.finfo(dtype)
     half = -int(info.minexp) // 2
-    return Range(2.0 ** (half + 1), 2.0 ** -(int(info.maxexp) // 2 + 26), 2.0 ** (6 - half))
+    return Range(2.0 ** (half + 1), 2.0 ** -(int(info.maxexp) // 2 + 26), 2.0 ** (6 - half), 2.0 ** (half // 2))
 
 
 def real_parts(x: Num[Array, "..."], dtype: str) -> list[Float[Array, "..."]]:
@@ -89,11 +92,12 @@ def sum_of_squares(x: Num[Array, "..."], dtype: str = "float32") -> Float[Array,
     return by_scale(add([jnp.sum(jnp.square(part * scale)) for part in parts]), scale)
 
 
-def total(x: Num[Array, "..."], dtype: str) -> list[Float[Array, " 3"]]:
-    """Sum the entries, into one column of three; of a complex array real and imaginary parts."""
+def total(x: Num[Array, "..."], dtype: str) -> Float[Array, " k"]:
+    """Sum the entries, times `middle` or times `high`; of a complex array real parts, then imaginary parts."""
     parts = real_parts(x, dtype)
-    scale = scale_for(add([jnp.sum(jnp.abs(part)) for part in parts]), x.size)
-    return [by_scale(jnp.sum(part * scale), scale) for part in parts]
+    large = scale_for(add([jnp.sum(jnp.abs(part)) for part in parts]), x.size) == range_of(dtype).high
+    sums = [jnp.sum(part * jnp.where(large, range_of(dtype).high, range_of(dtype).middle)) for part in parts]
+    return jnp.stack([jnp.where(large == side, value, 0.0) for value in sums for side in (False, True)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,13 +106,13 @@ class Examples:
 
     Attributes:
         squares: sum of squares of all entries, in three columns.
-        totals: sum of the entries, in three columns; of a complex array real and imaginary parts.
+        total: sum of the entries, in the columns of `total`.
         direction: squared norm of the sum of all examples, each divided by its norm.
         alive: number of examples that are not 0.
     """
 
     squares: Float[Array, " 3"]
-    totals: list[Float[Array, " 3"]]
+    total: Float[Array, " k"]
     direction: Float[Array, " 1"]
     alive: Float[Array, " 1"]
 
@@ -117,33 +121,34 @@ def sum_examples(y: Num[Array, "..."], axis: int, dtype: str, mesh: Sequence[str
     """Compare the examples that lie along one axis; devices over which they are spread are taken together."""
     parts = real_parts(y, dtype)
     rest = tuple(k for k in range(y.ndim) if k != axis)
-    absolute = add([jnp.sum(jnp.abs(part), axis=rest) for part in parts])
-    scale = scale_for(absolute, y.size // max(1, y.shape[axis]))
+    scale = scale_for(add([jnp.sum(jnp.abs(part), axis=rest) for part in parts]), y.size // max(1, y.shape[axis]))
     aligned = jnp.expand_dims(scale, rest)
     rows = add([jnp.sum(jnp.square(part * aligned), axis=rest) for part in parts])
-    whole = scale_for(small_sums(absolute[None])[0], y.size)
-    weights = lax.optimization_barrier(_example_weights(rows, scale, whole))
+    weights = lax.optimization_barrier(_example_weights(rows, scale))
     sums = [_weighted_sums(weights, part, axis) for part in parts]
-    high = range_of(dtype).high
-    directions = [_over_mesh(part[:1] + part[1:2] * high, mesh) for part in sums]
-    return Examples(
-        small_sums(by_scale(rows, scale).T),
-        [by_scale(small_sums(part[2:])[0], whole) for part in sums],
-        add([small_sums(jnp.square(part)) for part in directions]),
-        _over_mesh(small_sums((rows > 0).astype(dtype)[None]), mesh),
-    )
+    units = [part[0] + part[1] * range_of(dtype).high for part in sums]
+    direction = add([jnp.square(_over_mesh(unit, mesh)) for unit in units])
+    over_units = small_sums(jnp.stack([direction, *(part[k] for part in sums for k in (2, 3))]))
+    over_examples = small_sums(jnp.concatenate([by_scale(rows, scale).T, (rows > 0).astype(dtype)[None]]))
+    return Examples(over_examples[:3], over_units[1:], over_units[:1], _over_mesh(over_examples[3:], mesh))
 
 
-def _example_weights(
-    rows: Float[Array, " examples"], scale: Float[Array, " examples"], whole: Float[Array, ""]
-) -> Float[Array, "3 examples"]:
-    """Return 1/norm of each example, that of large ones apart and times 1/`high` (it leaves the range); and `whole`."""
+def _example_weights(rows: Float[Array, " examples"], scale: Float[Array, " examples"]) -> Float[Array, "4 examples"]:
+    """Return 1/norm of each example that is not large, that of each large one times 1/`high`, `middle`, and `high`.
+
+    Large examples stand apart, since their 1/norm leaves the range.
+    """
     limits = range_of(rows.dtype.name)
     inverse = jnp.where(rows > 0, lax.rsqrt(jnp.where(rows > 0, rows, 1.0)), 0.0)
     large = scale == limits.high
     # As a matrix: its product with y is a library call; with a vector XLA compiles a loop.
     return jnp.stack(
-        [jnp.where(large, 0.0, inverse * scale), jnp.where(large, inverse, 0.0), jnp.broadcast_to(whole, rows.shape)]
+        [
+            jnp.where(large, 0.0, inverse * scale),
+            jnp.where(large, inverse, 0.0),
+            jnp.where(large, 0.0, limits.middle).astype(rows.dtype),
+            jnp.where(large, limits.high, 0.0).astype(rows.dtype),
+        ]
     )
 
 
