@@ -100,25 +100,16 @@ def total(x: Num[Array, "..."], dtype: str) -> Float[Array, " k"]:
     return jnp.stack([jnp.where(large == side, value, 0.0) for value in sums for side in (False, True)])
 
 
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """Sums over examples, all formed from the same passes over memory.
+def sum_examples(
+    y: Num[Array, "..."], axis: int, dtype: str, mesh: Sequence[str]
+) -> tuple[Float[Array, " 4"], Float[Array, " k"]]:
+    """Compare the examples that lie along one axis, and form all that the same passes over memory give.
 
-    Attributes:
-        squares: sum of squares of all entries, in three columns.
-        total: sum of the entries, in the columns of `total`.
-        direction: squared norm of the sum of all examples, each divided by its norm.
-        alive: number of examples that are not 0.
+    Returns:
+        The three columns of the sum of squares and the number of examples that are not 0; the squared norm of the sum
+        of all examples, each divided by its norm, and the columns of `total`. The number and the squared norm are
+        those of all devices over which examples are spread.
     """
-
-    squares: Float[Array, " 3"]
-    total: Float[Array, " k"]
-    direction: Float[Array, " 1"]
-    alive: Float[Array, " 1"]
-
-
-def sum_examples(y: Num[Array, "..."], axis: int, dtype: str, mesh: Sequence[str]) -> Examples:
-    """Compare the examples that lie along one axis; devices over which they are spread are taken together."""
     parts = real_parts(y, dtype)
     rest = tuple(k for k in range(y.ndim) if k != axis)
     scale = scale_for(add([jnp.sum(jnp.abs(part), axis=rest) for part in parts]), y.size // max(1, y.shape[axis]))
@@ -130,7 +121,9 @@ def sum_examples(y: Num[Array, "..."], axis: int, dtype: str, mesh: Sequence[str
     direction = add([jnp.square(_over_mesh(unit, mesh)) for unit in units])
     over_units = small_sums(jnp.stack([direction, *(part[k] for part in sums for k in (2, 3))]))
     over_examples = small_sums(jnp.concatenate([by_scale(rows, scale).T, (rows > 0).astype(dtype)[None]]))
-    return Examples(over_examples[:3], over_units[1:], over_units[:1], _over_mesh(over_examples[3:], mesh))
+    if mesh:
+        over_examples = jnp.concatenate([over_examples[:3], _over_mesh(over_examples[3:], mesh)])
+    return over_examples, over_units
 
 
 def _example_weights(rows: Float[Array, " examples"], scale: Float[Array, " examples"]) -> Float[Array, "4 examples"]:

@@ -55,10 +55,10 @@ class Layout:
             columns += [f"input_{s}" for s in SCALES]
         if "output_rms" in self.wanted:
             columns += [f"output_{s}" for s in SCALES]
+        if "similarity" in self.wanted:
+            columns += ["alive", "direction"]
         if "output_mean" in self.wanted:
             columns += self.total
-        if "similarity" in self.wanted:
-            columns += ["direction", "alive"]
         if "nonfinite" in self.wanted:
             columns.append("nonfinite_forward")
         return tuple(columns)
@@ -151,13 +151,15 @@ def _output_sums(y: Num[Array, "..."], example_axes: Sequence[int], layout: Layo
     """Form the columns of `output_rms`, `output_mean` and `similarity`, as far as they are wanted."""
     wanted, dtype = layout.wanted, layout.dtype
     if "similarity" in wanted and example_axes:
-        sums = reductions.sum_examples(y, example_axes[0], dtype, mesh)
-        pieces = [sums.squares] if "output_rms" in wanted else []
-        pieces += [sums.total] if "output_mean" in wanted else []
-        return [*pieces, sums.direction, sums.alive]
+        # A vector that is needed whole is summed by the kernel that joins the columns; a part of it would not be.
+        over_examples, over_units = reductions.sum_examples(y, example_axes[0], dtype, mesh)
+        return [
+            over_examples if "output_rms" in wanted else over_examples[3:],
+            over_units if "output_mean" in wanted else over_units[:1],
+        ]
     pieces = [sum_of_squares(y, dtype)] if "output_rms" in wanted else []
-    pieces += [reductions.total(y, dtype)] if "output_mean" in wanted else []
-    return pieces + ([jnp.zeros((2,), dtype)] if "similarity" in wanted else [])
+    pieces += [jnp.zeros((2,), dtype)] if "similarity" in wanted else []
+    return pieces + ([reductions.total(y, dtype)] if "output_mean" in wanted else [])
 
 
 def backward(
