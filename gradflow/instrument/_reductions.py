@@ -120,6 +120,10 @@ def sum_examples(
     units = [part[0] + part[1] * range_of(dtype).high for part in sums]
     direction = add([jnp.square(_over_mesh(unit, mesh)) for unit in units])
     over_units = small_sums(jnp.stack([direction, *(part[k] for part in sums for k in (2, 3))]))
+    large = small_sums((scale == range_of(dtype).high).astype(dtype)[None])[0] > 0
+    # What was summed at the other scale may have left the range, so it is taken out rather than multiplied by 0.
+    other = np.asarray([False, *(True, False) * len(parts)]), np.asarray([False, *(False, True) * len(parts)])
+    over_units = jnp.where(jnp.where(large, *other), 0.0, over_units)
     over_examples = small_sums(jnp.concatenate([by_scale(rows, scale).T, (rows > 0).astype(dtype)[None]]))
     if mesh:
         over_examples = jnp.concatenate([over_examples[:3], _over_mesh(over_examples[3:], mesh)])
@@ -129,7 +133,7 @@ def sum_examples(
 def _example_weights(rows: Float[Array, " examples"], scale: Float[Array, " examples"]) -> Float[Array, "4 examples"]:
     """Return 1/norm of each example that is not large, that of each large one times 1/`high`, `middle`, and `high`.
 
-    Large examples stand apart, since their 1/norm leaves the range.
+    Large examples stand apart, since their 1/norm leaves the range. The last two rows sum the entries themselves.
     """
     limits = range_of(rows.dtype.name)
     inverse = jnp.where(rows > 0, lax.rsqrt(jnp.where(rows > 0, rows, 1.0)), 0.0)
@@ -139,8 +143,8 @@ def _example_weights(rows: Float[Array, " examples"], scale: Float[Array, " exam
         [
             jnp.where(large, 0.0, inverse * scale),
             jnp.where(large, inverse, 0.0),
-            jnp.where(large, 0.0, limits.middle).astype(rows.dtype),
-            jnp.where(large, limits.high, 0.0).astype(rows.dtype),
+            jnp.full_like(rows, limits.middle),
+            jnp.full_like(rows, limits.high),
         ]
     )
 
