@@ -44,9 +44,10 @@ def mean(totals: Sequence[Any], count: Any) -> Any:
     xp, dtype = _kind(totals[0])
     size = _count(xp, count, dtype)
     with np.errstate(all="ignore"):
-        scales = (range_of(dtype).middle, range_of(dtype).high) * (len(totals) // 2)
-        parts = [_wide(xp, t) / size * (1 / k) for t, k in zip(totals, scales, strict=True)]
-        means = [sum(parts[k : k + 2]) for k in range(0, len(parts), 2)]
+        limits = range_of(dtype)
+        middle = [_wide(xp, t) / size * (1 / limits.middle) for t in totals[::2]]
+        high = [_wide(xp, t) / size * (1 / limits.high) for t in totals[1::2]]
+        means = [xp.where(xp.isfinite(m), m, h) for m, h in zip(middle, high, strict=True)]
         return xp.asarray(means[0] if len(means) == 1 else xp.hypot(*means), dtype=dtype)
 
 

@@ -33,14 +33,16 @@ class Range:
     Attributes:
         low, high: powers of two that bring its smallest, and its largest, numbers into the range of their squares.
         floor: least mean absolute value of an array whose squares are summed as they are.
-        middle: what entries that are not large are multiplied by where they are added up themselves: no sum of
-            normal numbers becomes subnormal.
+        middle: what entries are multiplied by before they are added up themselves: no sum of normal numbers becomes
+            subnormal.
+        ceiling: what such a sum may reach for sums of it to be finite.
     """
 
     low: float
     high: float
     floor: float
     middle: float
+    ceiling: float
 
     @property
     def scales(self) -> tuple[float, float, float]:
@@ -53,7 +55,14 @@ def range_of(dtype: str) -> Range:
     """Return the scales for sums of squares in float32 or float64."""
     info = np.finfo(dtype)
     half = -int(info.minexp) // 2
-    return Range(2.0 ** (half + 1), 2.0 ** -(int(info.maxexp) // 2 + 26), 2.0 ** (6 - half), 2.0 ** (half // 2))
+    top = int(info.maxexp)
+    return Range(
+        low=2.0 ** (half + 1),
+        high=2.0 ** -(top // 2 + 26),
+        floor=2.0 ** (6 - half),
+        middle=2.0 ** (half // 2),
+        ceiling=2.0 ** (top - 28),
+    )
 
 
 def real_parts(x: Num[Array, "..."], dtype: str) -> list[Float[Array, "..."]]:
@@ -93,11 +102,18 @@ def sum_of_squares(x: Num[Array, "..."], dtype: str = "float32") -> Float[Array,
 
 
 def total(x: Num[Array, "..."], dtype: str) -> Float[Array, " k"]:
-    """Sum the entries, times `middle` or times `high`; of a complex array real parts, then imaginary parts."""
-    parts = real_parts(x, dtype)
-    large = scale_for(add([jnp.sum(jnp.abs(part)) for part in parts]), x.size) == range_of(dtype).high
-    sums = [jnp.sum(part * jnp.where(large, range_of(dtype).high, range_of(dtype).middle)) for part in parts]
-    return jnp.stack([jnp.where(large == side, value, 0.0) for value in sums for side in (False, True)])
+    """Sum the entries times `middle`, and times `high`; of a complex array real parts, then imaginary parts.
+
+    The first sum is Inf where it leaves the range; then the second one counts.
+    """
+    limits = range_of(dtype)
+    sums = [[jnp.sum(part * limits.middle), jnp.sum(part * limits.high)] for part in real_parts(x, dtype)]
+    return jnp.stack([value for middle, high in sums for value in (_within(middle), high)])
+
+
+def _within(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Replace what left the range by Inf: not by NaN, which would stop a user who looks for NaN (`jax_debug_nans`)."""
+    return jnp.where(jnp.abs(x) < range_of(x.dtype.name).ceiling, x, jnp.inf)
 
 
 def sum_examples(
@@ -119,11 +135,8 @@ def sum_examples(
     sums = [_weighted_sums(weights, part, axis) for part in parts]
     units = [part[0] + part[1] * range_of(dtype).high for part in sums]
     direction = add([jnp.square(_over_mesh(unit, mesh)) for unit in units])
-    over_units = small_sums(jnp.stack([direction, *(part[k] for part in sums for k in (2, 3))]))
-    large = small_sums((scale == range_of(dtype).high).astype(dtype)[None])[0] > 0
-    # What was summed at the other scale may have left the range, so it is taken out rather than multiplied by 0.
-    other = np.asarray([False, *(True, False) * len(parts)]), np.asarray([False, *(False, True) * len(parts)])
-    over_units = jnp.where(jnp.where(large, *other), 0.0, over_units)
+    totals = [row for part in sums for row in (_within(part[2]), part[3])]
+    over_units = small_sums(jnp.stack([direction, *totals]))
     over_examples = small_sums(jnp.concatenate([by_scale(rows, scale).T, (rows > 0).astype(dtype)[None]]))
     if mesh:
         over_examples = jnp.concatenate([over_examples[:3], _over_mesh(over_examples[3:], mesh)])
