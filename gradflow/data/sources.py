@@ -132,10 +132,12 @@ class OnDevice:
             rows = start + jnp.arange(self.batch_size, dtype=jnp.uint32)
             chosen = (rows % jnp.uint32(self.examples)).astype(jnp.int32)
         drawn = Batch(self.inputs[chosen], self.targets[chosen])
-        return finish(drawn, jax.random.fold_in(augment_key, step), self.normalization, self.augment)
+        return normalize_and_augment(drawn, jax.random.fold_in(augment_key, step), self.normalization, self.augment)
 
 
-def finish(batch: Batch, key: Key, normalization: Normalization | None, augment: Augmentation | None) -> Batch:
+def normalize_and_augment(
+    batch: Batch, key: Key, normalization: Normalization | None, augment: Augmentation | None
+) -> Batch:
     """Normalize a batch of stored examples, then augment it.
 
     In this order, so that what a crop pads with 0 is the mean, as in He et al. 2016.

@@ -93,7 +93,7 @@ class LinenLayer(nn.Module):
 
         def step(cell: nn.Module, before: Any, inputs: tuple[Array, Array | None]) -> tuple[Any, Array | None]:
             x, counted = inputs
-            with jax.numpy_dtype_promotion("standard"):  # as for other modules: see `apply_part`
+            with jax.numpy_dtype_promotion("standard"):  # as for other modules: see `apply_custom_layer`
                 after = cell(before[0], x)
             if jnp.shape(after[1]) != before[1].shape:
                 raise ValueError(
@@ -112,6 +112,6 @@ class LinenLayer(nn.Module):
             reverse=self.reverse,
             unroll=self.unroll,
         )
-        shown = jnp.zeros((sequence.shape[1], self.hidden), self.dtype)
-        (last, shown), outputs = scan(cell, (start, shown), (sequence, counts))
-        return last, shown if outputs is None else outputs
+        latest = jnp.zeros((sequence.shape[1], self.hidden), self.dtype)
+        (last, latest), outputs = scan(cell, (start, latest), (sequence, counts))
+        return last, latest if outputs is None else outputs

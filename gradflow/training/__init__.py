@@ -7,8 +7,8 @@ from gradflow.training.grids import grid
 from gradflow.training.history import Curve, Fitted
 from gradflow.training.loop import fit
 from gradflow.training.losses import classification, evaluate, regression
-from gradflow.training.optimizers import decay_mask, remedied, stacked_layers
-from gradflow.training.step import Mean, TrainState, averages, init, make_flow_step, make_step, run, start
+from gradflow.training.optimizers import decay_mask, stacked_layers, with_clipping_and_decay
+from gradflow.training.step import Mean, TrainState, init, make_flow_step, make_step, means, run, start
 
 __all__ = [
     "CheckpointError",
@@ -18,7 +18,6 @@ __all__ = [
     "Mean",
     "NonFiniteError",
     "TrainState",
-    "averages",
     "classification",
     "data_mesh",
     "decay_mask",
@@ -29,10 +28,11 @@ __all__ = [
     "join",
     "make_flow_step",
     "make_step",
+    "means",
     "regression",
-    "remedied",
     "run",
     "stacked_layers",
     "start",
     "window_sharding",
+    "with_clipping_and_decay",
 ]

@@ -20,7 +20,7 @@ Report: TypeAlias = Callable[[int, Mapping[str, float], "np.ndarray | None"], No
 
 
 @contextlib.contextmanager
-def shown(done: int, steps: int, wanted: bool) -> Iterator[Report]:
+def report_progress(done: int, steps: int, wanted: bool) -> Iterator[Report]:
     """Show progress on stderr while the block runs, with a function (step, metrics, gradients by layer) that tells it.
 
     Args:

@@ -210,7 +210,7 @@ def step_key(state: TrainState) -> Key:
     return jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
 
 
-def averages(metrics: Metrics) -> dict[str, Float[Array, "*runs"]]:
+def means(metrics: Metrics) -> dict[str, Float[Array, "*runs"]]:
     """Return the means.
 
     Args:

@@ -117,8 +117,8 @@ def root(fn: Callable[[float], float], low: float, high: float) -> float:
             low, at_low = high, at_high
         else:
             at_low /= 2
-        moved, high, at_high = abs(middle - high), middle, at_middle
-        if moved < 1e-13:
+        change, high, at_high = abs(middle - high), middle, at_middle
+        if change < 1e-13:
             break
     return high
 

@@ -101,7 +101,10 @@ def apply_at_nodes(eqn: core.JaxprEqn, operands: Sequence[tuple[Any, Any]]) -> C
             return None
         slope = jnp.zeros(NODES.shape)
         if moving and jnp.issubdtype(value.dtype, jnp.floating):
-            _, slope = jax.jvp(fn, [values[k] for k in moving], [jnp.asarray(operands[k][1]) for k in moving])
+            try:
+                _, slope = jax.jvp(fn, [values[k] for k in moving], [jnp.asarray(operands[k][1]) for k in moving])
+            except NotImplementedError:  # a primitive that JAX does not differentiate
+                return None
         kind = bool if value.dtype == jnp.bool_ else np.float64
         out, change = np.asarray(value, kind), np.asarray(slope, np.float64)
     return Component(out, change) if np.isfinite(out).all() and np.isfinite(change).all() else None
@@ -110,9 +113,10 @@ def apply_at_nodes(eqn: core.JaxprEqn, operands: Sequence[tuple[Any, Any]]) -> C
 def _bind(eqn: core.JaxprEqn, operands: Sequence[Any]) -> Any:
     """The equation on other operands; None for one that is not defined on real numbers, such as a shift of bits."""
     try:
-        return eqn.primitive.bind(*operands, **eqn.params)
+        out = eqn.primitive.bind(*operands, **eqn.params)
     except (TypeError, ValueError, NotImplementedError):
         return None
+    return None if jnp.issubdtype(out.dtype, jnp.complexfloating) else out
 
 
 def _is_boolean(value: Any) -> bool:

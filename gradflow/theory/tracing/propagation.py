@@ -30,7 +30,7 @@ Path: TypeAlias = tuple[int, ...]
 Steps: TypeAlias = tuple[int, ...]
 Measured: TypeAlias = Callable[[str, str, Steps], float]  # layer, field of its flow, steps of the scans around it
 
-_CALLS = jaxprs.INLINED | jaxprs.REMAT | jaxprs.CUSTOM_RULES
+CALLS = jaxprs.INLINED | jaxprs.REMAT | jaxprs.CUSTOM_RULES
 
 
 class Propagation:
@@ -88,7 +88,7 @@ class Propagation:
             return self.layer(eqn, values, path, steps)
         if eqn.primitive.name == "scan":
             return self.scan(eqn, values, path, steps)
-        if eqn.primitive.name in _CALLS:
+        if eqn.primitive.name in CALLS:
             inner = jaxprs.inner_jaxpr(eqn)
             return self.walk(inner, values[: len(jaxprs.opened(inner)[0].invars)], (*path, 0), steps)
         try:
