@@ -22,6 +22,8 @@ from gradflow.data.normalization import Normalization
 from gradflow.data.pytree_dataclass import pytree
 from gradflow.data.shuffling import epoch_order
 
+__all__ = ["Augmentation", "Batch", "Key", "OnDevice", "Source", "Step", "Window", "normalize_and_augment", "on_device"]
+
 Key = PRNGKeyArray | Shaped[Array, "2"]
 Step = int | Int[Array, ""]
 Augmentation = Callable[[Any, Array], Array]

@@ -16,6 +16,8 @@ from gradflow.data.normalization import Normalization
 from gradflow.data.pytree_dataclass import pytree
 from gradflow.data.sources import Augmentation, Batch, Key, Step, normalize_and_augment
 
+__all__ = ["PREFETCHED", "THREADS", "Examples", "Stream", "StreamWindow", "stream"]
+
 THREADS = 4  # that read and decode; more are no quicker, since Python holds most of the work in one
 PREFETCHED = 8  # batches read ahead of the window
 

@@ -27,6 +27,8 @@ from jaxtyping import Array, Float, Int
 from gradflow import initializers
 from gradflow.instrument import Flow, LayerFlow, value_grad_and_flow
 
+__all__ = ["LayerRescaling", "Params", "lsuv"]
+
 Params = TypeVar("Params")
 
 _CONSTANT = 1e-6  # part of the mean square below which float32 cannot tell a variance from 0

@@ -17,6 +17,8 @@ from gradflow.models.custom_layers import CustomLayer, apply_custom_layer
 from gradflow.models.layers import apply_activation, highway
 from gradflow.models.normalization import normalize
 
+__all__ = ["Block", "Normalization", "Operations", "Residual", "Shortcut"]
+
 Residual: TypeAlias = bool | Literal["skipinit", "rezero", "fixup", "highway"] | CustomLayer
 Shortcut: TypeAlias = Literal["A", "B"] | CustomLayer
 Normalization: TypeAlias = Literal["batch"] | CustomLayer

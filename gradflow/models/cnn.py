@@ -27,6 +27,8 @@ from gradflow.models.layers import (
     check_size,
 )
 
+__all__ = ["CNN"]
+
 _WINDOW = 3
 
 

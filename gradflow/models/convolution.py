@@ -13,6 +13,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+__all__ = ["Pairs", "conv", "flax_conv"]
+
 Pairs = tuple[tuple[int, int], ...]
 
 _WIDE = (np.dtype("float32"), np.dtype("float64"))  # sums of parts would lose bits in narrower ones

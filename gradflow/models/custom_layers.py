@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
+__all__ = ["CustomLayer", "apply_custom_layer", "build", "check_custom_layer", "module_class"]
+
 # A function, a Linen class, a `functools.partial` of one, or a module, of which every layer gets a copy of its own.
 CustomLayer: TypeAlias = Callable[..., Any]
 

@@ -15,6 +15,18 @@ from jaxtyping import Array, Float
 from gradflow import _lookup, activations, initializers
 from gradflow.models.custom_layers import apply_custom_layer, check_custom_layer
 
+__all__ = [
+    "PReLU",
+    "activation_for_depth",
+    "apply_activation",
+    "as_floating",
+    "bias_initializer",
+    "check_dtypes",
+    "check_model",
+    "check_size",
+    "highway",
+]
+
 
 class PReLU(nn.Module):
     """Parametric ReLU: x where x >= 0, a x elsewhere, the slope a learned.

@@ -12,6 +12,8 @@ from jaxtyping import Array
 
 from gradflow.models.custom_layers import build, module_class
 
+__all__ = ["LinenLayer", "check_cell", "is_linen"]
+
 
 def is_linen(cell: Any) -> bool:
     """Whether a cell is a Linen cell: a class, a `functools.partial` of one, or a module.

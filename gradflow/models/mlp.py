@@ -24,6 +24,8 @@ from gradflow.models.layers import (
 )
 from gradflow.models.normalization import NORMALIZATIONS, normalize
 
+__all__ = ["MLP", "Normalization", "Residual"]
+
 Normalization: TypeAlias = Literal["batch", "layer", "rms"] | CustomLayer
 Residual: TypeAlias = Literal["plain", "rezero", "skipinit", "highway"] | CustomLayer
 

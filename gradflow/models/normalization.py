@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 from gradflow import _lookup
 from gradflow.models.custom_layers import CustomLayer, apply_custom_layer, module_class
 
+__all__ = ["NORMALIZATIONS", "BatchNorm", "normalize"]
+
 
 class BatchNorm(nn.Module):
     """Batch normalization: y = scale (x - mean) / sqrt(var + epsilon) + bias, mean and variance a channel.

@@ -15,6 +15,8 @@ from gradflow import activations, initializers
 from gradflow.models.blocks import Block, Normalization, Operations, Residual, Shortcut
 from gradflow.models.layers import activation_for_depth, as_floating, check_model
 
+__all__ = ["STAGES", "ResNet"]
+
 STAGES = (16, 32, 64)  # channels of the three stages, the last two at half the resolution of the one before
 
 

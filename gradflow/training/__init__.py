@@ -8,15 +8,30 @@ from gradflow.training.history import Curve, Fitted
 from gradflow.training.loop import fit
 from gradflow.training.losses import classification, evaluate, regression
 from gradflow.training.optimizers import decay_mask, stacked_layers, with_clipping_and_decay
-from gradflow.training.step import Mean, TrainState, init, make_flow_step, make_step, means, run, start
+from gradflow.training.step import (
+    FlowStep,
+    LossFn,
+    Mean,
+    Step,
+    TrainState,
+    init,
+    make_flow_step,
+    make_step,
+    means,
+    run,
+    start,
+)
 
 __all__ = [
     "CheckpointError",
     "Checkpoints",
     "Curve",
     "Fitted",
+    "FlowStep",
+    "LossFn",
     "Mean",
     "NonFiniteError",
+    "Step",
     "TrainState",
     "classification",
     "data_mesh",

@@ -19,6 +19,8 @@ import numpy as np
 from gradflow.training.errors import CheckpointError
 from gradflow.training.step import TrainState
 
+__all__ = ["Checkpoints", "Store", "open_store", "pack", "unpack"]
+
 # What readers of JSON, archives and arrays raise for content that is not theirs.
 _DECODING_ERRORS = (ValueError, KeyError, TypeError, EOFError, zlib.error)
 ARRAYS, NOTES = "arrays", "notes"  # the two items of a checkpoint: arrays by path, and JSON

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+__all__ = ["Interruption", "defer_signals"]
+
 _DEFERRED = (signal.SIGINT, signal.SIGTERM)
 
 

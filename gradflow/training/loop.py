@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from gradflow.data import Source
 
+__all__ = ["fit"]
+
 
 def fit(
     loss_fn: LossFn,

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float
 if TYPE_CHECKING:
     import optax
 
+__all__ = ["DECAYED", "decay_mask", "stacked_layers", "with_clipping_and_decay"]
+
 DECAYED = ("kernel", "embedding")
 
 

@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+__all__ = ["LEVELS", "SECONDS", "WIDTH", "Report", "report_progress", "sparkline"]
+
 LEVELS = "▁▂▃▄▅▆▇█"
 WIDTH = 24  # layers that a sparkline has room for; more are averaged
 SECONDS = 10.0  # from one plain line to the next

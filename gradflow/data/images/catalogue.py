@@ -11,6 +11,23 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+__all__ = [
+    "CATALOGUE",
+    "CIFAR10",
+    "CIFAR10_CLASSES",
+    "CIFAR100",
+    "CIFAR100_CLASSES",
+    "CIFAR100_SUPERCLASSES",
+    "EMBEDDED",
+    "FASHION_MNIST",
+    "FASHION_MNIST_CLASSES",
+    "IDX_FILES",
+    "MNIST",
+    "DataSetFacts",
+    "RawFile",
+    "SplitFacts",
+]
+
 EMBEDDED = "fashion_mnist_subset"  # ships with the package
 
 FASHION_MNIST_CLASSES = (

@@ -18,6 +18,17 @@ from gradflow import _lookup
 from gradflow.data.images.catalogue import CATALOGUE, EMBEDDED, FASHION_MNIST
 from gradflow.data.normalization import Normalization, grey_level_statistics, normalization
 
+__all__ = [
+    "DATASETS",
+    "FASHION_MNIST_SUBSET_DIGEST",
+    "FASHION_MNIST_SUBSET_FILE",
+    "ImageDataset",
+    "Split",
+    "digest",
+    "hold_out",
+    "load",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:

@@ -14,6 +14,8 @@ from typing import Any
 from gradflow.data.images.catalogue import CATALOGUE, DataSetFacts
 from gradflow.data.images.prepared import Progress, builder, import_raw, is_prepared, no_progress, tfds
 
+__all__ = ["TIMEOUT", "NotPreparedError", "check_reachable", "how_to_obtain", "prepare", "prepared_builder"]
+
 TIMEOUT = 5.0  # seconds to wait for a server; TFDS itself tries again for minutes
 
 

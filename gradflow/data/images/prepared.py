@@ -26,6 +26,25 @@ from jaxtyping import UInt8
 from gradflow.data.images.catalogue import CATALOGUE, EMBEDDED, DataSetFacts
 from gradflow.data.images.raw import Images, Labels, read_part
 
+__all__ = [
+    "CHUNK",
+    "STALE",
+    "Progress",
+    "builder",
+    "class_names",
+    "digest",
+    "image_and_labels",
+    "import_raw",
+    "is_prepared",
+    "no_progress",
+    "problems",
+    "read",
+    "records",
+    "tfds",
+    "without_decoder_advice",
+    "write",
+]
+
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 CHUNK = 2048  # records read at once
 STALE = 3600.0  # seconds after which the folder of an import that was killed may go

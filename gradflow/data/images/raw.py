@@ -19,6 +19,8 @@ from jaxtyping import Integer, UInt8
 
 from gradflow.data.images.catalogue import CATALOGUE, DataSetFacts, RawFile, SplitFacts
 
+__all__ = ["Images", "Labels", "RawDataError", "content_of", "read_cifar", "read_idx", "read_part"]
+
 Images = UInt8[np.ndarray, "examples height width channels"]
 Labels = Mapping[str, Integer[np.ndarray, " examples"]]
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from gradflow.theory.mean_field.moments import LARGEST, SMALLEST, ActivationMoments, Phi, activation_moments
 
+__all__ = ["check_variances", "critical_weight_variance", "reject_jump", "root", "variance_fixed_point"]
+
 
 def critical_weight_variance(activation: Phi, *, bias_variance: float) -> float:
     """sigma_w^2 at which chi_1 = 1 for this sigma_b^2: the edge of chaos.

@@ -19,6 +19,8 @@ from gradflow.theory.mean_field.ensembles import Ensemble, spectrum_variance
 from gradflow.theory.mean_field.moments import LARGEST, SMALLEST, Phi, in_range
 from gradflow.theory.mean_field.nodes import nodes
 
+__all__ = ["WidthProfile", "width_profile"]
+
 
 @dataclasses.dataclass(frozen=True)
 class WidthProfile:

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from gradflow.theory.mean_field.maps import FixedPoint, fixed_point
 from gradflow.theory.mean_field.moments import LARGEST, SMALLEST, ActivationMoments, Phi, activation_moments, in_range
 
+__all__ = ["NetworkProfile", "dropout_fixed_point", "lower_correlation", "network_profile"]
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkProfile:

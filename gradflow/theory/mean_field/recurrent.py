@@ -21,6 +21,8 @@ from gradflow.theory.mean_field.maps import FixedPoint, fixed_point
 from gradflow.theory.mean_field.moments import LARGEST, SMALLEST, Phi, activation_moments, in_range
 from gradflow.theory.mean_field.nodes import off_centre_nodes
 
+__all__ = ["GatedFixedPoint", "gru_fixed_point", "lstm_fixed_point", "minimal_rnn_fixed_point", "recurrent_fixed_point"]
+
 _ROUNDS = 10_000
 _MOST_BIAS = 300.0  # of a gate: beyond, 1 - u is 0 in double precision's range
 

@@ -22,6 +22,8 @@ from gradflow import activations, gaussian
 from gradflow.theory.mean_field.moments import Phi, in_range
 from gradflow.theory.mean_field.nodes import off_centre_nodes
 
+__all__ = ["Residuals", "kernel_shaped", "tailored"]
+
 _EXACT = 1e-9  # miss of a condition, over the whole depth, that counts as none
 _SCALES, _SHIFTS = (1.0, 0.3, 0.1, 0.03), (1.0, -1.0, 0.3, -0.3, 0.0)
 _MOST_DEPTH = 100_000

@@ -14,7 +14,24 @@ from jaxtyping import Float
 
 from gradflow.theory.tracing.random_fields import Gaussian, Signal
 
-__all__ = ["BatchMean", "Data", "Known", "Outside", "Piece", "Series", "Signal", "Value"]
+__all__ = [
+    "Axes",
+    "BatchMean",
+    "Data",
+    "Known",
+    "Outside",
+    "Piece",
+    "Series",
+    "Signal",
+    "Value",
+    "axes_of",
+    "broadcast_axes",
+    "gaussians_of",
+    "identity_of",
+    "layers_below",
+    "outside",
+    "ratio_of",
+]
 
 Axes: TypeAlias = tuple[str, ...]
 

@@ -20,6 +20,8 @@ from gradflow.theory.tracing.propagation import Propagation, Steps
 from gradflow.theory.tracing.random_fields import Gaussian
 from gradflow.theory.tracing.report import table
 
+__all__ = ["LayerPrediction", "Prediction", "predict"]
+
 _FLOOR = 0.1  # of ln rms: what terms of order 1/batch and 1/width beyond the first may amount to
 _DEVIATIONS = 3.0
 _KINDS = ("layer", "embedding")

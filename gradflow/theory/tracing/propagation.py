@@ -24,7 +24,18 @@ from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.random_fields import Gaussian, Signal, gaussian_signal
 from gradflow.theory.tracing.rules import RULES
 
-__all__ = ["Measured", "Propagation", "Steps"]
+__all__ = [
+    "CALLS",
+    "Measured",
+    "Path",
+    "Propagation",
+    "Steps",
+    "contraction_of",
+    "ordinary",
+    "reason_outside",
+    "stack",
+    "step_of",
+]
 
 Path: TypeAlias = tuple[int, ...]
 Steps: TypeAlias = tuple[int, ...]

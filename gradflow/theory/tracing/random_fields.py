@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+__all__ = ["NODES", "WEIGHTS", "Component", "Gaussian", "Signal", "gaussian_signal", "merged_gaussian"]
+
 _BREAKS = np.unique(np.concatenate([s * 10.0 * 0.5 ** np.arange(9) for s in (-1, 1)] + [np.array([0.0, 3.5, -3.5])]))
 _GAUSS, _GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(10)
 _HALVES = np.diff(_BREAKS) / 2

@@ -24,7 +24,7 @@ def elementwise(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Valu
     """Apply a function of entries, if all operands are numbers or functions of one Gaussian."""
     if all(isinstance(v, Known) for v in values):
         return apply_to_numbers(eqn, [v for v in values if isinstance(v, Known)])
-    operands = []
+    operands: list[Known | Signal] = []
     for value in values:
         if isinstance(value, Signal):
             operands.append(algebra.as_function_of_one(value))

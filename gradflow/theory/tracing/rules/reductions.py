@@ -10,7 +10,7 @@ from jax.extend import core
 
 from gradflow.theory.tracing.abstract_values import BatchMean, Known, Signal, Value
 from gradflow.theory.tracing.algebra import FieldAlgebra
-from gradflow.theory.tracing.rules.table import register_rule
+from gradflow.theory.tracing.rules.table import register_rule, shape_of
 
 __all__ = ["reduce_sum"]
 
@@ -21,7 +21,7 @@ def reduce_sum(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value
     signal = values[0]
     if not isinstance(signal, Signal):
         return None
-    shape, axes = eqn.invars[0].aval.shape, set(eqn.params["axes"])
+    shape, axes = shape_of(eqn.invars[0]), set(eqn.params["axes"])
     if len(signal.axes) != len(shape):
         return None
     count = math.prod(shape[a] for a in axes)

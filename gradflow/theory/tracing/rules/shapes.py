@@ -24,9 +24,19 @@ from gradflow.theory.tracing.abstract_values import (
 )
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.rules.elementwise import elementwise
-from gradflow.theory.tracing.rules.table import register_rule
+from gradflow.theory.tracing.rules.table import register_rule, shape_of
 
-__all__ = ["cast", "concatenate", "copy", "move", "slice_of"]
+__all__ = [
+    "as_numbers",
+    "broadcast",
+    "cast",
+    "concatenate",
+    "copy",
+    "move",
+    "reshaped_axes",
+    "slice_of",
+    "with_gradient_factor",
+]
 
 
 @register_rule(IDENTITIES - {"convert_element_type"})
@@ -64,7 +74,7 @@ def move(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> 
     if axes and name == "transpose":
         axes = tuple(axes[k] for k in eqn.params["permutation"])
     elif axes and name != "rev":
-        moved = reshaped_axes(axes, eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape)
+        moved = reshaped_axes(axes, shape_of(eqn.invars[0]), shape_of(eqn.outvars[0]))
         if moved is None:
             return None
         axes = moved
@@ -78,11 +88,11 @@ def broadcast(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]
     if isinstance(value, (Known, BatchMean)):
         return value
     axes = axes_of(value.signal if isinstance(value, Piece) else value)
-    shape = eqn.outvars[0].aval.shape
+    shape = shape_of(eqn.outvars[0])
     if axes:
         placed = dict(zip(eqn.params["broadcast_dimensions"], axes, strict=True))
         axes = tuple(placed.get(k, "1") for k in range(len(shape)))
-    copies = math.prod(shape) / max(math.prod(eqn.invars[0].aval.shape), 1)
+    copies = math.prod(shape) / max(math.prod(shape_of(eqn.invars[0])), 1)
     if isinstance(value, Signal) and copies > 1:
         value = with_gradient_factor(value, copies)
     return _with_axes(value, axes)
@@ -138,7 +148,7 @@ def reshaped_axes(axes: Axes, old: Sequence[int], new: Sequence[int]) -> Axes | 
 @register_rule("slice")
 def slice_of(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Take one step of a series, or examples and positions of a signal that keeps all its units."""
-    value, old, new = values[0], eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    value, old, new = values[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
     if isinstance(value, Series):
         return _step_of(value, eqn)
     if not isinstance(value, Signal) or len(value.axes) != len(old):
@@ -150,7 +160,7 @@ def slice_of(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value])
 
 def _step_of(series: Series, eqn: core.JaxprEqn) -> Value | None:
     """One step of what a scan returned; the axis stays, with nothing in it."""
-    at, shape = series.axes.index("t"), eqn.invars[0].aval.shape
+    at, shape = series.axes.index("t"), shape_of(eqn.invars[0])
     start, stop = eqn.params["start_indices"], eqn.params["limit_indices"]
     whole = all((start[k], stop[k]) == (0, shape[k]) for k in range(len(shape)) if k != at)
     if not whole or stop[at] - start[at] != 1:
@@ -162,7 +172,7 @@ def _step_of(series: Series, eqn: core.JaxprEqn) -> Value | None:
 @register_rule("concatenate")
 def concatenate(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Put pieces around their signal, as circular and reflecting padding do; their gradients add up in it."""
-    along, size = eqn.params["dimension"], math.prod(eqn.outvars[0].aval.shape)
+    along, size = eqn.params["dimension"], math.prod(shape_of(eqn.outvars[0]))
     signals = [v.signal if isinstance(v, Piece) else v for v in values]
     first = signals[0]
     if not isinstance(first, Signal) or first.axes[along : along + 1] != ("e",):

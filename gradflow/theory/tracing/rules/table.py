@@ -8,14 +8,14 @@ anew from its measured input, with a note. `register_rule` adds one for a primit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from jax.extend import core
 
 from gradflow.theory.tracing.abstract_values import Value
 from gradflow.theory.tracing.algebra import FieldAlgebra
 
-__all__ = ["RULES", "Rule", "register_rule"]
+__all__ = ["RULES", "Rule", "register_rule", "shape_of"]
 
 
 class Rule(Protocol):
@@ -36,7 +36,10 @@ class Rule(Protocol):
 RULES: dict[str, Rule] = {}
 
 
-def register_rule(primitive: str | Iterable[str]) -> Callable[[Rule], Rule]:
+_R = TypeVar("_R", bound=Rule)
+
+
+def register_rule(primitive: str | Iterable[str]) -> Callable[[_R], _R]:
     """Make a function the rule of a primitive, or of several; an older rule is replaced.
 
     Args:
@@ -62,10 +65,19 @@ def register_rule(primitive: str | Iterable[str]) -> Callable[[Rule], Rule]:
             "primitive p"
         )
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: _R) -> _R:
         if not callable(rule):
             raise TypeError(f"expected a rule (algebra, eqn, values) -> value, got {rule!r}")
         RULES.update(dict.fromkeys(names, rule))
         return rule
 
     return register
+
+
+def shape_of(atom: Any) -> tuple[int, ...]:
+    """Return the shape of an equation's operand or output.
+
+    Args:
+        atom: variable or literal, from `eqn.invars` or `eqn.outvars`.
+    """
+    return tuple(atom.aval.shape)
