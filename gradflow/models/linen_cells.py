@@ -12,6 +12,8 @@ from jaxtyping import Array
 
 from gradflow.models.custom_layers import build, module_class
 
+__all__ = ["LinenLayer", "check_cell", "is_linen"]
+
 
 def is_linen(cell: Any) -> bool:
     """Whether a cell is a Linen cell: a class, a `functools.partial` of one, or a module.
@@ -93,7 +95,7 @@ class LinenLayer(nn.Module):
 
         def step(cell: nn.Module, before: Any, inputs: tuple[Array, Array | None]) -> tuple[Any, Array | None]:
             x, counted = inputs
-            with jax.numpy_dtype_promotion("standard"):  # as for other modules: see `apply_part`
+            with jax.numpy_dtype_promotion("standard"):  # as for other modules: see `apply_custom_layer`
                 after = cell(before[0], x)
             if jnp.shape(after[1]) != before[1].shape:
                 raise ValueError(
@@ -112,6 +114,6 @@ class LinenLayer(nn.Module):
             reverse=self.reverse,
             unroll=self.unroll,
         )
-        shown = jnp.zeros((sequence.shape[1], self.hidden), self.dtype)
-        (last, shown), outputs = scan(cell, (start, shown), (sequence, counts))
-        return last, shown if outputs is None else outputs
+        latest = jnp.zeros((sequence.shape[1], self.hidden), self.dtype)
+        (last, latest), outputs = scan(cell, (start, latest), (sequence, counts))
+        return last, latest if outputs is None else outputs
