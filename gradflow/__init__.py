@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gradflow._distribution import warn_of_other_distribution
+
 if TYPE_CHECKING:
     from gradflow import activations, data, initializers, models, monitor, plots, theory, training
     from gradflow.instrument import Flow, LayerFlow, tap, value_grad_and_flow
     from gradflow.unit_variance import lsuv
 
 __version__ = "0.1.0"
+
+warn_of_other_distribution()
 
 _MODULES = ("activations", "data", "initializers", "models", "monitor", "plots", "theory", "training")
 _HOMES = {
