@@ -47,9 +47,17 @@ def resident_memory() -> float:
     return int(statm.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def kind_of(path: Path) -> str:
+    """Return which kind of test a file holds: `house`, `contract` over a family, `cost`, else against an `oracle`."""
+    if path.name == "test_cost.py":
+        return "cost"
+    return {"house": "house", "contracts": "contract"}.get(folder_of(path), "oracle")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that run experiments as slow."""
+    """Mark the kind of each test, and those that run experiments as slow."""
     for item in items:
+        item.add_marker(kind_of(item.path))
         if folder_of(item.path) == "experiments" and item.path.name not in QUICK_EXPERIMENTS:
             item.add_marker(pytest.mark.slow)
 
