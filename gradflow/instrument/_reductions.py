@@ -77,7 +77,8 @@ def scale_for(absolute: Float[Array, "*k"], size: int) -> Float[Array, "*k"]:
     # A small array needs no threshold that follows its size; without one, few large entries leave room to add up.
     least = max(size, _LARGE_ARRAY) * limits.floor
     middle = jnp.where(absolute < least / limits.high, 1.0, limits.high)
-    return jnp.where(absolute < least, limits.low, middle).astype(absolute.dtype)
+    # XLA computes with constants beforehand, and turns (c s)^2 into c^2 s^2, which leaves the range: hide the scale.
+    return lax.optimization_barrier(jnp.where(absolute < least, limits.low, middle).astype(absolute.dtype))
 
 
 def by_scale(total: Float[Array, "*k"], scale: Float[Array, "*k"]) -> Float[Array, "*k 3"]:

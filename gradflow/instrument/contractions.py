@@ -51,7 +51,7 @@ def contraction(here: Meeting, record: Recorder, *, activations: bool) -> list[O
     weight = _weight_operand(lhs, rhs)
     if weight is None:
         bit = _without_weight(here, record, activations=activations)
-        return [_marked(joined, bit)]
+        return [marked(joined, bit)]
     source = here.origins[1 - weight]
     bit = _layer(here, record, weight)
     used = record.use((*here.path, 1 - weight), source.leaves, INPUT_USE) if source.leaves else 0
@@ -208,7 +208,7 @@ def ordinary(here: Meeting, record: Recorder) -> list[Origin]:
         leaves = frozenset[int]().union(*(o.leaves for o in here.origins))
         mixed = all(o.kind == Kind.MIXED for o in here.origins if o.leaves)
         bit = record.use(here.path, leaves, ELEMENTWISE_USE if mixed else reason(here.eqn))
-    return [_marked(o, bit) for o in outs]
+    return [marked(o, bit) for o in outs]
 
 
 def _table(here: Meeting, record: Recorder) -> int:
@@ -257,7 +257,8 @@ def reason(eqn: core.JaxprEqn) -> str:
     return words + (f" in {scope}" if scope else "")
 
 
-def _marked(origin: Origin, bit: int) -> Origin:
+def marked(origin: Origin, bit: int) -> Origin:
+    """Let a value depend on a place; where it can send back a cotangent at all, the place is reached, too."""
     if not bit:
         return origin
     reaching = origin.reaching | (bit if origin.active or origin.reaching else 0)
@@ -269,7 +270,7 @@ def hand_tap(here: Meeting, record: Recorder, name: str) -> list[Origin]:
     rank = len(jaxprs.shape_of(here.eqn.outvars[0]))
     axes = (tuple(range(rank))[-1:], tuple(range(max(rank - 1, 0))))
     bit = record.add(here.eqn, here.path, here.place, "tap", axes, here.origins, given=name)
-    return [_marked(here.origins[0], bit)]
+    return [marked(here.origins[0], bit)]
 
 
 def whole_rule(here: Meeting, record: Recorder, outs: list[Origin], weights: list[Any]) -> list[Origin]:
@@ -281,7 +282,7 @@ def whole_rule(here: Meeting, record: Recorder, outs: list[Origin], weights: lis
     if not weights or len(floating) != 1 or outs[floating[0]].kind == Kind.VIEW:
         becomes_data = any(o.kind == Kind.DATA for o in outs)
         bit = record.use(here.path, leaves, reason(eqn)) if leaves and becomes_data else 0
-        return [_marked(o, bit) for o in outs]
+        return [marked(o, bit) for o in outs]
     data = [k for k, o in enumerate(origins) if o.kind == Kind.DATA and jaxprs.is_inexact(eqn.invars[k])]
     k = floating[0]
     rank = len(jaxprs.shape_of(eqn.outvars[k]))
