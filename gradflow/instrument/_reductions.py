@@ -77,8 +77,15 @@ def scale_for(absolute: Float[Array, "*k"], size: int) -> Float[Array, "*k"]:
     # A small array needs no threshold that follows its size; without one, few large entries leave room to add up.
     least = max(size, _LARGE_ARRAY) * limits.floor
     middle = jnp.where(absolute < least / limits.high, 1.0, limits.high)
-    # XLA computes with constants beforehand, and turns (c s)^2 into c^2 s^2, which leaves the range: hide the scale.
-    return lax.optimization_barrier(jnp.where(absolute < least, limits.low, middle).astype(absolute.dtype))
+    return jnp.where(absolute < least, limits.low, middle).astype(absolute.dtype)
+
+
+def hidden(parts: list[Array], scale: Array) -> tuple[list[Array], Array]:
+    """Hide an array and its scale from the compiler.
+
+    Of a compile-time constant c it makes c^2 scale^2 in place of (c scale)^2, which leaves the range.
+    """
+    return lax.optimization_barrier((parts, scale))
 
 
 def by_scale(total: Float[Array, "*k"], scale: Float[Array, "*k"]) -> Float[Array, "*k 3"]:
@@ -99,6 +106,7 @@ def sum_of_squares(x: Num[Array, "..."], dtype: str = "float32") -> Float[Array,
     """
     parts = real_parts(x, dtype)
     scale = scale_for(add([jnp.sum(jnp.abs(part)) for part in parts]), x.size)
+    parts, scale = hidden(parts, scale)
     return by_scale(add([jnp.sum(jnp.square(part * scale)) for part in parts]), scale)
 
 
@@ -130,6 +138,7 @@ def sum_examples(
     parts = real_parts(y, dtype)
     rest = tuple(k for k in range(y.ndim) if k != axis)
     scale = scale_for(add([jnp.sum(jnp.abs(part), axis=rest) for part in parts]), y.size // max(1, y.shape[axis]))
+    parts, scale = hidden(parts, scale)
     aligned = jnp.expand_dims(scale, rest)
     rows = add([jnp.sum(jnp.square(part * aligned), axis=rest) for part in parts])
     weights = lax.optimization_barrier(_example_weights(rows, scale))

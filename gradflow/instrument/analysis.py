@@ -108,7 +108,7 @@ class _Analysis:
         recurrent = set(self.mark_recurrent(jaxpr, states, inside.path))
         bits = 0
         for number, (atom, origin) in enumerate(zip(jaxpr.outvars[:num_carry], carry, strict=True)):
-            if origin.kind >= Kind.MIXED:
+            if origin.kind != Kind.NEUTRAL:
                 bits |= self.carry(frame, atom, number, origin, inside, hidden=number in recurrent)
         return [marked(o, bits) for o in (*carry, *(stacked(o) for o in outs[num_carry:]))]
 

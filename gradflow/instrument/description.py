@@ -14,7 +14,7 @@ from gradflow.instrument.sinks import Pack, offsets
 from gradflow.instrument.sites import Findings, Path, Site
 from gradflow.instrument.tap import TapSpec
 
-_ALONE = "meets the loss only as a number (a penalty, the weight of a term)"
+_ALONE = "meets no data: a penalty, the weight of a term, or a loss of parameters alone"
 _UNUSED = "not used by the loss"
 
 

@@ -325,3 +325,22 @@ def test_numbers_are_formed_alike_on_the_host_and_traced():
     traced = jax.jit(form)({name: jnp.asarray(column) for name, column in ahead.items()})
     for got, want in zip(traced, form(ahead), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30, 2e-38, 1.0, 1e30, 3e38])
+def test_constants_known_at_compile_time(value):
+    """XLA computes with constants beforehand and rewrites products of them: the rms must survive that."""
+
+    layout = gs.Layout(frozenset({"output_rms", "similarity"}))
+
+    @jax.jit
+    def numbers():
+        y = jnp.full((6, 4), value, jnp.float32)
+        return gs.sum_of_squares(y), gs.forward(y, None, layout, (1,), (0,), ())
+
+    sums, columns = numbers()
+    np.testing.assert_allclose(gs.root_mean_square(list(sums), 24.0), value, rtol=1e-3)
+    start = layout.forward.index("output_low")
+    np.testing.assert_allclose(
+        gs.root_mean_square(list(columns[start : start + 3]), 24.0), value, rtol=1e-3
+    )

@@ -159,7 +159,7 @@ NEGATIVES = {
         PARAMS,
         (X,),
         {"a": "layer"},
-        {"b": "meets the loss only as a number (a penalty, the weight of a term)"},
+        {"b": "meets no data: a penalty, the weight of a term, or a loss of parameters alone"},
     ),
 }
 
