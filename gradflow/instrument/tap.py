@@ -128,20 +128,39 @@ def _value_tap(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> tuple[Arra
 
 
 def _value_tap_fwd(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> tuple[tuple[Array, Array], None]:
-    del spec, sink
-    # Nothing goes on before it has been looked at: else XLA may look later, and keep the array alive until then.
-    return jax.lax.optimization_barrier((y, ahead)), None
+    del sink
+    return (_looked_at(y, ahead, spec.layout.forward, ("direction", "output_sum", "total_high")), ahead), None
 
 
 def _value_tap_bwd(spec: TapSpec, _: None, cotangents: tuple[Array, Array]) -> tuple[Array, None, Array]:
     g, _ = cotangents
     axes = statistics.mesh_axes_of(g, spec.mesh_axes)
     back = statistics.backward(g, spec.layout, spec.unit_axes, axes, spec.flush_below)
-    g, back = jax.lax.optimization_barrier((g, as_varying(back, g)))
-    return g, None, back
+    back = as_varying(back, g)
+    return _looked_at(g, back, spec.layout.backward, ("cotangent_sum",)), None, back
 
 
 _value_tap.defvjp(_value_tap_fwd, _value_tap_bwd)
+
+
+def _looked_at(value: Array, numbers: Array, columns: tuple[str, ...], last: tuple[str, ...]) -> Array:
+    """Return a value that goes on only when it has been reduced.
+
+    XLA drops barriers before it schedules, and then reads the value again long after its last use in the network, which
+    keeps it in memory until then. A condition on the number that is ready last holds it back; that it is always true
+    XLA cannot know (sums of squares are not negative, scaled totals small).
+
+    Args:
+        value: what was reduced.
+        numbers: its columns.
+        columns: their names.
+        last: names of those that are ready last, the first one there is counts.
+    """
+    value, numbers = jax.lax.optimization_barrier((value, numbers))
+    for name in last:
+        if name in columns:
+            return jnp.where(numbers[columns.index(name)] < -1e37, jnp.zeros_like(value), value)
+    return value
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
