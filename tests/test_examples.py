@@ -35,7 +35,7 @@ def test_readme_examples(capsys):
     for block in (blocks.pop(model), *blocks):
         exec(block, scope)
     printed = capsys.readouterr().out.splitlines()
-    tables = "".join(re.findall(r"```\n(layer .*?)```", text, re.DOTALL))
+    tables = "".join(re.findall(r"```\n((?:layer|predicted:) .*?)```", text, re.DOTALL))
     for line, want in zip(printed, tables.splitlines(), strict=True):
         assert line.split()[0] == want.split()[0]  # names and layout; digits may differ by rounding elsewhere
         assert len(line.split()) == len(want.split())

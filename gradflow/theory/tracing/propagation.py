@@ -52,6 +52,7 @@ class Propagation:
         measured: looks up what was measured at a layer.
         algebra: computes with signals, and holds all Gaussians.
         open: Gaussians that something outside the theory reads, so that no gradient can be predicted for them.
+        anew: layers that start from what was measured, because what enters them is outside the theory.
         notes: what to say of a layer, by name.
     """
 
@@ -59,6 +60,7 @@ class Propagation:
         self.sites, self.measured = sites, measured
         self.algebra = FieldAlgebra()
         self.open: set[Gaussian] = set()
+        self.anew: set[Gaussian] = set()
         self.notes: dict[str, str] = {}
         self._gains: dict[Path, tuple[Any, float]] = {}
 
@@ -140,6 +142,8 @@ class Propagation:
         if not math.isfinite(gaussian.variance):
             reason = "its predicted mean square is not finite: starts from its measured rms"
             gaussian = self._measured_output(name, reason, values, steps, units)
+        if not gaussian.edges and not isinstance(values[site.source or 0], (Known, Data)):
+            self.anew.add(gaussian)
         outs: list[Value] = [Outside("beside a layer")] * len(eqn.outvars)
         outs[site.out] = gaussian_signal(self.algebra.add(gaussian), axes)
         return outs

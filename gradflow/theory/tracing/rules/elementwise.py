@@ -110,7 +110,7 @@ def negate(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -
 
 @register_rule(["mul", "div"])
 def multiply(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
-    """Multiply by known factors, or a value by itself."""
+    """Multiply by known factors, independent signals, or a value by itself."""
     first, second = values
     inverse = eqn.primitive.name == "div"
     if isinstance(first, Known) and isinstance(second, Known):
@@ -126,6 +126,10 @@ def multiply(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value])
         return dataclasses.replace(first, scale=first.scale * factor)
     if isinstance(first, BatchMean) and isinstance(second, BatchMean):
         return None if inverse else _product_of_means(first, second)
+    if isinstance(first, Signal) and isinstance(second, Signal) and not inverse:
+        product = algebra.product_of(first, second)
+        if product is not None:
+            return product
     return elementwise(algebra, eqn, values)
 
 
