@@ -100,8 +100,8 @@ def apply_custom_layer(
     if jnp.shape(y) != shape:
         raise ValueError(
             f"{option}=...: expected a layer that returns shape {shape} here, got {jnp.shape(y)} from {layer!r}. "
-            "Likely cause: a reduction (softmax over one axis keeps the shape, a norm or a pooling does not), or a layer of "
-            "another width. Fix: a function or module that keeps the shape"
+            "Likely cause: a reduction (softmax over one axis keeps the shape, a norm or a pooling does not), or a "
+            "layer of another width. Fix: a function or module that keeps the shape"
         )
     return y.astype(dtype)
 

@@ -50,8 +50,8 @@ class ResNet(nn.Module):
         residual: True for skip connections, False for the plain network; "skipinit", "rezero", "fixup" (with
             normalization=None only) or "highway"; or a custom layer (shortcut, branch) -> y that joins the two.
         version: 1, or 2 for pre-activation.
-        shortcut: "A" or "B"; or a custom layer (x, channels, stride) -> shortcut, for the two blocks that change the shape
-            (all first blocks of a stage, with `bottleneck`).
+        shortcut: "A" or "B"; or a custom layer (x, channels, stride) -> shortcut, for the two blocks that change the
+            shape (all first blocks of a stage, with `bottleneck`).
         normalization: "batch" (running averages in the collection `batch_stats`), None, or a custom layer y -> norm(y).
         gate_bias: for "highway": bias of the gates at first, the lower the deeper the network, usually -1 to -7.
         bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions with four times the channels at their ends.
