@@ -275,7 +275,7 @@ def reason_outside(primitive: str, values: Sequence[Value]) -> str:
         return f"{primitive}: parts of a signal used apart, as gates are, or put together"
     if any(isinstance(v, Data) for v in values) and signals:
         return "signal and data meet otherwise than in a layer"
-    return f"{primitive} of a signal"
+    return f"{primitive} of a signal, for which no rule is known (gf.theory.register_rule adds one)"
 
 
 def contraction_of(eqn: core.JaxprEqn) -> core.JaxprEqn | None:

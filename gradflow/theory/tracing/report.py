@@ -37,7 +37,13 @@ def table(prediction: Prediction) -> str:
         lines.append("  ".join(cells).rstrip())
     forward, backward = prediction.coverage
     head = f"predicted: outputs of {forward:.0%} of the layers, gradients of {backward:.0%}"
-    return "\n".join([head, *lines, *(f"[{k}] {note}" for k, note in enumerate(notes, 1))])
+    return "\n".join([head, *lines, *(_note(prediction, k, note) for k, note in enumerate(notes, 1))])
+
+
+def _note(prediction: Prediction, number: int, note: str) -> str:
+    """A note, with how many layers it concerns."""
+    count = len({layer.name for layer in prediction.layers if layer.note == note})
+    return f"[{number}] {note}" + (f" ({count} layers)" if count > 1 else "")
 
 
 def _row(layer: LayerPrediction) -> tuple[str, ...]:
