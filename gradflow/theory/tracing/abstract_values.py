@@ -73,7 +73,13 @@ class Known:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Depends on the batch, and on no layer."""
+    """Depends on the batch, and on no layer.
+
+    Attributes:
+        value: the numbers, of which only masks are read; None where they were not computed.
+    """
+
+    value: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -168,7 +168,7 @@ def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
         return float(np.asarray(getattr(flow[name], field))[steps])
 
     propagation = Propagation(sites, measured)
-    outs = propagation.walk(closed, [*map(Known, leaves), *(Data() for _ in batch)])
+    outs = propagation.walk(closed, [*map(Known, leaves), *map(Data, batch)])
     propagation.mark_unpredictable(outs)
     return Prediction(_rows(propagation, flow), flow)
 

@@ -241,12 +241,9 @@ def ordinary(algebra: FieldAlgebra, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, value
     """
     count = len(eqn.outvars)
     if all(isinstance(v, Known) and v.exact for v in values) and not eqn.effects:
-        env = {a: v.value for a, v in zip(eqn.invars, values, strict=True) if jaxprs.is_var(a)}  # type: ignore[union-attr]
-        with jax.debug_nans(False), jax.debug_infs(False):
-            jaxprs.evaluate(jaxpr, [eqn], list(eqn.outvars), env)
-        return [Known(env[v]) for v in eqn.outvars]
+        return [Known(x) for x in evaluate(jaxpr, eqn, values)]
     if all(isinstance(v, (Known, Data)) for v in values) and any(isinstance(v, Data) for v in values):
-        return [Data()] * count
+        return data_of(jaxpr, eqn, values)
     if (reason := next((v.reason for v in values if isinstance(v, Outside)), None)) is not None:
         return [outside(values, reason)] * count
     rule = RULES.get(eqn.primitive.name)
@@ -255,6 +252,37 @@ def ordinary(algebra: FieldAlgebra, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, value
     if any(v is None for v in outs) or len(outs) != count:
         return [outside(values, reason_outside(eqn.primitive.name, values))] * count
     return [v for v in outs if v is not None]
+
+
+def evaluate(jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Any]:
+    """Return an equation's outputs, computed by JAX.
+
+    Args:
+        jaxpr: that it stands in.
+        eqn: the equation.
+        values: of its operands, with their numbers.
+    """
+    env = {a: v.value for a, v in zip(eqn.invars, values, strict=True) if jaxprs.is_var(a)}  # type: ignore[union-attr]
+    with jax.debug_nans(False), jax.debug_infs(False):
+        jaxprs.evaluate(jaxpr, [eqn], list(eqn.outvars), env)
+    return [env[v] for v in eqn.outvars]
+
+
+def data_of(jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Value]:
+    """Return what is computed from the batch, with its numbers where all of the operands have theirs.
+
+    Args:
+        jaxpr: that the equation stands in.
+        eqn: the equation.
+        values: of its operands, known or data.
+    """
+    concrete = all(v.value is not None and (not isinstance(v, Known) or v.exact) for v in values)  # type: ignore[union-attr]
+    if concrete and not eqn.effects:
+        try:
+            return [Data(x) for x in evaluate(jaxpr, eqn, values)]
+        except Exception:  # without its numbers it is data all the same
+            pass
+    return [Data() for _ in eqn.outvars]
 
 
 def reason_outside(primitive: str, values: Sequence[Value]) -> str:
@@ -305,7 +333,9 @@ def step_of(value: Value, step: int) -> Value:
         return Known(value.value[step])
     if isinstance(value, Series) and value.axes[0] == "t":
         return value.signals[step]
-    return value if isinstance(value, (Data, Outside)) else outside([value], "a scan over examples or units")
+    if isinstance(value, Data):
+        return Data(None if value.value is None else value.value[step])
+    return value if isinstance(value, Outside) else outside([value], "a scan over examples or units")
 
 
 def stack(column: list[Value]) -> Value:
