@@ -3,7 +3,7 @@
 python -m gradflow.data list                      the known data sets, and which of them are here
 python -m gradflow.data info NAME                 what is known of one, and where to get its raw files
 python -m gradflow.data import NAME --from DIR    make the TFDS data set of that name from raw files
-python -m gradflow.data check NAME                hold a data set that is here against its checksums
+python -m gradflow.data check NAME                compare a data set that is here with its checksums
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Import:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Hold a data set that is here against what is known of it: counts, shapes, labels, checksums."""
+    """Compare a data set that is here with what is known of it: counts, shapes, labels, checksums."""
 
     name: Name
     """Name of the data set."""

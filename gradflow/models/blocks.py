@@ -94,9 +94,9 @@ class Operations:
             return x
         return x + module.param("shift" + suffix, zeros, (), self.param_dtype).astype(x.dtype)
 
-    def part(self, part: CustomLayer, *inputs: Any, **how: Any) -> Array:
-        """Apply a part of the user's own: see `apply_custom_layer`."""
-        return apply_custom_layer(part, *inputs, **how, dtype=self.dtype, param_dtype=self.param_dtype)
+    def apply_custom(self, layer: CustomLayer, *inputs: Any, **how: Any) -> Array:
+        """Apply a layer of the user's own: see `apply_custom_layer`."""
+        return apply_custom_layer(layer, *inputs, **how, dtype=self.dtype, param_dtype=self.param_dtype)
 
     def convolutions(self, channels: int, stride: int) -> list[tuple[int, int, int, Initializer]]:
         """(channels, stride, window, initializer) of each convolution of a branch."""
@@ -162,7 +162,7 @@ class Block(nn.Module):
         if ops.residual is True:
             return skip + y
         if callable(ops.residual):
-            return ops.part(ops.residual, skip, y, option="residual", suffix="_join", shape=y.shape)
+            return ops.apply_custom(ops.residual, skip, y, option="residual", suffix="_join", shape=y.shape)
         if ops.residual == "highway":
             gate = nn.Conv(
                 y.shape[-1],
@@ -185,7 +185,7 @@ class Block(nn.Module):
             return x
         if callable(ops.shortcut):
             channels = y.shape[-1]
-            return ops.part(
+            return ops.apply_custom(
                 ops.shortcut, x, channels, self.stride, option="shortcut", suffix="_shortcut", shape=y.shape
             )
         if ops.shortcut == "A":

@@ -1,4 +1,4 @@
-"""Parts of a model that are the user's own: Linen modules and functions, wherever a name may stand."""
+"""Custom layers: Linen modules and functions of the user's own, which models take in place of a name."""
 
 from __future__ import annotations
 
@@ -20,56 +20,56 @@ __all__ = ["CustomLayer", "apply_custom_layer", "build", "check_custom_layer", "
 CustomLayer: TypeAlias = Callable[..., Any]
 
 
-def module_class(part: Any) -> type[nn.Module] | None:
-    """Return the Linen class of a part; None for a function, or for what is no part at all.
+def module_class(layer: Any) -> type[nn.Module] | None:
+    """Return the Linen class of a custom layer; None for a function, or for what is no layer at all.
 
     Args:
-        part: a class, a `functools.partial` of one, a module, or anything else.
+        layer: a class, a `functools.partial` of one, a module, or anything else.
     """
-    if isinstance(part, nn.Module):
-        return type(part)
-    made = part.func if isinstance(part, functools.partial) else part
+    if isinstance(layer, nn.Module):
+        return type(layer)
+    made = layer.func if isinstance(layer, functools.partial) else layer
     return made if isinstance(made, type) and issubclass(made, nn.Module) else None
 
 
-def check_custom_layer(owner: str, option: str, part: Any) -> None:
-    """Check that an option which is no name is a part.
+def check_custom_layer(owner: str, option: str, layer: Any) -> None:
+    """Check that an option that is no name is a custom layer.
 
     Args:
         owner: name of the model.
         option: name of the option.
-        part: its value.
+        layer: its value.
 
     Raises:
         TypeError: if it is neither a function nor a Linen module or class.
     """
-    if not callable(part) or (isinstance(part, type) and module_class(part) is None):
+    if not callable(layer) or (isinstance(layer, type) and module_class(layer) is None):
         raise TypeError(
-            f"{owner}({option}=...): expected a name, a function, or a Flax Linen module or class, got {part!r}"
+            f"{owner}({option}=...): expected a name, a function, or a Flax Linen module or class, got {layer!r}"
         )
 
 
-def build(part: CustomLayer, suffix: str, **fields: Any) -> Callable[..., Any]:
-    """Make the module of a part within a compact method; a function comes back as it is.
+def build(layer: CustomLayer, suffix: str, **fields: Any) -> Callable[..., Any]:
+    """Make the module of a custom layer within a compact method; a function comes back as it is.
 
     Args:
-        part: a function, class, partial or module; a module is copied, so that each place has its own parameters.
+        layer: a function, class, partial or module; a module is copied, so that each place has its own parameters.
         suffix: of the module's name, which begins with the name of its class.
         fields: of the module, given where its class has them and the user left them open.
     """
-    kind = module_class(part)
+    kind = module_class(layer)
     if kind is None:
-        return part
+        return layer
     name = kind.__name__ + suffix
-    if isinstance(part, nn.Module):
-        return part.copy(name=name)
+    if isinstance(layer, nn.Module):
+        return layer.copy(name=name)
     known = [field.name for field in dataclasses.fields(kind)]
-    bound = {*part.keywords, *known[: len(part.args)]} if isinstance(part, functools.partial) else set()
-    return part(name=name, **{key: value for key, value in fields.items() if key in known and key not in bound})
+    bound = {*layer.keywords, *known[: len(layer.args)]} if isinstance(layer, functools.partial) else set()
+    return layer(name=name, **{key: value for key, value in fields.items() if key in known and key not in bound})
 
 
 def apply_custom_layer(
-    part: CustomLayer,
+    layer: CustomLayer,
     *inputs: Any,
     option: str,
     suffix: str,
@@ -78,39 +78,39 @@ def apply_custom_layer(
     train: bool | None = None,
     **fields: Any,
 ) -> Array:
-    """Apply a part within a compact method, and see that the model can go on with what it returns.
+    """Apply a custom layer within a compact method, and check that the model can go on with what it returns.
 
     Args:
-        part: a function, class, partial or module.
+        layer: a function, class, partial or module.
         inputs: what it is called with.
         option: name of the option that it was given for, for the error.
         suffix: of the module's name.
         shape: that its result has to have.
-        dtype: of the result, whatever the part computes in.
-        train: handed on, as `train` or as Flax's `use_running_average`, to a part that takes it.
+        dtype: of the result, whatever the layer computes in.
+        train: handed on, as `train` or as Flax's `use_running_average`, to a layer that takes it.
         fields: of the module, as for `build`.
 
     Raises:
         ValueError: for a result of another shape.
     """
-    made = build(part, suffix, dtype=dtype, **fields)
+    made = build(layer, suffix, dtype=dtype, **fields)
     # Flax mixes its float32 statistics with inputs of other precision, which strict dtype promotion forbids.
     with jax.numpy_dtype_promotion("standard") if isinstance(made, nn.Module) else contextlib.nullcontext():
         y = made(*inputs, **({} if train is None else _mode(made, train)))
     if jnp.shape(y) != shape:
         raise ValueError(
-            f"{option}=...: expected a part that returns shape {shape} here, got {jnp.shape(y)} from {part!r}. Likely "
-            "cause: a reduction (softmax over one axis keeps the shape, a norm or a pooling does not), or a layer of "
-            "another width. Fix: a function or module that keeps the shape"
+            f"{option}=...: expected a layer that returns shape {shape} here, got {jnp.shape(y)} from {layer!r}. "
+            "Likely cause: a reduction (softmax over one axis keeps the shape, a norm or a pooling does not), or a "
+            "layer of another width. Fix: a function or module that keeps the shape"
         )
     return y.astype(dtype)
 
 
-def _mode(part: Callable[..., Any], train: bool) -> dict[str, bool]:
-    """What tells a part whether the model is in training, if it wants to know."""
-    takes = inspect.signature(type(part).__call__ if isinstance(part, nn.Module) else part).parameters
+def _mode(layer: Callable[..., Any], train: bool) -> dict[str, bool]:
+    """The argument that tells a layer whether the model is in training, if it takes one."""
+    takes = inspect.signature(type(layer).__call__ if isinstance(layer, nn.Module) else layer).parameters
     if "train" in takes:
         return {"train": train}
-    if "use_running_average" in takes and getattr(part, "use_running_average", None) is None:
+    if "use_running_average" in takes and getattr(layer, "use_running_average", None) is None:
         return {"use_running_average": not train}
     return {}

@@ -174,7 +174,12 @@ def check_dtypes(model: Any) -> None:
 
 
 def check_model(
-    model: Any, sizes: Sequence[str], choices: Mapping[str, Sequence[Any]], *, parts: Sequence[str] = (), depth: int = 1
+    model: Any,
+    sizes: Sequence[str],
+    choices: Mapping[str, Sequence[Any]],
+    *,
+    replaceable: Sequence[str] = (),
+    depth: int = 1,
 ) -> None:
     """Check the options that feed-forward models have in common, before anything is traced.
 
@@ -183,7 +188,7 @@ def check_model(
             `batch_norm_momentum`, and those named below.
         sizes: options that are whole numbers of at least 1.
         choices: options that are one of a few values.
-        parts: those of the choices in whose place a function or a Linen module may stand.
+        replaceable: those of the choices in whose place a function or a Linen module may stand.
         depth: number of activations one after the other.
 
     Raises:
@@ -195,7 +200,7 @@ def check_model(
         check_size(owner, name, getattr(model, name))
     for name, known in choices.items():
         value = getattr(model, name)
-        if name in parts and callable(value):
+        if name in replaceable and callable(value):
             check_custom_layer(owner, name, value)
         elif not any(type(value) is type(one) and value == one for one in known):
             _lookup.find(name, str(value), dict.fromkeys(map(str, known)))

@@ -45,7 +45,7 @@ class MLP(nn.Module):
 
     Inputs of more than two axes, such as images, are flattened to (batch, features).
 
-    Where an option is a name, a part of your own may stand: a function, a Flax Linen class (or a `functools.partial` of
+    A custom layer may stand for a name: a function, a Flax Linen class (or a `functools.partial` of
     one) or a Linen module. Every layer gets its own module, `{class name}_i`, built with this model's `dtype`,
     `param_dtype`, `batch_norm_momentum` and `axis_name` where it has such fields and leaves them open; it is told
     `train`, or Flax's `use_running_average`, if its call takes that. A function may itself make modules.
@@ -54,13 +54,13 @@ class MLP(nn.Module):
         depth: number of hidden layers, at least 1.
         width: units of each.
         outputs: units of the output layer.
-        activation: name in `gradflow.activations`, a record of it, or a part x -> phi(x); "prelu" learns one slope a
-            layer; "tailored_leaky_relu" is solved for this depth and wants weight variance 1, "lecun_normal".
+        activation: name in `gradflow.activations`, a record of it, or a custom layer x -> phi(x); "prelu" learns one
+            slope a layer; "tailored_leaky_relu" is solved for this depth and wants weight variance 1, "lecun_normal".
         initializer: of every kernel; name in `gradflow.initializers`, or a function.
-        normalization: None, "batch" (running averages in the collection `batch_stats`), "layer", "rms", or a part
-            y -> norm(y).
+        normalization: None, "batch" (running averages in the collection `batch_stats`), "layer", "rms", or a custom
+            layer y -> norm(y).
         norm_position: "pre", between contraction and activation, or "post", after the activation.
-        residual: None, "plain", "rezero", "skipinit", "highway", or a part (x, f(x)) -> y that joins the two.
+        residual: None, "plain", "rezero", "skipinit", "highway", or a custom layer (x, f(x)) -> y that joins the two.
         gate_bias: for "highway": b_T at first, the lower the deeper the network, usually -1 to -4.
         bias: whether layers have a bias, 0 at first; or the bias's initializer, as name or function.
         channelwise_prelu: whether "prelu" learns one slope a unit rather than one a layer.
@@ -96,8 +96,8 @@ class MLP(nn.Module):
             "norm_position": ("pre", "post"),
             "residual": (None, "plain", "rezero", "skipinit", "highway"),
         }
-        parts = ("normalization", "residual")
-        check_model(self, ("depth", "width", "outputs"), choices, parts=parts, depth=self.depth)
+        replaceable = ("normalization", "residual")
+        check_model(self, ("depth", "width", "outputs"), choices, replaceable=replaceable, depth=self.depth)
         super().__post_init__()
 
     @property

@@ -106,12 +106,12 @@ def normalize(
         param_dtype: of scale and offset.
 
     Raises:
-        ValueError: for an unknown name, or a part that does not keep the shape.
+        ValueError: for an unknown name, or a custom layer that does not keep the shape.
     """
-    part = _lookup.find("normalization", kind, NORMALIZATIONS) if isinstance(kind, str) else kind
+    layer = _lookup.find("normalization", kind, NORMALIZATIONS) if isinstance(kind, str) else kind
     fields: dict[str, Any] = {"param_dtype": param_dtype}
-    if hasattr(module_class(part), "momentum"):  # an axis_name of other classes means the channels' axis
+    if hasattr(module_class(layer), "momentum"):  # an axis_name of other classes means the channels' axis
         fields |= {"momentum": momentum, "axis_name": axis_name}
     return apply_custom_layer(
-        part, x, option="normalization", suffix=suffix, shape=x.shape, dtype=dtype, train=train, **fields
+        layer, x, option="normalization", suffix=suffix, shape=x.shape, dtype=dtype, train=train, **fields
     )

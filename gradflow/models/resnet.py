@@ -41,21 +41,21 @@ class ResNet(nn.Module):
     `BatchNorm_shortcut`, `Gate`, `residual_scale`, `shift_...`), `BatchNorm_head`, `Dense_head`. Convolutions have a
     bias only where nothing is normalized.
 
-    Where an option is a name, a part of your own may stand, as in `MLP`: a function, or a Flax Linen class, partial of
+    A custom layer may stand for a name, as in `MLP`: a function, or a Flax Linen class, partial of
     one or module, of which every place gets its own.
 
     Attributes:
         depth: layers with weights, 6n + 2, or 9n + 2 with `bottleneck`.
         outputs: number of classes.
         residual: True for skip connections, False for the plain network; "skipinit", "rezero", "fixup" (with
-            normalization=None only) or "highway"; or a part (shortcut, branch) -> y that joins the two.
+            normalization=None only) or "highway"; or a custom layer (shortcut, branch) -> y that joins the two.
         version: 1, or 2 for pre-activation.
-        shortcut: "A" or "B"; or a part (x, channels, stride) -> shortcut, for the two blocks that change the shape (all
-            first blocks of a stage, with `bottleneck`).
-        normalization: "batch" (running averages in the collection `batch_stats`), None, or a part y -> norm(y).
+        shortcut: "A" or "B"; or a custom layer (x, channels, stride) -> shortcut, for the two blocks that change the
+            shape (all first blocks of a stage, with `bottleneck`).
+        normalization: "batch" (running averages in the collection `batch_stats`), None, or a custom layer y -> norm(y).
         gate_bias: for "highway": bias of the gates at first, the lower the deeper the network, usually -1 to -7.
         bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions with four times the channels at their ends.
-        activation: name, record or part x -> phi(x); "tailored_leaky_relu" in the plain network only.
+        activation: name, record or custom layer x -> phi(x); "tailored_leaky_relu" in the plain network only.
         channelwise_prelu: whether "prelu" learns one slope a channel rather than one a layer.
         initializer: of every kernel; name or function.
         batch_norm_momentum: of the running averages, per step.
@@ -94,8 +94,8 @@ class ResNet(nn.Module):
                 f"ResNet(activation={self.activation!r}): expected residual=False: its slope is solved for layers one "
                 "after the other, without skip connections. Fix: residual=False, or a record made for your own depth"
             )
-        parts = ("residual", "shortcut", "normalization")
-        check_model(self, ("depth", "outputs"), choices, parts=parts, depth=self.depth)
+        replaceable = ("residual", "shortcut", "normalization")
+        check_model(self, ("depth", "outputs"), choices, replaceable=replaceable, depth=self.depth)
         period = 9 if self.bottleneck else 6
         if self.depth < period + 2 or (self.depth - 2) % period:
             below = max(1, (self.depth - 2) // period)

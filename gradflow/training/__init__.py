@@ -4,7 +4,7 @@ from gradflow.training.checkpoints import Checkpoints
 from gradflow.training.devices import data_mesh, join, window_sharding
 from gradflow.training.errors import CheckpointError, NonFiniteError
 from gradflow.training.grids import grid
-from gradflow.training.history import Curve, Fitted
+from gradflow.training.history import Curve, FitResult
 from gradflow.training.loop import fit
 from gradflow.training.losses import classification, evaluate, regression
 from gradflow.training.optimizers import decay_mask, stacked_layers, with_clipping_and_decay
@@ -26,7 +26,7 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "Curve",
-    "Fitted",
+    "FitResult",
     "FlowStep",
     "LossFn",
     "Mean",

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool
 from gradflow.monitor import FlowHistory, Monitor, profile, rows
 from gradflow.training.devices import SplitWindow, replicated
 from gradflow.training.errors import NonFiniteError
-from gradflow.training.history import Fitted, History
+from gradflow.training.history import FitResult, History
 from gradflow.training.losses import evaluate
 from gradflow.training.nonfinite import locate
 from gradflow.training.progress import Report
@@ -99,36 +99,36 @@ def _make_programs(
 ) -> Programs:
     step = make_step(loss_fn, optimizer)
 
-    def of(window: Any) -> Any:
+    def on_mesh(window: Any) -> Any:
         return window if mesh is None else SplitWindow(window, mesh)
 
     def plain(state: TrainState, window: Any) -> tuple[TrainState, Record]:
-        state, metrics = run(step, state, of(window), every, every=every)
-        return state, Record(_summed(metrics), None, ~state.finite)
+        state, metrics = run(step, state, on_mesh(window), every, every=every)
+        return state, Record(_sum_over_steps(metrics), None, ~state.finite)
 
     def flowing(state: TrainState, window: Any) -> tuple[TrainState, Record]:
         assert monitor is not None
-        looked = make_flow_step(loss_fn, optimizer, statistics=monitor.statistics, select=monitor.select)
-        apart = min(monitor.every, every)
-        state, metrics, flow = run(step, state, of(window), every, every=apart, flow_step=looked)
+        flow_step = make_flow_step(loss_fn, optimizer, statistics=monitor.statistics, select=monitor.select)
+        interval = min(monitor.every, every)
+        state, metrics, flow = run(step, state, on_mesh(window), every, every=interval, flow_step=flow_step)
         lines = {name: line.T for name, line in profile(flow, stacked=1).items()}
-        return state, Record(_summed(metrics), lines, ~state.finite, rows(flow, stacked=1))
+        return state, Record(_sum_over_steps(metrics), lines, ~state.finite, rows(flow, stacked=1))
 
-    def held_out(state: TrainState, inputs: Any, targets: Any) -> Metrics:
+    def evaluate_validation(state: TrainState, inputs: Any, targets: Any) -> Metrics:
         return evaluate(loss_fn, state, inputs, targets)  # type: ignore[arg-type]
 
-    everywhere: dict[str, Any] = {} if mesh is None else {"out_shardings": NamedSharding(mesh, PartitionSpec())}
+    placement: dict[str, Any] = {} if mesh is None else {"out_shardings": NamedSharding(mesh, PartitionSpec())}
     return Programs(
-        jax.jit(plain, donate_argnums=0, **everywhere),
-        jax.jit(flowing, donate_argnums=0, **everywhere),
-        jax.jit(held_out, **everywhere),
+        jax.jit(plain, donate_argnums=0, **placement),
+        jax.jit(flowing, donate_argnums=0, **placement),
+        jax.jit(evaluate_validation, **placement),
     )
 
 
 _cached_programs: Callable[..., Programs] = functools.lru_cache(maxsize=8)(_make_programs)
 
 
-def _summed(metrics: Metrics) -> Metrics:
+def _sum_over_steps(metrics: Metrics) -> Metrics:
     return jax.tree.map(lambda x: x.sum(0), metrics)
 
 
@@ -175,8 +175,8 @@ class Dispatches:
         self._loss_fn, self._optimizer, self._source, self._every = loss_fn, optimizer, source, every
         self._monitor, self._mesh = monitor, mesh
         self._programs = programs(loss_fn, optimizer, every, monitor, mesh)
-        self._validation = None if validation is None else self._everywhere(tuple(map(jnp.asarray, validation)))
-        self.own(state)
+        self._validation = None if validation is None else self._on_all_devices(tuple(map(jnp.asarray, validation)))
+        self.start_from(state)
         self.history, self.saved = History(), "no checkpoints were asked for"
         self.report: Report = lambda step, metrics, gradients: None
         self._pending: list[_Pending] = []
@@ -185,7 +185,7 @@ class Dispatches:
         self._seconds: dict[bool, list[float]] = {False: [], True: []}
         self._ready = 0.0
 
-    def own(self, state: TrainState) -> None:
+    def start_from(self, state: TrainState) -> None:
         """Go on from a copy of a state, since the programs reuse the buffers that they are given.
 
         Args:
@@ -199,7 +199,7 @@ class Dispatches:
             # With its own type said aloud a weak type becomes a firm one, as it is after the first dispatch.
             return jnp.array(leaf, jnp.result_type(leaf), copy=True)
 
-        self.state = self._everywhere(jax.tree.map(copied, state))
+        self.state = self._on_all_devices(jax.tree.map(copied, state))
 
     def queue(self, first: int, *, validate: bool) -> None:
         """Dispatch the steps `first ... first + every - 1`, and validation of the state after them.
@@ -211,7 +211,7 @@ class Dispatches:
         began = time.perf_counter()
         flowing = self._monitor is not None and first % max(self._monitor.every, self._every) == 0
         program = self._programs.flowing if flowing else self._programs.plain
-        self.state, record = program(self.state, self._fetched(first))
+        self.state, record = program(self.state, self._window_of(first))
         validation = None
         if validate and self._validation is not None:
             validation = self._programs.evaluate(self.state, *self._validation)
@@ -242,11 +242,11 @@ class Dispatches:
                 self.history.add_flow(flow)
             self.report(end, self.history.last(), None if flow is None else _gradients(flow))
 
-    def fitted(self) -> Fitted:
+    def result(self) -> FitResult:
         """Return all that there is so far."""
         per_step, with_flow = (statistics.median(x) if x else float("nan") for x in self._seconds.values())
         looks = 0 if self._monitor is None else max(1, self._every // self._monitor.every)
-        return Fitted(
+        return FitResult(
             self.state,
             self.history.curve("train"),
             self.history.curve("validation"),
@@ -255,15 +255,15 @@ class Dispatches:
             (with_flow - per_step) / looks if looks else float("nan"),
         )
 
-    def _everywhere(self, tree: Any) -> Any:
+    def _on_all_devices(self, tree: Any) -> Any:
         return tree if self._mesh is None else replicated(tree, self._mesh)
 
-    def _fetched(self, first: int) -> Any:
+    def _window_of(self, first: int) -> Any:
         # A function is a window too, one without arrays.
         fetch = getattr(self._source, "window", None)
         window = jax.tree_util.Partial(self._source) if fetch is None else fetch(first, self._every)
         if window is not self._window[0]:
-            self._window = window, self._everywhere(window)
+            self._window = window, self._on_all_devices(window)
         return self._window[1]
 
     def _flow_of(self, first: int, record: Record) -> FlowHistory | None:
@@ -284,10 +284,10 @@ class Dispatches:
         self.history.add("train", bad, record.metrics)
         if flow is not None and (upto := int(np.sum(flow.steps <= bad))):
             self.history.add_flow(flow.until(upto))
-        window = self._fetched(first)
+        window = self._window_of(first)
         window = window if self._mesh is None else SplitWindow(window, self._mesh)
         place = locate(self._loss_fn, self._optimizer, self.state, window)
-        raise NonFiniteError(bad, place, self.fitted(), self.saved)
+        raise NonFiniteError(bad, place, self.result(), self.saved)
 
 
 def _gradients(flow: FlowHistory) -> np.ndarray | None:

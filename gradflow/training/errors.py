@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gradflow.training.history import Fitted
+    from gradflow.training.history import FitResult
 
 __all__ = ["CheckpointError", "NonFiniteError"]
 
@@ -23,7 +23,7 @@ class NonFiniteError(FloatingPointError):
         fitted: the state before that step, all finite, and curves and flow up to it.
     """
 
-    def __init__(self, step: int, place: str, fitted: Fitted, saved: str) -> None:
+    def __init__(self, step: int, place: str, fitted: FitResult, saved: str) -> None:
         super().__init__(
             f"training went non-finite at step {step}: {place}. The state before that step and the flow up to it are "
             f"in `.fitted`; {saved}. Likely cause: a learning rate or an initial weight variance that is too large, or "

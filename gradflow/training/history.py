@@ -14,7 +14,7 @@ from gradflow.monitor import FlowHistory
 from gradflow.training.checkpoints import pack, unpack
 from gradflow.training.step import Metrics, TrainState
 
-__all__ = ["Curve", "Fitted", "History", "record"]
+__all__ = ["Curve", "FitResult", "History", "record"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def record(step: int, metrics: Metrics) -> Curve:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fitted:
+class FitResult:
     """What `fit` returns.
 
     Attributes:

@@ -16,7 +16,7 @@ from gradflow.monitor import Monitor
 from gradflow.training.checkpoints import Checkpoints, open_store
 from gradflow.training.dispatch import Dispatches
 from gradflow.training.errors import CheckpointError
-from gradflow.training.history import Fitted, History
+from gradflow.training.history import FitResult, History
 from gradflow.training.interruption import Interruption, defer_signals
 from gradflow.training.progress import report_progress
 from gradflow.training.step import LossFn, TrainState
@@ -43,7 +43,7 @@ def fit(
     validate_every: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = True,
-) -> Fitted:
+) -> FitResult:
     """Train until `steps` steps are done, `every` of them as one dispatch.
 
     The host reads the metrics of one dispatch while the next one runs. Dispatches begin at multiples of `every`
@@ -84,7 +84,7 @@ def fit(
         3.0
     """
     _check_schedule(steps, every, monitor, validate_every, mesh)
-    _check_parts(loss_fn, optimizer, state, source, validation)
+    _check_arguments(loss_fn, optimizer, state, source, validation)
     dispatches = Dispatches(loss_fn, optimizer, state, source, every, monitor, validation, mesh)
     with contextlib.ExitStack() as stack:
         saver = None
@@ -108,7 +108,7 @@ def fit(
                 saver.serve(dispatches, end, interruption, last=end == steps)
         dispatches.collect()
         interruption.obey()
-    return dispatches.fitted()
+    return dispatches.result()
 
 
 class _Saver:
@@ -135,7 +135,7 @@ class _Saver:
                     f"the run in {self._checkpoints.folder} was recorded with other settings: {'; '.join(differing)}. "
                     "Fix: continue with those that it began with, or choose another folder"
                 )
-            dispatches.own(state)
+            dispatches.start_from(state)
             dispatches.history = History.from_notes(notes)
             self._step = int(state.step)
         self._say(dispatches)
@@ -199,7 +199,7 @@ def _check_schedule(
         )
 
 
-def _check_parts(loss_fn: Any, optimizer: Any, state: Any, source: Any, validation: Any) -> None:
+def _check_arguments(loss_fn: Any, optimizer: Any, state: Any, source: Any, validation: Any) -> None:
     if not isinstance(state, TrainState):
         raise TypeError(
             f"fit: expected a TrainState, got {type(state).__name__}. Fix: training.init(model, optimizer, key, "

@@ -55,7 +55,7 @@ def test_readme_examples(capsys):
     for block in (blocks.pop(model), *blocks):
         exec(block, scope)
     printed = capsys.readouterr().out.splitlines()
-    tables = "".join(re.findall(r"```\n(layer .*?)```", text, re.DOTALL))
+    tables = "".join(re.findall(r"```\n((?:layer|predicted:) .*?)```", text, re.DOTALL))
     for line, want in zip(printed, tables.splitlines(), strict=True):
         for cells in zip(line.split(), want.split(), strict=True):
             assert_same_cell(*cells)

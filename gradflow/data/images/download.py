@@ -33,7 +33,7 @@ def prepared_builder(name: str, folder: Path | None = None, progress: Progress =
 
     Raises:
         ValueError: for a name that TFDS does not know.
-        NotPreparedError: if it is not there and cannot be downloaded, with the ways out.
+        NotPreparedError: if it is not there and cannot be downloaded, with what to do instead.
     """
     built = builder(name, folder)
     if is_prepared(built):
@@ -55,7 +55,7 @@ def prepare(built: Any, folder: Path | None = None, progress: Progress = no_prog
         progress: wraps what is worked through.
 
     Raises:
-        NotPreparedError: if that fails, with the ways out.
+        NotPreparedError: if that fails, with what to do instead.
     """
     entry = CATALOGUE.get(built.name)
     urls = entry.urls if entry else tuple(built.url_infos)
@@ -115,9 +115,9 @@ def how_to_obtain(built: Any, entry: DataSetFacts | None, error: Exception) -> s
     second = "where TensorFlow is what is missing, `pip install tensorflow` for the preparation (reading does without)"
     if entry:
         command = f"python -m gradflow.data import {entry.name} --from DIR"
-        second = f"fetch the raw files from {entry.home} by whatever way and run `{command}`"
+        second = f"fetch the raw files from {entry.home} in any way and run `{command}`"
     return (
-        f"{name} is not at {built.data_path} and could not be downloaded ({error}). Two ways out: (1) on a machine "
+        f"{name} is not at {built.data_path} and could not be downloaded ({error}). Fix, one of two: (1) on a machine "
         f"with internet run `{call}` and copy the folder {built.info.full_name} that it makes in ~/tensorflow_datasets "
         f"to {built.data_path}; (2) {second}"
     )

@@ -254,7 +254,7 @@ def digest(images: UInt8[np.ndarray, "examples ..."], labels: Labels) -> str:
 
 
 def problems(entry: DataSetFacts, built: Any, progress: Progress = no_progress) -> list[str]:
-    """Hold a prepared data set against what is known of it: counts, shapes, labels, checksums.
+    """Compare a prepared data set with what is known of it: counts, shapes, labels, checksums.
 
     Args:
         entry: what is known.

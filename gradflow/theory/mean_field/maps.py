@@ -23,7 +23,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 from gradflow.theory.mean_field.criticality import (
     check_variances,
@@ -32,7 +31,15 @@ from gradflow.theory.mean_field.criticality import (
     root,
     variance_fixed_point,
 )
-from gradflow.theory.mean_field.moments import LARGEST, SMALLEST, ActivationMoments, Phi, activation_moments, in_range
+from gradflow.theory.mean_field.moments import (
+    LARGEST,
+    SMALLEST,
+    ActivationMoments,
+    Numbers,
+    Phi,
+    activation_moments,
+    in_range,
+)
 
 __all__ = [
     "FixedPoint",
@@ -75,9 +82,7 @@ class FixedPoint:
     phase: Phase
 
 
-def variance_map(
-    activation: Phi, q: ArrayLike, weight_variance: float, bias_variance: float
-) -> Float[np.ndarray, "..."]:
+def variance_map(activation: Phi, q: Numbers, weight_variance: float, bias_variance: float) -> Float[np.ndarray, "..."]:
     """V(q) = sigma_w^2 E[phi(sqrt(q) z)^2] + sigma_b^2: variance of the next layer's pre-activations.
 
     Poole et al. 2016.
@@ -108,7 +113,7 @@ def variance_map(
 def correlation_map(
     activation: Phi,
     q: float,
-    c: ArrayLike,
+    c: Numbers,
     weight_variance: float,
     bias_variance: float,
 ) -> Float[np.ndarray, "..."]:
@@ -191,7 +196,7 @@ def variance_profile(
     return np.array(variances)
 
 
-def backward_rates(activation: Phi, variances: ArrayLike, *, weight_variance: float) -> Float[np.ndarray, "..."]:
+def backward_rates(activation: Phi, variances: Numbers, *, weight_variance: float) -> Float[np.ndarray, "..."]:
     """chi_l = sigma_w^2 E[phi'(sqrt(q_l) z)^2]: factor of the mean square gradient from z_(l+1) back to z_l.
 
     Widths are taken as equal; where they are not, multiply by fan_out / fan_in of W_(l+1). Schoenholz et al. 2017.
@@ -294,7 +299,7 @@ def _depth_scale(slope: float) -> float:
     return math.inf if slope >= 1 - _CRITICAL else -1 / math.log(slope)
 
 
-def _each(fn: Callable[[float], float], values: ArrayLike) -> Float[np.ndarray, "..."]:
+def _each(fn: Callable[[float], float], values: Numbers) -> Float[np.ndarray, "..."]:
     """Apply fn to every entry, one by one."""
     array = np.asarray(values, np.float64)
     return np.array([fn(float(value)) for value in array.ravel()]).reshape(array.shape)

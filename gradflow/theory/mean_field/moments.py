@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
+from jaxtyping import Array, Float, Num
 
 from gradflow import activations, gaussian
 
-__all__ = ["LARGEST", "SMALLEST", "ActivationMoments", "Phi", "activation_moments", "in_range"]
+__all__ = ["LARGEST", "SMALLEST", "ActivationMoments", "Numbers", "Phi", "activation_moments", "in_range"]
 
 Phi = activations.Phi
+Numbers: TypeAlias = float | int | Num[np.ndarray, "..."] | Num[Array, "..."] | Sequence[Any]  # one or many
 
 SMALLEST = 1e-24  # stands for q -> 0
 LARGEST = 1e16  # stands for q -> infinity
@@ -88,7 +88,7 @@ def _compiled(record: activations.Activation) -> ActivationMoments:
     return ActivationMoments(record.name, *(gaussian.on_host(record.name, fn) for fn in (single, pair, slope_pair)))
 
 
-def in_range(name: str, values: ArrayLike, low: float, high: float) -> Float[np.ndarray, "..."]:
+def in_range(name: str, values: Numbers, low: float, high: float) -> Float[np.ndarray, "..."]:
     """Values as an array, or an error that names them if one lies outside [low, high] or is NaN."""
     array = np.asarray(values, np.float64)
     if not ((array >= low) & (array <= high)).all():

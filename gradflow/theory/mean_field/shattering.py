@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
-from gradflow.theory.mean_field.moments import LARGEST, SMALLEST, Phi, activation_moments, in_range
+from gradflow.theory.mean_field.moments import LARGEST, SMALLEST, Numbers, Phi, activation_moments, in_range
 
 __all__ = ["gradient_correlation"]
 
 
 def gradient_correlation(
     activation: Phi,
-    correlations: ArrayLike,
-    variances: ArrayLike = 1.0,
+    correlations: Numbers,
+    variances: Numbers = 1.0,
     *,
-    weight_variance: ArrayLike = 1.0,
+    weight_variance: Numbers = 1.0,
     branch_scale: float | None = None,
 ) -> Float[np.ndarray, " depth"]:
     """Correlation of dL/dx_0 for two inputs, given those of their pre-activations, after 1, 2, ... L layers.

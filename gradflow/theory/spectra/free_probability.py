@@ -17,10 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Complex, Float
-from numpy.typing import ArrayLike
 
 from gradflow.theory.mean_field.ensembles import Ensemble, spectrum_variance
-from gradflow.theory.mean_field.moments import LARGEST, Phi, in_range
+from gradflow.theory.mean_field.moments import LARGEST, Numbers, Phi, in_range
 from gradflow.theory.mean_field.nodes import nodes
 
 __all__ = ["SpectrumMoments", "largest_singular_value", "spectrum_density", "spectrum_moments", "zero_fraction"]
@@ -48,7 +47,7 @@ class SpectrumMoments(NamedTuple):
 
 def spectrum_moments(
     activation: Phi,
-    variances: ArrayLike,
+    variances: Numbers,
     *,
     weight_variance: float,
     ensemble: Ensemble = "gaussian",
@@ -98,7 +97,7 @@ def spectrum_moments(
 def spectrum_density(
     activation: Phi,
     depth: int,
-    singular_values: ArrayLike,
+    singular_values: Numbers,
     *,
     q: float,
     weight_variance: float,

@@ -31,6 +31,7 @@ __all__ = [
     "layers_below",
     "outside",
     "ratio_of",
+    "sources_of",
 ]
 
 Axes: TypeAlias = tuple[str, ...]
@@ -72,7 +73,13 @@ class Known:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Depends on the batch, and on no layer."""
+    """Depends on the batch, and on no layer.
+
+    Attributes:
+        value: the numbers, of which only masks are read; None where they were not computed.
+    """
+
+    value: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,19 +157,24 @@ def gaussians_of(value: Value) -> frozenset[Gaussian]:
     return frozenset(value.components) if isinstance(value, Signal) else frozenset()
 
 
-def layers_below(signal: Signal) -> list[Gaussian]:
-    """Return the layers that a signal's Gaussians are made of."""
-    found, todo, seen = [], list(signal.components), set[Gaussian]()
+def sources_of(signal: Signal) -> set[Gaussian]:
+    """Return what a signal's Gaussians are made of in the end: layers, and what is made of nothing."""
+    found, todo, seen = set[Gaussian](), list(signal.components), set[Gaussian]()
     while todo:
         gaussian = todo.pop()
         if gaussian in seen:
             continue
         seen.add(gaussian)
-        if gaussian.layer is not None:
-            found.append(gaussian)
+        if gaussian.layer is not None or not gaussian.edges:
+            found.add(gaussian)
         else:
             todo.extend(parent for parent, _ in gaussian.edges)
     return found
+
+
+def layers_below(signal: Signal) -> list[Gaussian]:
+    """Return the layers that a signal's Gaussians are made of."""
+    return [gaussian for gaussian in sources_of(signal) if gaussian.layer is not None]
 
 
 def identity_of(signal: Signal) -> Any:

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.theory.tracing.abstract_values import Axes, BatchMean, Known, broadcast_axes, identity_of, ratio_of
+from gradflow.theory.tracing.abstract_values import (
+    Axes,
+    BatchMean,
+    Known,
+    broadcast_axes,
+    identity_of,
+    ratio_of,
+    sources_of,
+)
 from gradflow.theory.tracing.node_values import typical_factor
 from gradflow.theory.tracing.random_fields import Gaussian, Signal, gaussian_signal, merged_gaussian
 
@@ -96,6 +104,30 @@ class FieldAlgebra:
                 self.not_gaussian.add(gaussian)
             self._merged[key] = gaussian_signal(gaussian, signal.axes, signal.mean)
         return dataclasses.replace(self._merged[key], axes=signal.axes)
+
+    def product_of(self, left: Signal, right: Signal) -> Signal | None:
+        """Return the product of two independent signals, such as a gate and what it lets through; None for others.
+
+        E[f^2 g^2] = E[f^2] E[g^2], likewise between two examples, and the gradient of f is multiplied by g.
+
+        Args:
+            left: f.
+            right: g, of the same axes.
+        """
+        if left.axes != right.axes or sources_of(left) & sources_of(right):
+            return None
+        mean = left.mean * right.mean
+        variance = max(left.square * right.square - mean**2, 0.0)
+        covariance = (left.shared + left.mean**2) * (right.shared + right.mean**2) - mean**2
+        edges, kurtosis = [], []
+        for own, other in ((left, right), (right, left)):
+            edges += [(gaussian, factor * other.square) for gaussian, factor in own.edges]
+            kurtosis += [k * (1 + other.sampling) for k in own.kurtosis]
+        shared = min(max(covariance / max(variance, 1e-300), -1.0), 1.0)
+        spread = left.log_variance + right.log_variance
+        gaussian = self.add(Gaussian(variance, shared, edges, spread, kurtosis=kurtosis))
+        self.not_gaussian.add(gaussian)
+        return gaussian_signal(gaussian, left.axes, mean)
 
     def note_nonlinearity(self, gaussian: Gaussian) -> None:
         """Note that a nonlinear function is taken of a Gaussian."""

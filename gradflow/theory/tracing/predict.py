@@ -39,6 +39,8 @@ class LayerPrediction:
         output_band, output_grad_band: factor by which one network of this width may stray from the prediction.
         anchored: whether its gradient is the measured one, from which those below it are predicted.
         note: what theory assumes here or why it starts anew, "" if it simply holds.
+        starts_anew: whether its output follows from its measured input, or is the measured one, since what comes before
+            is outside the theory.
     """
 
     name: str
@@ -51,6 +53,7 @@ class LayerPrediction:
     output_grad_band: float
     anchored: bool
     note: str
+    starts_anew: bool = False
 
     @property
     def deviations(self) -> tuple[str, ...]:
@@ -75,6 +78,14 @@ class Prediction:
     flow: Flow
 
     @property
+    def coverage(self) -> tuple[float, float]:
+        """Share of the layers whose output and whose gradient theory predicts; a gradient that is anchored is not."""
+        count = max(len(self.layers), 1)
+        forward = sum(not layer.starts_anew for layer in self.layers)
+        backward = sum(not layer.anchored for layer in self.layers)
+        return forward / count, backward / count
+
+    @property
     def outside(self) -> dict[str, str]:
         """Layers that are outside the theory, or that it describes approximately, and why."""
         return {layer.name: layer.note for layer in self.layers if layer.note}
@@ -91,19 +102,22 @@ class Prediction:
 def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
     """Predict forward and backward rms of every layer by mean-field theory, and measure them.
 
-    The model, or its loss, is traced, whatever framework it is written in. From the measured input of the first
-    layers, and of every weight its mean square, theory follows the signal upwards: an output is Gaussian with variance
-    E[x^2] sum(w^2), over the weights that reach one unit; what happens elementwise between two layers is integrated
-    over it; skip connections, biases, batch, layer and group normalization are followed as such, and recurrent networks
-    step by step. The gradient is followed downwards from the measured one of the layers that feed the loss, by mean
-    square slopes (Poole et al. 2016; Schoenholz et al. 2017; Yang & Schoenholz 2017; Xiao et al. 2018; Chen et al.
-    2018; Yang et al. 2019, here without terms of order 1/batch).
+    The model, or its loss, is traced, whatever framework it is written in. Theory starts from the measured input of the
+    first layers and from the mean square of every weight, and follows the signal upwards. The output of a layer is
+    Gaussian with variance E[x^2] sum(w^2), over the weights that reach one unit. What happens elementwise between two
+    layers is integrated over that Gaussian. The gradient is followed downwards from the measured one of the layers that
+    feed the loss, by mean square slopes (Poole et al. 2016; Schoenholz et al. 2017; Yang & Schoenholz 2017; Xiao et al.
+    2018; Chen et al. 2018; Yang et al. 2019, here without terms of order 1/batch).
 
-    It assumes random weights, independent of each other and of the gradient that arrives (a loss such as mean(output^2)
-    sends the output itself back, which is not): after training, the layers where it parts from measurement are those
-    that have learned. Attention, gates, pooling, dropout, concatenation, and loops without a fixed length are outside
-    the theory; the note of the next layer says so, and there it starts anew from the measured input. A flow alone does
-    not say what lies between its layers, so that the model is needed to predict one.
+    Followed are skip connections, biases, noise and dropout from a constant key, batch, layer, group and rms
+    normalization, grouped and depthwise convolutions, recurrent networks step by step, and gates, which are products of
+    two signals that are independent at initialization. `register_rule` adds an operation. Outside the theory are
+    attention, pooling, concatenation, and loops without a fixed length. The note of the next layer says so, and there
+    theory starts anew from the measured input.
+
+    Theory assumes that weights are random, independent of each other and of the gradient that arrives. A loss such as
+    mean(output^2) sends the output itself back, which is not independent. After training, the outliers are the layers
+    that have learned. A flow alone does not say what lies between its layers, so the model is needed to predict one.
 
     Args:
         model: function of parameters and further arguments, or an object with such a function as its `apply` (a Flax
@@ -113,9 +127,9 @@ def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
         *args: further arguments of the model: the batch.
 
     Returns:
-        The prediction, with the measured flow. A layer counts as parting where measured and predicted rms differ by
-        more than three standard deviations of the finite-width law (as of a single example, so that it errs on the wide
-        side) and 10 %.
+        The prediction, with the measured flow. A layer is an outlier where measured and predicted rms differ by more
+        than three standard deviations of the finite-width law and 10 %. The law is that of a single example, so that
+        the band errs on the wide side.
 
     Raises:
         TypeError: for a flow, or a model that is neither a function nor has one as its `apply`.
@@ -155,7 +169,7 @@ def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
         return float(np.asarray(getattr(flow[name], field))[steps])
 
     propagation = Propagation(sites, measured)
-    outs = propagation.walk(closed, [*map(Known, leaves), *(Data() for _ in batch)])
+    outs = propagation.walk(closed, [*map(Known, leaves), *map(Data, batch)])
     propagation.mark_unpredictable(outs)
     return Prediction(_rows(propagation, flow), flow)
 
@@ -210,6 +224,7 @@ def _rows(propagation: Propagation, flow: Flow) -> tuple[LayerPrediction, ...]:
             _band(log_variance),
             anchored,
             propagation.notes.get(name, ""),
+            gaussian in propagation.anew,
         )
         rows.append(row)
     return tuple(sorted(rows, key=lambda row: (order[row.name], row.step)))

@@ -52,6 +52,7 @@ class Propagation:
         measured: looks up what was measured at a layer.
         algebra: computes with signals, and holds all Gaussians.
         open: Gaussians that something outside the theory reads, so that no gradient can be predicted for them.
+        anew: layers that start from what was measured, because what enters them is outside the theory.
         notes: what to say of a layer, by name.
     """
 
@@ -59,6 +60,7 @@ class Propagation:
         self.sites, self.measured = sites, measured
         self.algebra = FieldAlgebra()
         self.open: set[Gaussian] = set()
+        self.anew: set[Gaussian] = set()
         self.notes: dict[str, str] = {}
         self._gains: dict[Path, tuple[Any, float]] = {}
 
@@ -140,6 +142,8 @@ class Propagation:
         if not math.isfinite(gaussian.variance):
             reason = "its predicted mean square is not finite: starts from its measured rms"
             gaussian = self._measured_output(name, reason, values, steps, units)
+        if not gaussian.edges and not isinstance(values[site.source or 0], (Known, Data)):
+            self.anew.add(gaussian)
         outs: list[Value] = [Outside("beside a layer")] * len(eqn.outvars)
         outs[site.out] = gaussian_signal(self.algebra.add(gaussian), axes)
         return outs
@@ -237,12 +241,9 @@ def ordinary(algebra: FieldAlgebra, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, value
     """
     count = len(eqn.outvars)
     if all(isinstance(v, Known) and v.exact for v in values) and not eqn.effects:
-        env = {a: v.value for a, v in zip(eqn.invars, values, strict=True) if jaxprs.is_var(a)}  # type: ignore[union-attr]
-        with jax.debug_nans(False), jax.debug_infs(False):
-            jaxprs.evaluate(jaxpr, [eqn], list(eqn.outvars), env)
-        return [Known(env[v]) for v in eqn.outvars]
+        return [Known(x) for x in evaluate(jaxpr, eqn, values)]
     if all(isinstance(v, (Known, Data)) for v in values) and any(isinstance(v, Data) for v in values):
-        return [Data()] * count
+        return data_of(jaxpr, eqn, values)
     if (reason := next((v.reason for v in values if isinstance(v, Outside)), None)) is not None:
         return [outside(values, reason)] * count
     rule = RULES.get(eqn.primitive.name)
@@ -251,6 +252,37 @@ def ordinary(algebra: FieldAlgebra, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, value
     if any(v is None for v in outs) or len(outs) != count:
         return [outside(values, reason_outside(eqn.primitive.name, values))] * count
     return [v for v in outs if v is not None]
+
+
+def evaluate(jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Any]:
+    """Return an equation's outputs, computed by JAX.
+
+    Args:
+        jaxpr: that it stands in.
+        eqn: the equation.
+        values: of its operands, with their numbers.
+    """
+    env = {a: v.value for a, v in zip(eqn.invars, values, strict=True) if jaxprs.is_var(a)}  # type: ignore[union-attr]
+    with jax.debug_nans(False), jax.debug_infs(False):
+        jaxprs.evaluate(jaxpr, [eqn], list(eqn.outvars), env)
+    return [env[v] for v in eqn.outvars]
+
+
+def data_of(jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Value]:
+    """Return what is computed from the batch, with its numbers where all of the operands have theirs.
+
+    Args:
+        jaxpr: that the equation stands in.
+        eqn: the equation.
+        values: of its operands, known or data.
+    """
+    concrete = all(v.value is not None and (not isinstance(v, Known) or v.exact) for v in values)  # type: ignore[union-attr]
+    if concrete and not eqn.effects:
+        try:
+            return [Data(x) for x in evaluate(jaxpr, eqn, values)]
+        except Exception:  # without its numbers it is data all the same
+            pass
+    return [Data() for _ in eqn.outvars]
 
 
 def reason_outside(primitive: str, values: Sequence[Value]) -> str:
@@ -271,7 +303,7 @@ def reason_outside(primitive: str, values: Sequence[Value]) -> str:
         return f"{primitive}: parts of a signal used apart, as gates are, or put together"
     if any(isinstance(v, Data) for v in values) and signals:
         return "signal and data meet otherwise than in a layer"
-    return f"{primitive} of a signal"
+    return f"{primitive} of a signal, for which no rule is known (gf.theory.register_rule adds one)"
 
 
 def contraction_of(eqn: core.JaxprEqn) -> core.JaxprEqn | None:
@@ -301,7 +333,9 @@ def step_of(value: Value, step: int) -> Value:
         return Known(value.value[step])
     if isinstance(value, Series) and value.axes[0] == "t":
         return value.signals[step]
-    return value if isinstance(value, (Data, Outside)) else outside([value], "a scan over examples or units")
+    if isinstance(value, Data):
+        return Data(None if value.value is None else value.value[step])
+    return value if isinstance(value, Outside) else outside([value], "a scan over examples or units")
 
 
 def stack(column: list[Value]) -> Value:

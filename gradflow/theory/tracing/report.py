@@ -35,7 +35,15 @@ def table(prediction: Prediction) -> str:
     for row, mark in zip(rows, marks, strict=True):
         cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)), mark]
         lines.append("  ".join(cells).rstrip())
-    return "\n".join([*lines, *(f"[{k}] {note}" for k, note in enumerate(notes, 1))])
+    forward, backward = prediction.coverage
+    head = f"predicted: outputs of {forward:.0%} of the layers, gradients of {backward:.0%}"
+    return "\n".join([head, *lines, *(_note(prediction, k, note) for k, note in enumerate(notes, 1))])
+
+
+def _note(prediction: Prediction, number: int, note: str) -> str:
+    """A note, with how many layers it concerns."""
+    count = len({layer.name for layer in prediction.layers if layer.note == note})
+    return f"[{number}] {note}" + (f" ({count} layers)" if count > 1 else "")
 
 
 def _row(layer: LayerPrediction) -> tuple[str, ...]:

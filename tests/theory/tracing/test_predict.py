@@ -124,6 +124,49 @@ class Recurrent(nn.Module):
         return nn.Dense(20)(carry if self.last_of == "carry" else outs[:, -1])
 
 
+class Gated(nn.Module):
+    """A memory cell: gates are products of two signals, independent at initialization."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        outs: Any = nn.RNN(nn.LSTMCell(100))(x)
+        return nn.Dense(20)(outs[:, -1])
+
+
+class GatedUnits(nn.Module):
+    """Pre-normalized residual blocks with a gated linear unit (Shazeer 2020)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Dense(WIDTH)(x)
+        for _ in range(2):
+            h = nn.RMSNorm()(x)
+            x = x + nn.Dense(WIDTH)(nn.silu(nn.Dense(WIDTH)(h)) * nn.Dense(WIDTH)(h))
+        return nn.Dense(20)(nn.RMSNorm()(x))
+
+
+class Keras(nn.Module):
+    """Batch normalization in training as Keras writes it: x s + (beta - mean s)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        mean, variance = x.mean(0, keepdims=True), x.var(0, keepdims=True)
+        inverse = jax.lax.rsqrt(variance + 1e-3) * self.param("gamma", nn.initializers.ones, (1, x.shape[-1]))
+        return x * inverse + (self.param("beta", nn.initializers.zeros, (1, x.shape[-1])) - mean * inverse)
+
+
+class Separable(nn.Module):
+    """Depthwise and pointwise convolutions with normalization by groups of channels."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Conv(48, (3, 3))(x)
+        for _ in range(2):
+            x = nn.Conv(48, (3, 3), feature_group_count=48)(nn.relu(nn.GroupNorm(4)(x)))
+            x = nn.Conv(48, (1, 1))(nn.relu(nn.GroupNorm(4)(x)))
+        return nn.Dense(20)(x.reshape(x.shape[0], -1))
+
+
 IMAGES, SEQUENCES, VECTORS = (16, 8, 8, 3), (16, 7, 30), (EXAMPLES, 100)
 
 
@@ -139,13 +182,35 @@ IMAGES, SEQUENCES, VECTORS = (16, 8, 8, 3), (16, 7, 30), (EXAMPLES, 100)
         (Circular(), IMAGES),
         (Recurrent(), SEQUENCES),
         (Recurrent("outputs"), SEQUENCES),
+        (Gated(), SEQUENCES),
+        (GatedUnits(), VECTORS),
+        (Net(nn.relu, norm=Keras), VECTORS),
+        (Net(nn.relu, norm=lambda: nn.GroupNorm(8)), VECTORS),
+        (Separable(), IMAGES),
     ],
-    ids=["silu", "residual", "batchnorm", "layernorm", "own batchnorm", "conv", "circular", "recurrent", "last output"],
+    ids=[
+        "silu",
+        "residual",
+        "batchnorm",
+        "layernorm",
+        "own batchnorm",
+        "conv",
+        "circular",
+        "recurrent",
+        "last output",
+        "memory cell",
+        "gated units",
+        "batch norm of Keras",
+        "group norm",
+        "separable",
+    ],
 )
 def test_linen_models_are_inside_the_theory(module: nn.Module, shape: tuple[int, ...]) -> None:
     prediction = predicted(module, jax.random.normal(jax.random.key(3), shape))
     assert not prediction.outside
     assert [layer.name for layer in prediction.outliers] == []
+    assert prediction.coverage == (1.0, 1 - 1 / len(prediction.layers))
+    assert str(prediction).startswith("predicted: outputs of 100% of the layers")
     assert [layer.anchored for layer in prediction.layers] == [False] * (len(prediction.layers) - 1) + [True]
     assert list(dict.fromkeys(layer.name for layer in prediction.layers)) == list(prediction.flow.layers)
     for layer in prediction.layers:
@@ -196,28 +261,21 @@ class Attention(nn.Module):
         return nn.Dense(20)(x.mean(1))
 
 
-class Gated(nn.Module):
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        outs: Any = nn.RNN(nn.LSTMCell(16))(x)
-        return nn.Dense(20)(outs[:, -1])
-
-
 @pytest.mark.parametrize(
     ("module", "layer", "reason"),
     [
         (Attention(), "MultiHeadDotProductAttention_0/out", "attention"),
         (Attention(), "Dense_1", "pooling"),
-        (Gated(), "Dense_0", "gates"),
         (models.CNN(depth=3, channels=16, outputs=20), "Dense_head", "pooling"),
     ],
-    ids=["attention", "pooling", "gates", "own convolution"],
+    ids=["attention", "pooling", "own convolution"],
 )
 def test_what_is_outside_says_so_and_starts_anew(module: nn.Module, layer: str, reason: str) -> None:
     shape = IMAGES if isinstance(module, models.CNN) else SEQUENCES
     prediction = predicted(module, jax.random.normal(jax.random.key(3), shape))
     assert reason in prediction.outside[layer]
     assert "starts from its measured input" in str(prediction)
+    assert 0 < prediction.coverage[0] < 1
     assert all(math.isfinite(row.output_rms) and math.isfinite(row.output_grad_rms) for row in prediction.layers)
 
 

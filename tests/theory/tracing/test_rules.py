@@ -205,6 +205,26 @@ def test_operations_that_are_inside_the_theory(between: Any) -> None:
         assert layer.output_grad_rms == pytest.approx(layer.measured_output_grad_rms, rel=0.2)
 
 
+def test_dropout_whose_key_comes_with_the_batch() -> None:
+    """The mask is data, and still a mask; one that keeps whole examples is a pattern, outside the theory."""
+
+    def model(params: Any, x: jax.Array, key: jax.Array) -> jax.Array:
+        x = x @ params[0]
+        x = jnp.where(jax.random.bernoulli(key, 0.7, x.shape), x / 0.7, 0.0)
+        return jnp.tanh(x @ params[1]) @ params[2]
+
+    prediction = theory.predict(model, weights(), batch(), jax.random.key(7))
+    assert not prediction.outside
+    assert not prediction.outliers
+
+    def padded(params: Any, x: jax.Array, lengths: jax.Array) -> jax.Array:
+        x = x @ params[0]
+        x = jnp.where(jnp.arange(len(x))[:, None] < lengths, x, 0.0)
+        return jnp.tanh(x @ params[1]) @ params[2]
+
+    assert list(theory.predict(padded, weights(), batch(), jnp.int32(9)).outside) == ["1"]
+
+
 def group_norm(x: jax.Array, groups: int) -> jax.Array:
     grouped = x.reshape(len(x), groups, -1)
     grouped = (grouped - grouped.mean(2, keepdims=True)) / jnp.sqrt(grouped.var(2, keepdims=True) + 1e-6)

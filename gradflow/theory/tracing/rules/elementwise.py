@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend import core
 
 from gradflow.primitives import ELEMENTWISE
-from gradflow.theory.tracing.abstract_values import BatchMean, Known, Signal, Value, identity_of
+from gradflow.theory.tracing.abstract_values import BatchMean, Data, Known, Signal, Value, identity_of
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.node_values import apply_at_nodes, apply_to_numbers, typical_factor, values_at_nodes
 from gradflow.theory.tracing.random_fields import Gaussian, gaussian_signal
@@ -110,7 +110,7 @@ def negate(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -
 
 @register_rule(["mul", "div"])
 def multiply(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
-    """Multiply by known factors, or a value by itself."""
+    """Multiply by known factors, independent signals, or a value by itself."""
     first, second = values
     inverse = eqn.primitive.name == "div"
     if isinstance(first, Known) and isinstance(second, Known):
@@ -126,6 +126,10 @@ def multiply(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value])
         return dataclasses.replace(first, scale=first.scale * factor)
     if isinstance(first, BatchMean) and isinstance(second, BatchMean):
         return None if inverse else _product_of_means(first, second)
+    if isinstance(first, Signal) and isinstance(second, Signal) and not inverse:
+        product = algebra.product_of(first, second)
+        if product is not None:
+            return product
     return elementwise(algebra, eqn, values)
 
 
@@ -150,6 +154,8 @@ def square(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -
 def select(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Choose between values; a signal where a known mask has it, and zero elsewhere, is a dropped signal."""
     mask = values[0]
+    if isinstance(mask, Data) and mask.value is not None:  # of dropout, whose key came with the batch
+        mask = Known(mask.value)
     if len(values) == 3 and isinstance(mask, Known) and mask.number() is None and mask.is_numeric and mask.exact:
         for at in (1, 2):
             kept, other = values[at], values[3 - at]
