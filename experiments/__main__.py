@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from experiments import catalogue, commandline, everything, page, storage
-from experiments.runner import BAD_USAGE, FAILS, HOLDS, INTERRUPTED, raise_interrupt
+from experiments.framework import catalogue, commandline, html_report, run_all, storage
+from experiments.framework.runner import BAD_USAGE, FAILS, HOLDS, INTERRUPTED, raise_interrupt
 
 PROG = "python -m experiments"
 TABLE_WIDTH = 120  # columns of a terminal that five columns of words need
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return HOLDS
     earlier = signal.signal(signal.SIGTERM, raise_interrupt)
     try:
-        return run_all(options)
+        return run_experiments(options)
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted; the same command goes on with what is not done", file=sys.stderr)
         return INTERRUPTED
@@ -81,7 +81,7 @@ def _explain(arguments: Sequence[str]) -> None:
         raise commandline.UsageError(commandline.unknown("command", word, ["--all", "--help", *names]))
 
 
-def run_all(options: Options) -> int:
+def run_experiments(options: Options) -> int:
     """Run every experiment and write the page.
 
     Args:
@@ -91,11 +91,11 @@ def run_all(options: Options) -> int:
         0 if all finish with every claim held, else 1.
     """
     heads = catalogue.heads()
-    jobs = options.jobs or everything.default_jobs(options.preset)
-    order = everything.Order(options.preset, options.seed, options.out, jobs, options.again)
-    outcomes = everything.run_all(heads, order, say=lambda line: print(line, flush=True))
+    jobs = options.jobs or run_all.default_jobs(options.preset)
+    order = run_all.Order(options.preset, options.seed, options.out, jobs, options.again)
+    outcomes = run_all.run(heads, order, say=lambda line: print(line, flush=True))
     unfinished = {outcome.name: outcome.words(order) for outcome in outcomes if not outcome.finished}
-    written = page.write(options.out, options.preset, heads, unfinished)
+    written = html_report.write(options.out, options.preset, heads, unfinished)
     print(f"all figures and claims: {written}")
     return FAILS if any(outcome.status or not outcome.finished for outcome in outcomes) else HOLDS
 

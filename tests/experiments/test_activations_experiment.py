@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import activations, activations_borndead, activations_profile, activations_training
+from experiments.activations import born_dead as activations_borndead
+from experiments.activations import experiment as activations
+from experiments.activations import profile as activations_profile
+from experiments.activations import training as activations_training
 
 
 def by_counting(width, layers, networks=4000):
@@ -120,7 +123,7 @@ def test_a_small_run_agrees_with_theory_and_is_drawn():
     claims = activations.claims(found)
     assert len(claims) == 14
     assert [claim for claim in claims if not claim.holds] == []
-    assert set(activations.figures(found)) == {"born_dead", "gradients", "training", "dying", "slopes"}
+    assert set(activations.figures.draw(found)) == {"born_dead", "gradients", "training", "dying", "slopes"}
 
 
 @pytest.mark.parametrize(

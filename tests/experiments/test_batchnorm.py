@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import batchnorm, batchnorm_init, batchnorm_training
-from experiments.batchnorm_training import FLAGS, KINDS, Images, Kind, Setup
+from experiments.batchnorm import experiment as batchnorm
+from experiments.batchnorm import initialization as batchnorm_init
+from experiments.batchnorm import training as batchnorm_training
+from experiments.batchnorm.training import FLAGS, KINDS, Images, Kind, Setup
 
 TINY = dataclasses.replace(
     batchnorm.PRESETS["smoke"], steps=20, records=3, landscape_steps=20,
@@ -132,7 +134,7 @@ def test_results_and_figures_are_whole(results):
     assert (np.diff(results["percentiles"], axis=2) >= 0).all()
     assert results["gradient_change"].shape == (3, 2, 11)
     assert results["explosion_rate"].shape == (1, 2)
-    assert set(batchnorm.figures(results)) == {"training", "landscape", "initialization"}
+    assert set(batchnorm.figures.draw(results)) == {"training", "landscape", "initialization"}
 
 
 @pytest.mark.parametrize(

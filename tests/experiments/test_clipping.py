@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import clipping, clipping_figures
-from experiments import clipping_order as order
-from experiments import clipping_smoothness as smoothness
-from experiments import clipping_surface as surface
+from experiments.clipping import experiment as clipping
+from experiments.clipping import figures as clipping_figures
+from experiments.clipping import order, smoothness, surface
 from gradflow.data.sequences import TemporalOrder
 
 SMOKE = clipping.PRESETS["smoke"]
@@ -29,7 +28,7 @@ def test_the_smoke_preset_holds_and_fills_every_figure(results, tmp_path):
     assert results["path_places"].shape == (2, SMOKE.path_steps, SMOKE.starts, 2)
     assert results["long_before"].shape == results["long_after"].shape == (4, SMOKE.runs, 10)
     assert results["smooth_local"].shape == results["smooth_gradient"].shape == (1, 20)
-    drawn = clipping.figures(results)
+    drawn = clipping.figures.draw(results)
     assert set(drawn) == {"surface", "norms", "temporal_order", "smoothness"}
     for name, figure in drawn.items():
         figure.savefig(tmp_path / f"{name}.png", dpi=40)
@@ -270,7 +269,7 @@ def test_claims_hold_where_they_should_and_fail_where_they_should_not(results):
         failed = {c.claim for c in clipping.claims(good | {name: change(good[name])}) if not c.holds}
         assert failed, name
         broken |= failed
-    assert set(clipping.figures(good)) == {"surface", "norms", "temporal_order", "smoothness"}
+    assert set(clipping.figures.draw(good)) == {"surface", "norms", "temporal_order", "smoothness"}
     # That 12 x^2 <= 16 + |4 x^3| is true of every x.
     left = {c.claim for c in clipping.claims(good)} - broken
     assert left == {"x^4: f'' - (16 + |f'|), largest on the way"}

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments import gallery
-from experiments.catalogue import Head
+from experiments.framework import gallery
+from experiments.framework.catalogue import Head
 
 HEAD = Head("toy", "A toy | and its claims.", "Nobody 2000", "1", "1", "nothing", False)
 

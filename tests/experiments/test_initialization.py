@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import initialization, initialization_table
-from experiments import initialization_depth as depth
-from experiments import initialization_glorot as glorot
+from experiments.initialization import experiment as initialization
+from experiments.initialization import glorot, training
+from experiments.initialization import table as initialization_table
 
 TINY = dataclasses.replace(
     initialization.PRESETS["smoke"], glorot_depth=4, glorot_width=24, depths=(3,), width=16, steps=20,
@@ -79,7 +79,7 @@ def test_log_norms_are_those_of_a_loop(monkeypatch):
 def test_every_scheme_starts_as_it_should():
     """Deviations of the weights, LSUV's unit variance of every layer, and one order of images for all."""
     data = gf.data.load()
-    _, params, variances = depth.starts(4, 50, glorot.images(data, data.train), 0)
+    _, params, variances = training.starts(4, 50, glorot.images(data, data.train), 0)
     deviations = [np.std(p["params"]["Hidden"]["Dense"]["kernel"]) for p in params]
     expected = {"he_normal": (2 / 50) ** 0.5, "xavier_normal": 50**-0.5, "small_gaussian": 0.01}
     for scheme, value in expected.items():
@@ -93,7 +93,7 @@ def test_every_scheme_starts_as_it_should():
 def test_a_run_has_all_that_claims_and_figures_need(results):
     claims = initialization.claims(results)
     assert len({claim.claim for claim in claims}) == len(claims) == 17
-    assert set(initialization.figures(results)) == {"depth", "histograms", "flow"}
+    assert set(initialization.figures.draw(results)) == {"depth", "histograms", "flow"}
     assert results["depth_accuracy"].shape == (1, 5, depth.RECORDS)
     assert results["depth_steps"][-1] == TINY.steps
 
@@ -172,7 +172,7 @@ def test_table_trains_all_rates_at_once_and_takes_the_best(results, monkeypatch)
     monkeypatch.setattr(gf.data, "load", lambda *_, **__: data)
     found = initialization_table.measure(("mnist",), width=16, steps=600, seed=0)
     assert found["table_error"] == pytest.approx(np.full((1, 5), 100 * test[1, -1]), abs=10)
-    assert "table" in initialization.figures(results | found)
+    assert "table" in initialization.figures.draw(results | found)
 
 
 @pytest.mark.parametrize(

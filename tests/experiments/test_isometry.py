@@ -13,8 +13,12 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import gradflow as gf
-from experiments import isometry, isometry_cnn, isometry_linear, isometry_spectrum, isometry_training
-from experiments.isometry_spectrum import NETWORKS, Network
+from experiments.isometry import cnn as isometry_cnn
+from experiments.isometry import experiment as isometry
+from experiments.isometry import linear as isometry_linear
+from experiments.isometry import spectrum as isometry_spectrum
+from experiments.isometry import training as isometry_training
+from experiments.isometry.spectrum import NETWORKS, Network
 
 TINY = dataclasses.replace(
     isometry.PRESETS["smoke"], linear_depths=(3, 6), linear_draws=2, linear_steps=30, saxe_steps=3000,
@@ -31,7 +35,7 @@ def results():
 def test_a_run_has_all_that_claims_and_figures_need(results):
     claims = isometry.claims(results)
     assert len({claim.claim for claim in claims}) == len(claims) == 22
-    assert set(isometry.figures(results)) == {"learning", "spectra", "cnn"}
+    assert set(isometry.figures.draw(results)) == {"learning", "spectra", "cnn"}
     assert results["linear_steps"].shape == results["linear_loss"].shape == (2, 2, 2)
     assert results["spectrum_values"].shape == (6, 2, 3, 40)
     assert results["learning_loss"].shape == (2, 2, 2, 20)

@@ -13,8 +13,11 @@ import pytest
 from scipy.special import exp1
 
 import gradflow as gf
-from experiments import recurrent, recurrent_tasks, recurrent_theory, recurrent_training
-from experiments.recurrent_training import BY_NAME, FORGETFUL, GRU, IRNN, LSTM, RNN, Problem, Setup
+from experiments.recurrent import experiment as recurrent
+from experiments.recurrent import tasks as recurrent_tasks
+from experiments.recurrent import theory as recurrent_theory
+from experiments.recurrent import training as recurrent_training
+from experiments.recurrent.training import BY_NAME, FORGETFUL, GRU, IRNN, LSTM, RNN, Problem, Setup
 from gradflow.data.sequences import Adding, AddingOriginal, CopyMemory
 from gradflow.models import cells
 
@@ -176,7 +179,7 @@ def test_images_are_read_row_by_row():
 
 
 def test_figures_are_whole(results, tmp_path):
-    figures = recurrent.figures(results)
+    figures = recurrent.figures.draw(results)
     assert set(figures) == {"initialization", "over_time", "heatmap", "tasks"}
     for name, figure in figures.items():
         figure.savefig(tmp_path / f"{name}.png", dpi=40)

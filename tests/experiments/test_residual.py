@@ -11,9 +11,13 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import residual, residual_normfree, residual_paths, residual_profile, residual_shattering
-from experiments import residual_network as network
-from experiments.residual_network import Images
+from experiments.residual import experiment as residual
+from experiments.residual import network
+from experiments.residual import normfree as residual_normfree
+from experiments.residual import paths as residual_paths
+from experiments.residual import profile as residual_profile
+from experiments.residual import shattering as residual_shattering
+from experiments.residual.network import Images
 
 TINY = dataclasses.replace(
     residual.PRESETS["smoke"], depths=(2, 4), width=8, steps=20, paths=3, shatter_depths=(1, 3), shatter_width=16,
@@ -294,7 +298,7 @@ def test_results_and_figures_are_whole(results):
     assert results["shatter_autocorrelation"].shape == (6, residual_shattering.LAGS)
     assert results["normfree_loss"].shape == (5, 20)
     assert results["normfree_signal_Fixup"].shape == (2,)
-    figures = residual.figures(results)
+    figures = residual.figures.draw(results)
     assert set(figures) == {"depth", "paths", "shattering", "normfree"}
     assert all(axes.get_lines() for name in ("depth", "shattering") for axes in figures[name].axes)
 

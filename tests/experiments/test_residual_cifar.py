@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import residual, residual_cifar, residual_figures
+from experiments.residual import cifar as residual_cifar
+from experiments.residual import experiment as residual
+from experiments.residual import figures as residual_figures
 
 
 def test_rates_are_those_of_the_recipe():

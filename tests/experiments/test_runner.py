@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments import claims as checks
-from experiments import commandline, progress, storage
 from experiments.__main__ import main as list_main
-from experiments.catalogue import heads, read_head
-from experiments.runner import Experiment, main
+from experiments.framework import claims as checks
+from experiments.framework import commandline, progress, storage
+from experiments.framework.catalogue import heads, read_head
+from experiments.framework.runner import Experiment, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -301,16 +301,18 @@ Expected: nothing.
 
 
 def test_heads_are_read_from_docstrings(tmp_path):
-    file = tmp_path / "one.py"
+    file = tmp_path / "one" / "__init__.py"
+    file.parent.mkdir()
     file.write_text(HEAD)
     head = read_head(file)
     assert dataclasses.astuple(head) == (
         "one", "Title.", "A 2010, and B 2015.", "3", "2", "nothing.", False,
     )  # fmt: skip
-    (tmp_path / "part.py").write_text('"""A part of `python -m experiments.one`."""')
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "__init__.py").write_text('"""A part of `python -m experiments.one`."""')
     assert [found.name for found in heads(tmp_path)] == ["one"]
     file.write_text(HEAD.replace("Minutes", "Cost"))
-    with pytest.raises(ValueError, match=r"one.py has no line 'Minutes: ...'"):
+    with pytest.raises(ValueError, match=r"one has no line 'Minutes: ...'"):
         read_head(file)
 
 

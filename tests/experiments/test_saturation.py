@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import saturation
-from experiments import saturation_training as training
+from experiments.saturation import experiment as saturation
+from experiments.saturation import training
 
 TINY = saturation.PRESETS["smoke"]
 
@@ -24,7 +24,7 @@ def test_a_small_run_starts_as_theory_says_and_is_drawn(results):
     found = saturation.claims(results)
     assert len(found) == 2
     assert all(claim.holds for claim in found), found
-    assert set(saturation.figures(results)) == {"sigmoid", "percentiles", "histograms", "accuracy"}
+    assert set(saturation.figures.draw(results)) == {"sigmoid", "percentiles", "histograms", "accuracy"}
 
 
 def test_shapes_and_shares(results):

@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import speed, speed_cases, speed_grid
+from experiments.speed import cases as speed_cases
+from experiments.speed import experiment as speed
+from experiments.speed import grid as speed_grid
 
 SIDES = ("gradflow", "flax", "torch")
 
 
 def good() -> dict[str, np.ndarray]:
     """Results in which every claim holds."""
-    seconds = {f"{name} {side}": np.full(3, 0.1) for name in speed.TARGETS for side in SIDES}
-    for name, target in speed.TARGETS.items():
+    seconds = {f"{name} {side}": np.full(3, 0.1) for name in speed.bands.TARGETS for side in SIDES}
+    for name, target in speed.bands.TARGETS.items():
         seconds[f"{name} gradflow"] = np.full(3, 0.09 * target)
     forms = {f"convolutions {side}, {form}": np.full(3, 0.1) for side in SIDES[:2] for form in ("unrolled", "scanned")}
     cold = {"grid cold, one program": np.array([1.0]), "grid cold, run by run": np.array([20.0])}
@@ -27,7 +29,7 @@ def good() -> dict[str, np.ndarray]:
 
 
 SLOW = (
-    *(f"{name} gradflow" for name in speed.TARGETS),
+    *(f"{name} gradflow" for name in speed.bands.TARGETS),
     "convolutions gradflow, scanned",
     "grid cold, one program",
     f"compilation {speed_grid.DEPTHS[-1]}",
@@ -48,11 +50,11 @@ def test_without_pytorch_nothing_is_claimed_against_it():
     alone = {name: value for name, value in good().items() if not name.endswith("torch")}
     assert [claim.claim for claim in speed.claims(alone) if "PyTorch" in claim.claim] == []
     assert "stock Flax" in speed.files(alone)["table.md"]
-    assert set(speed.figures(alone)) == {"ratios"}
+    assert set(speed.figures.draw(alone)) == {"ratios"}
 
 
 def test_ratios_are_taken_round_by_round():
-    found = speed.ratios({"lstm a": np.array([1.0, 8.0]), "lstm b": np.array([2.0, 4.0])}, "lstm", "b")
+    found = speed.timings.ratios({"lstm a": np.array([1.0, 8.0]), "lstm b": np.array([2.0, 4.0])}, "lstm", "b")
     np.testing.assert_array_equal(found["a"], [0.5, 2.0])
 
 
@@ -61,7 +63,7 @@ def parameters(model, size):
     return sum(leaf.size for leaf in jax.tree.leaves(drawn))
 
 
-@pytest.mark.parametrize("name", list(speed.TARGETS))
+@pytest.mark.parametrize("name", list(speed.bands.TARGETS))
 def test_both_sides_have_the_same_number_of_parameters(name):
     size = speed_cases.sizes(name, 8)
     ours, stock = (parameters(build(name, size), size) for build in (speed_cases.ours, speed_cases.stock))

@@ -12,9 +12,12 @@ import optax
 import pytest
 
 import gradflow as gf
-from experiments import trainability, trainability_signal, trainability_table, trainability_training
-from experiments.trainability_signal import Profile
-from experiments.trainability_training import Network, Training
+from experiments.trainability import experiment as trainability
+from experiments.trainability import signal as trainability_signal
+from experiments.trainability import table as trainability_table
+from experiments.trainability import training as trainability_training
+from experiments.trainability.signal import Profile
+from experiments.trainability.training import Network, Training
 
 TINY = dataclasses.replace(
     trainability.PRESETS["smoke"],
@@ -65,7 +68,7 @@ def test_results_and_figures_are_whole(results):
     for value in results.values():
         assert value.dtype.kind in "US" or np.isfinite(value).all()
     names = {"heatmap", "steps", "remedies", "fixed_points", "convergence", "profiles"}
-    assert set(trainability.figures(results)) == names
+    assert set(trainability.figures.draw(results)) == names
 
 
 def test_all_claims_hold_if_networks_do_as_theory_says(as_theory_says):

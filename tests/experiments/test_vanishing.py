@@ -14,10 +14,12 @@ import optax
 import pytest
 
 import gradflow as gf
-from experiments import vanishing, vanishing_tanh, vanishing_training
-from experiments.runner import main
-from experiments.vanishing_arms import ARMS, SICK
-from experiments.vanishing_theory import gradient_profile
+from experiments.framework.runner import main
+from experiments.vanishing import experiment as vanishing
+from experiments.vanishing import tanh as vanishing_tanh
+from experiments.vanishing import training as vanishing_training
+from experiments.vanishing.arms import ARMS, SICK
+from experiments.vanishing.theory import gradient_profile
 
 BY_NAME = {arm.name: arm for arm in ARMS}
 TINY = vanishing.Config(
@@ -143,7 +145,7 @@ def test_claims_can_fail(results):
 
 
 def test_every_figure_can_be_drawn_and_has_labels(results, tmp_path):
-    figures = vanishing.figures(results)
+    figures = vanishing.figures.draw(results)
     assert set(figures) == {
         "overview", "profile", "heatmap", "training", "training_set", "movement", "saturation", "tanh",
     }  # fmt: skip

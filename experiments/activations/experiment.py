@@ -1,0 +1,248 @@
+"""Run and claims of `activations`."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import experiments.activations as package
+import gradflow as gf
+from experiments.activations import bands, born_dead, figures, profile, slopes, training
+from experiments.activations.settings import CALM, KICKED, NAMES, PRESETS, RECORDS, Config
+from experiments.framework import claims as check
+from experiments.framework import progress
+from experiments.framework.claims import Claim
+from experiments.framework.runner import Experiment, Results
+
+LU, HE, MEAN_FIELD = "Lu et al. 2019", "He et al. 2015", "chi_1, mean field"
+
+
+def run(config: Config) -> Results:
+    """Draw, measure and train.
+
+    Args:
+        config: settings.
+
+    Returns:
+        What `measure` of `born_dead`, `profile` and `slopes` returns, and what
+        `kicked` and `gathered` do.
+    """
+    data = gf.data.load(config.data)
+    images = tuple(training.images(data, split) for split in (data.train, data.test))
+    slope_setup = slopes.Setup(
+        config.slope_depth, stride=2, batch=64, rate=0.02, steps=config.slope_steps, networks=2, seed=config.seed
+    )
+    dead = functools.partial(
+        born_dead.measure, config.dead_widths, config.dead_layers, config.dead_networks, config.seed
+    )  # fmt: skip
+    gradients = functools.partial(
+        profile.measure, data, NAMES, depth=config.profile_depth, width=config.profile_width,
+        networks=config.profile_networks, rated=2 * config.profile_depth // 3, seed=config.seed,
+    )  # fmt: skip
+    parts = {
+        "born dead": dead,
+        "gradients": gradients,
+        "large rate": functools.partial(kicked, config, *images),
+        "learned slopes": functools.partial(slopes.measure, data, slope_setup),
+    }
+    networks = {
+        f"{depth} layers, {', '.join(names)}": functools.partial(train_depth, config, depth, names, *images)
+        for depth in config.depths for names in programs(config)
+    }  # fmt: skip
+    found: dict[str, Results] = progress.side_by_side(networks | parts, "part")
+    results = {name: array for part in parts for name, array in found[part].items()}
+    return results | gathered(config, [found[network] for network in networks])
+
+
+def programs(config: Config) -> list[tuple[str, ...]]:
+    """Return the activations that each program trains: those without parameters, and PReLU.
+
+    Args:
+        config: settings.
+    """
+    fixed = tuple(name for name in config.trained if name != "prelu")
+    return [fixed, *([("prelu",)] if "prelu" in config.trained else [])]
+
+
+def train_depth(
+    config: Config, depth: int, names: tuple[str, ...], train: training.Images, test: training.Images
+) -> Results:
+    """Train activations at every rate.
+
+    Args:
+        config: settings.
+        depth: hidden layers.
+        names: activations.
+        train: training images.
+        test: test images.
+
+    Returns:
+        What `training.train` returns, hidden layers summed up by their mean.
+    """
+    key, rates = jax.random.key(config.seed), jnp.asarray(config.rates, jnp.float32)
+    setup = training.Setup(
+        depth, config.width, batch=64, steps=config.steps, every=config.steps // RECORDS, clip=1.0
+    )  # fmt: skip
+    keys = jnp.broadcast_to(key, rates.shape)
+    found = training.train(keys, rates, key, train, test, names=names, setup=setup)
+    return {name: _by_record(np.asarray(value)) for name, value in found.items()}
+
+
+def gathered(config: Config, found: list[Results]) -> Results:
+    """Put together what the programs of all depths trained.
+
+    Args:
+        config: settings.
+        found: from `train_depth`, every program at every depth.
+
+    Returns:
+        `train_steps` (records,), `train_depths`, `train_names` (activations,), and `train_NAME` (depths, activations,
+        rates, records) for each NAME that `train_depth` returns.
+    """
+    each = len(programs(config))
+    rows = [found[start : start + each] for start in range(0, len(found), each)]
+    return {
+        "train_steps": np.arange(RECORDS + 1) * (config.steps // RECORDS),
+        "train_depths": np.array(config.depths),
+        "train_names": np.array([name for names in programs(config) for name in names]),
+        **{f"train_{name}": np.stack([np.concatenate([part[name] for part in row]) for row in rows])
+           for name in found[0]},
+    }  # fmt: skip
+
+
+def _by_record(value: np.ndarray) -> np.ndarray:
+    return value.mean(-1) if value.ndim == 4 else value
+
+
+def kicked(config: Config, train: training.Images, test: training.Images) -> Results:
+    """Give living ReLU and leaky ReLU networks of the same weights a rate that is far too large for a while.
+
+    Args:
+        config: settings.
+        train: training images.
+        test: test images.
+
+    Returns:
+        `kick_accuracy`, `kick_spread` and `kick_finite` (2, networks, records), `kick_dead` and `kick_gradient` (2,
+        networks, records, depth), ReLU first; `kick_steps` (records,).
+    """
+    key, networks, every = jax.random.key(config.seed), 4, config.steps // RECORDS
+    setup = training.Setup(
+        depth=8, width=config.width, batch=64, steps=config.steps, every=every, clip=1.0,
+        kick=config.steps // KICKED, calm_rate=CALM,
+    )  # fmt: skip
+    found = training.train(
+        jax.random.split(key, networks), jnp.full(networks, config.kick), key, train, test,
+        names=("relu", "leaky_relu"), setup=setup,
+    )  # fmt: skip
+    kept = ("accuracy", "spread", "finite", "dead", "gradient")
+    return {f"kick_{name}": np.asarray(found[name]) for name in kept} | {
+        "kick_steps": np.arange(RECORDS + 1) * every,
+    }
+
+
+def claims(results: Results) -> list[Claim]:
+    """Hold a run against papers and theory.
+
+    Args:
+        results: from `run`.
+
+    Returns:
+        The claims; those on training only where there was enough of it.
+    """
+    found = [*_born_dead(results), *_gradients(results)]
+    return [*found, *_training(results), *_slopes(results)] if results["train_steps"][-1] >= bands.LEARNING else found
+
+
+def _born_dead(results: Results) -> list[Claim]:
+    """Binomial errors of the shares, against the bounds and exact values."""
+    share, low, high = (results[f"dead_{name}"] for name in ("share", "lower", "upper"))
+    networks, widths, layers = results["dead_networks"], results["dead_widths"].tolist(), results["dead_layers"]
+
+    def error(p: Any) -> np.ndarray:
+        return np.sqrt(np.maximum(p * (1 - p), 1 / networks) / networks)
+
+    outside = np.maximum((low - share) / error(low), (share - high) / error(high)).max()
+    # The largest of many comparisons: four standard errors rather than three.
+    found = [check.below("born dead: standard errors beyond the bounds, worst of all networks", LU, 4.0, outside)]
+    ray = np.abs(results["dead_ray"] - high) / error(high)
+    found.append(check.below("one ray born dead: standard errors from 1 - (1 - 2^-N)^(L-1), worst", LU, 4.0, ray.max()))
+    width, depth, value = bands.PAPER_DEAD
+    measured = share[widths.index(width), int(depth - layers[0])]
+    band = bands.ERRORS * float(error(value)) + 0.0005  # the value is known to three digits
+    found.append(check.close("born dead: width 3, 10 layers", LU, value, measured, absolute=band))
+    exact = born_dead.three_layers(width)
+    third = share[widths.index(width), int(3 - layers[0])]
+    found.append(
+        check.close("born dead: width 3, 3 layers", "exact", exact, third, absolute=bands.ERRORS * float(error(exact)))
+    )
+    if layers[-1] >= 40:
+        found.append(check.above("born dead: width 2, 40 layers", f"{LU}: tends to 1", 0.99, share[0, -1]))
+    return found
+
+
+def _gradients(results: Results) -> list[Claim]:
+    """Rates of networks against theory, whose spread and shift at finite width theory gives too."""
+    closed = [
+        np.nanmax(np.abs(results[f"closed_{name}"] / results[f"quadrature_{name}"] - 1)) for name in ("square", "slope")
+    ]
+    found = [
+        check.below(
+            "E[phi^2] and E[phi'^2]: quadrature against closed forms, worst", "theory", bands.CLOSED, max(closed)
+        )
+    ]
+    measured, networks = results["profile_measured"][0], results["profile_measured"].shape[-1]
+    for k, name in enumerate(NAMES):
+        theory, deviation, offset = results["profile_rate"][0], results["profile_deviation"], results["profile_offset"]
+        band = bands.ERRORS * deviation[k] / np.sqrt(networks) + abs(offset[k])
+        found.append(
+            check.close(f"{name}: ln chi_1 a layer", MEAN_FIELD, theory[k], measured[k].mean(), absolute=float(band))
+        )
+    return found
+
+
+def _training(results: Results) -> list[Claim]:
+    best = np.where(results["train_finite"], results["train_accuracy"], 0)[..., -1].max(-1)
+    deepest, shallow = best[-1], best[0]
+    index = {str(name): k for k, name in enumerate(results["train_names"])}
+    relu, leaky = results["kick_dead"][:, :, -1].max(-1)
+    source = "design"
+    rectified = [deepest[index[name]] for name in ("relu", "leaky_relu", "prelu")]
+    deep = results["train_depths"][-1]
+    dead, living = results["kick_accuracy"][:, :, -1]
+    return [
+        check.above(
+            "5 layers: lowest accuracy of all but sigmoid",
+            source,
+            bands.LEARNS,
+            np.delete(shallow, index["sigmoid"]).min(),
+        ),
+        check.below(
+            f"{deep} layers: accuracy of sigmoid", "Glorot & Bengio 2010", bands.CHANCE, deepest[index["sigmoid"]]
+        ),
+        check.above(
+            f"{deep} layers: lowest accuracy of ReLU, leaky and parametric ReLU", HE, bands.LEARNS, min(rectified)
+        ),
+        check.above("large rate: dead fraction of ReLU's deadest layer, least of all networks", LU, 1.0, relu.min()),
+        check.below("large rate: that of leaky ReLU, most", LU, 0.0, leaky.max()),
+        check.below("large rate: accuracy of ReLU networks afterwards, best", LU, bands.CHANCE, dead.max()),
+        check.above("large rate: that of leaky ReLU networks, median", LU, bands.ALIVE, np.median(living)),
+    ]
+
+
+def _slopes(results: Results) -> list[Claim]:
+    start, end = results["slope_mean"][:, 0], results["slope_mean"][:, -1].mean(0)
+    return [
+        check.close("parametric ReLU: slope at the start", HE, 0.25, start.mean(), absolute=1e-6),
+        check.above(
+            "parametric ReLU: learned slope of the first layer over the mean of the others", f"{HE}, Table 1", 1.0,
+            end[0] / end[1:].mean(),
+        ),
+    ]  # fmt: skip
+
+
+EXPERIMENT = Experiment("activations", package.__doc__ or "", PRESETS, run, claims, figures.draw)

@@ -1,0 +1,132 @@
+"""He et al. 2015, Figs 2 and 3: deep ReLU networks from several initializations, trained alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+import gradflow as gf
+from experiments.framework.progress import track
+from experiments.framework.runner import Results
+from experiments.initialization.glorot import Images
+
+SCHEMES = ("he_normal", "xavier_normal", "orthogonal", "small_gaussian", "lsuv")
+LABELS = {
+    "he_normal": "He",
+    "xavier_normal": "Xavier",
+    "orthogonal": "orthogonal, gain √2",
+    "small_gaussian": "N(0, .01²)",
+    "lsuv": "LSUV",
+}
+RECORDS = 21
+LSUV_IMAGES = 256
+
+
+def starts(depth: int, width: int, data: Images, seed: int) -> tuple[gf.models.MLP, list[Any], np.ndarray]:
+    """Draw the network once for each scheme.
+
+    Args:
+        depth: hidden ReLU layers.
+        width: units of each.
+        data: images, for LSUV.
+        seed: of the weights.
+
+    Returns:
+        The model, parameters for each of `SCHEMES`, and the variance of every layer's output (depth + 1,) after LSUV.
+    """
+    key = jax.random.key(seed)
+    found = []
+    for scheme in SCHEMES:
+        name = "he_normal" if scheme == "lsuv" else scheme
+        init = gf.initializers.orthogonal(np.sqrt(2)) if name == "orthogonal" else gf.initializers.get(name)
+        model = gf.models.MLP(depth=depth, width=width, outputs=10, initializer=init, scan=True)
+        params = model.init(key, data.x[:1])
+        if scheme == "lsuv":
+            params, report = gf.lsuv(model.apply, params, data.x[:LSUV_IMAGES], key=key)
+            variances = np.concatenate([np.atleast_1d(layer.variance_after) for layer in report])
+        found.append(params)
+    return gf.models.MLP(depth=depth, width=width, outputs=10, scan=True), found, variances
+
+
+def train(
+    model: gf.models.MLP, params: Any, train_set: Images, test: Images, *, steps: int, rate: float, seed: int
+) -> dict[str, Float[Array, "schemes _"]]:
+    """Train all starts as one program: the same images in the same order, momentum .9.
+
+    Args:
+        model: the network.
+        params: stacked over schemes.
+        train_set: training images.
+        test: test images.
+        steps: training steps, a multiple of `RECORDS` - 1.
+        rate: learning rate.
+        seed: of the order of images.
+
+    Returns:
+        `accuracy` on the test images over training; `forward` and `backward` (schemes, layers), rms of every layer's
+        output and of the loss's gradient there, at the start.
+    """
+    optimizer, every = optax.sgd(rate, momentum=0.9), steps // (RECORDS - 1)
+    key = jax.random.key(seed)
+
+    def loss(params: Any, batch: Images) -> Array:
+        return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, batch.x), batch.y).mean()
+
+    def step(number: Array, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        params, memory = state
+        chosen = jax.random.randint(jax.random.fold_in(key, number), (64,), 0, len(train_set.y))
+        grads = jax.grad(loss)(params, Images(train_set.x[chosen], train_set.y[chosen]))
+        updates, memory = optimizer.update(grads, memory, params)
+        return optax.apply_updates(params, updates), memory
+
+    def record(state: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], Array]:
+        right = jnp.argmax(jnp.asarray(model.apply(state[0], test.x)), -1) == test.y
+        count = jnp.where(index < RECORDS - 1, every, 0)
+        return jax.lax.fori_loop(index * every, index * every + count, step, state), right.mean()
+
+    def one(params: Any) -> dict[str, Array]:
+        instrumented = gf.value_grad_and_flow(loss, statistics=("output_rms", "output_grad_rms"))
+        _, _, flow = instrumented(params, train_set._replace(x=train_set.x[:256], y=train_set.y[:256]))
+        profiles = {
+            name: jnp.concatenate([jnp.atleast_1d(getattr(flow[layer], f"output_{kind}")) for layer in flow.layers])
+            for name, kind in (("forward", "rms"), ("backward", "grad_rms"))
+        }
+        _, accuracy = jax.lax.scan(record, (params, optimizer.init(params)), jnp.arange(RECORDS))
+        return {"accuracy": accuracy, **profiles}
+
+    return jax.jit(jax.vmap(one))(params)
+
+
+def measure(
+    train_set: Images, test: Images, *, depths: tuple[int, ...], width: int, steps: int, rate: float, seed: int
+) -> Results:
+    """Train networks of several depths from every scheme.
+
+    Args:
+        train_set: training images.
+        test: test images.
+        depths: numbers of hidden layers.
+        width: units of each.
+        steps: training steps.
+        rate: learning rate.
+        seed: of everything.
+
+    Returns:
+        `depth_schemes` (schemes,), `depth_values` (depths,), `depth_steps` (records,), `depth_accuracy` (depths,
+        schemes, records); `forward_D`, `backward_D` (schemes, D + 1) and `lsuv_variance_D` (D + 1,) for each depth D.
+    """
+    found: dict[str, Any] = {"depth_schemes": np.array(SCHEMES), "depth_values": np.array(depths)}
+    accuracy = []
+    for depth in track(depths, "training", "{} layers".format):
+        model, params, variances = starts(depth, width, train_set, seed)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+        run = train(model, stacked, train_set, test, steps=steps, rate=rate, seed=seed)
+        accuracy.append(np.asarray(run["accuracy"]))
+        found |= {f"{name}_{depth}": np.asarray(run[name]) for name in ("forward", "backward")}
+        found[f"lsuv_variance_{depth}"] = variances
+    return found | {"depth_accuracy": np.stack(accuracy), "depth_steps": np.linspace(0, steps, RECORDS).astype(int)}
