@@ -16,7 +16,7 @@ from typing import Any
 from experiments.framework import storage
 from experiments.framework.catalogue import Head
 
-TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATE = Path(__file__).with_name("html_report.html")
 
 
 def write(out: Path, preset: str, heads: Sequence[Head], unfinished: Mapping[str, str]) -> Path:
