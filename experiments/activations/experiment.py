@@ -16,6 +16,7 @@ from experiments.activations.settings import CALM, KICKED, NAMES, PRESETS, RECOR
 from experiments.framework import claims as check
 from experiments.framework import progress
 from experiments.framework.claims import Claim
+from experiments.framework.images import Images, rows
 from experiments.framework.runner import Experiment, Results
 
 LU, HE, MEAN_FIELD = "Lu et al. 2019", "He et al. 2015", "chi_1, mean field"
@@ -32,7 +33,7 @@ def run(config: Config) -> Results:
         `kicked` and `gathered` do.
     """
     data = gf.data.load(config.data)
-    images = tuple(training.images(data, split) for split in (data.train, data.test))
+    images = tuple(rows(data, split, unit_square=True) for split in (data.train, data.test))
     slope_setup = slopes.Setup(
         config.slope_depth, stride=2, batch=64, rate=0.02, steps=config.slope_steps, networks=2, seed=config.seed
     )
@@ -68,9 +69,7 @@ def programs(config: Config) -> list[tuple[str, ...]]:
     return [fixed, *([("prelu",)] if "prelu" in config.trained else [])]
 
 
-def train_depth(
-    config: Config, depth: int, names: tuple[str, ...], train: training.Images, test: training.Images
-) -> Results:
+def train_depth(config: Config, depth: int, names: tuple[str, ...], train: Images, test: Images) -> Results:
     """Train activations at every rate.
 
     Args:
@@ -104,12 +103,12 @@ def gathered(config: Config, found: list[Results]) -> Results:
         rates, records) for each NAME that `train_depth` returns.
     """
     each = len(programs(config))
-    rows = [found[start : start + each] for start in range(0, len(found), each)]
+    by_depth = [found[start : start + each] for start in range(0, len(found), each)]
     return {
         "train_steps": np.arange(RECORDS + 1) * (config.steps // RECORDS),
         "train_depths": np.array(config.depths),
         "train_names": np.array([name for names in programs(config) for name in names]),
-        **{f"train_{name}": np.stack([np.concatenate([part[name] for part in row]) for row in rows])
+        **{f"train_{name}": np.stack([np.concatenate([part[name] for part in row]) for row in by_depth])
            for name in found[0]},
     }  # fmt: skip
 
@@ -118,7 +117,7 @@ def _by_record(value: np.ndarray) -> np.ndarray:
     return value.mean(-1) if value.ndim == 4 else value
 
 
-def kicked(config: Config, train: training.Images, test: training.Images) -> Results:
+def kicked(config: Config, train: Images, test: Images) -> Results:
     """Give living ReLU and leaky ReLU networks of the same weights a rate that is far too large for a while.
 
     Args:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
 from experiments.activations import training
-from experiments.activations.training import Images
+from experiments.framework.images import Images, rows
 from experiments.framework.runner import Results
 
 LEAKY_SLOPE, PRELU_SLOPE = 0.01, 0.25
@@ -131,7 +131,7 @@ def measure(
         E[phi'^2], NaN where there is no closed form; `profile_gain`; `variance_slope` (activations,), V'(1) of the
         variance map at gain^2.
     """
-    batch = training.images(data, data.train, IMAGES)
+    batch = rows(data, data.train, IMAGES, unit_square=True)
     keys = jax.random.split(jax.random.key(seed), networks)
     moments = [gf.activations.get(name).moments() for name in names]
     gains = [gf.activations.get(name).gain for name in names]

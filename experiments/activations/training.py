@@ -12,24 +12,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import gradflow as gf
+from experiments.framework.images import Images
 
 STATISTICS = ("dead_fraction", "weight_grad_norm")
 PROBE = 256  # training images that the flow is measured on, the same ones at every record
 
 Tree = dict[str, Any]
 Phi = gf.activations.Activation | Callable[[Array], Array]
-
-
-class Images(NamedTuple):
-    """Images as rows of mean square 1, so that the first layer's pre-activations have variance sigma_w^2 exactly."""
-
-    x: Float[Array, "examples pixels"]
-    y: Int[Array, " examples"]
 
 
 class Setup(NamedTuple):
@@ -69,19 +62,6 @@ class Setup(NamedTuple):
 
 def _constant(rate: Any) -> optax.Schedule:
     return lambda _: jnp.asarray(rate, jnp.float32)
-
-
-def images(data: gf.data.ImageDataset, split: gf.data.Split, count: int | None = None) -> Images:
-    """Normalize images, lay each out as one row, and scale each row to mean square 1.
-
-    Args:
-        data: the data set, for its normalization.
-        split: one of its splits.
-        count: how many of them, from the first; all by default.
-    """
-    rows = data.normalize(split.images[:count]).reshape(len(split.labels[:count]), -1)
-    rows /= np.sqrt(np.square(rows).mean(1, keepdims=True))
-    return Images(jnp.asarray(rows), jnp.asarray(split.labels[:count]))
 
 
 def build(phi: Phi, depth: int, width: int) -> gf.models.MLP:
@@ -162,12 +142,12 @@ def train(
             drawn = model.init(key, train.x[:2])["params"]
             state = gf.training.start(scale_kernels(drawn, gain), optimizer, key)
 
-            def record_and_train(state: gf.training.TrainState, _: None) -> tuple[gf.training.TrainState, Any]:
-                found = observe(model, state.params, Images(train.x[:PROBE], train.y[:PROBE]), test)
-                after, _ = gf.training.run(step, state, source, setup.every, every=setup.every, data_key=data_key)
-                return after, found | {"finite": state.finite}
+            def record(state: gf.training.TrainState) -> dict[str, Array]:
+                return observe(model, state.params, train.first(PROBE), test) | {"finite": state.finite}
 
-            return jax.lax.scan(record_and_train, state, length=setup.steps // setup.every + 1)[1]
+            return gf.training.run(
+                step, state, source, setup.steps, every=setup.every, data_key=data_key, record=record
+            )[2]
 
         return jax.vmap(one)(keys, rates)
 

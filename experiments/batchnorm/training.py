@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
+from experiments.framework.images import Images, rows, sampled
 from experiments.framework.progress import track
 from experiments.framework.runner import Results
 
@@ -67,23 +68,6 @@ class Setup(NamedTuple):
     batch: int
     steps: int
     records: int
-
-
-class Images(NamedTuple):
-    """Normalized images, one a row, with their labels."""
-
-    x: Float[Array, "examples pixels"]
-    y: Int[Array, " examples"]
-
-
-def images(split: gf.data.Split, data: gf.data.ImageDataset) -> Images:
-    """Normalize the images of a split, one a row.
-
-    Args:
-        split: of the data.
-        data: for its normalization.
-    """
-    return Images(jnp.asarray(data.normalize(split.images).reshape(len(split), -1)), jnp.asarray(split.labels))
 
 
 def init(key: PRNGKeyArray, setup: Setup, pixels: int) -> Params:
@@ -180,20 +164,23 @@ def train(
     init_key, order_key, noise_key = jax.random.split(key, 3)
     every = setup.steps // (setup.records - 1)
 
-    def step(number: Array, params: Params) -> Params:
-        chosen = jax.random.randint(jax.random.fold_in(order_key, number), (setup.batch,), 0, len(data.y))
-        noise = jax.random.fold_in(noise_key, number)
-        grads = jax.grad(loss)(params, Images(data.x[chosen], data.y[chosen]), kind, setup.activation, noise)
-        return jax.tree.map(lambda p, g: p - rate * g, params, grads)
+    def loss_fn(params: Params, model_state: Any, batch: tuple[Images, PRNGKeyArray], _: PRNGKeyArray) -> Any:
+        images, noise = batch
+        return loss(params, images, kind, setup.activation, noise), ({}, model_state)
 
-    def record(params: Params, index: Array) -> tuple[Params, dict[str, Array]]:
+    def draw(key: PRNGKeyArray, number: Array) -> tuple[Images, PRNGKeyArray]:
+        return sampled(data, setup.batch)(key, number), jax.random.fold_in(noise_key, number)
+
+    def record(state: gf.training.TrainState) -> dict[str, Array]:
+        # `run` keeps the last finite parameters of a network that diverges; what it learned before is gone.
+        params = jax.tree.map(lambda leaf: jnp.where(state.finite, leaf, jnp.nan), state.params)
         logits, _ = forward(params, test.x, kind, setup.activation)
-        found = {"accuracy": jnp.mean(jnp.argmax(logits, -1) == test.y)} | look(params, rate, kind, order_key)
-        count = jnp.where(index < setup.records - 1, every, 0)
-        return jax.lax.fori_loop(index * every, index * every + count, step, params), found
+        return {"accuracy": jnp.mean(jnp.argmax(logits, -1) == test.y)} | look(params, rate, kind, order_key)
 
-    _, found = jax.lax.scan(record, init(init_key, setup, data.x.shape[1]), jnp.arange(setup.records))
-    return found
+    optimizer = optax.sgd(rate)
+    start = gf.training.start(init(init_key, setup, data.x.shape[1]), optimizer, order_key)
+    step = gf.training.make_step(loss_fn, optimizer)
+    return gf.training.run(step, start, draw, setup.steps, every=every, data_key=order_key, record=record)[2]
 
 
 def percentiles(test: Images, activation: str) -> Any:
@@ -281,11 +268,11 @@ def measure(
         `rates` (rates,); `landscape_steps` (records,), `landscape_accuracy`, `loss_range`, `gradient_change`,
         `wobble` (3 kinds, rates, records).
     """
-    train_set, test = images(data.train, data), images(data.test, data)
+    train_set, test = rows(data, data.train), rows(data, data.test)
     key = jax.random.key(seed)
     sigmoid = Setup(3, 100, "sigmoid", "small_gaussian", 60, steps, records)
     relu = Setup(6, 100, "relu", "he_normal", 60, landscape_steps, 11)
-    probe = Images(train_set.x[:500], train_set.y[:500])
+    probe = train_set.first(500)
 
     def trained(kinds: int, rates: Any, setup: Setup, look: Any) -> dict[str, np.ndarray]:
         one = functools.partial(train, key, data=train_set, test=test, setup=setup, look=look)

@@ -9,6 +9,7 @@ import experiments.initialization as package
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
+from experiments.framework.images import rows
 from experiments.framework.runner import Experiment, Results
 from experiments.initialization import bands, figures, glorot, table, training
 from experiments.initialization.settings import PRESETS, Config
@@ -30,8 +31,8 @@ def run(config: Config) -> Results:
     """
     data = gf.data.load(config.data)
     results = glorot.measure(data, depth=config.glorot_depth, width=config.glorot_width, seed=config.seed)
-    train = glorot.images(data, data.train)
-    test = glorot.images(data, data.test, config.test_images)
+    train = rows(data, data.train)
+    test = rows(data, data.test, config.test_images)
     results |= training.measure(
         train, test, depths=config.depths, width=config.width, steps=config.steps, rate=config.rate, seed=config.seed
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 import gradflow as gf
+from experiments.framework.images import Images, rows
 from experiments.framework.progress import track
 from experiments.framework.runner import Results
 
@@ -19,25 +20,6 @@ SCHEMES = {"standard": "standard", "normalized": "glorot_uniform"}
 BINS = 101
 EXAMPLES = 300  # images that histograms are taken over
 JACOBIANS = 2  # images whose layer Jacobians are decomposed
-
-
-class Images(NamedTuple):
-    """Normalized images, one a row, with their labels."""
-
-    x: Float[Array, "examples pixels"]
-    y: Int[Array, " examples"]
-
-
-def images(data: gf.data.ImageDataset, split: gf.data.Split, count: int | None = None) -> Images:
-    """Normalize the first images of a split, one a row.
-
-    Args:
-        data: for its normalization.
-        split: of the data.
-        count: how many; all by default.
-    """
-    chosen = split.images[:count]
-    return Images(jnp.asarray(data.normalize(chosen).reshape(len(chosen), -1)), jnp.asarray(split.labels[:count]))
 
 
 def kernels(key: Array, scheme: str, sizes: list[int]) -> list[Float[Array, "fan_in fan_out"]]:
@@ -109,7 +91,7 @@ def measure(data: gf.data.ImageDataset, *, depth: int, width: int, seed: int) ->
         signal; `jacobian_mean` (2, depth - 1), mean singular value of layers 2 to depth, and `jacobian_values`
         (2, depth - 1, width) of one image.
     """
-    batch = images(data, data.train, EXAMPLES)
+    batch = rows(data, data.train, EXAMPLES)
     sizes = [batch.x.shape[1], *[width] * depth, 10]
     compiled = jax.jit(signals)
     flows = {}

@@ -68,14 +68,13 @@ def train(arm: Arm, data: gf.data.ImageDataset, *, width: int, steps: int, seed:
         step = gf.training.make_step(loss, optimizer)
         state = gf.training.init(model, optimizer, key, held_out[0][0][:2])
 
-        def record(state: gf.training.TrainState, _: None) -> tuple[gf.training.TrainState, jax.Array]:
-            state, _ = gf.training.run(step, state, source, steps // RECORDS, every=steps // RECORDS, data_key=key)
+        def error(state: gf.training.TrainState) -> jax.Array:
             means = [gf.training.averages(gf.training.evaluate(loss, state, *split)) for split in held_out]
             # A network that went non-finite is as good as a guess.
-            accuracy = jnp.where(state.finite, jnp.stack([mean["accuracy"] for mean in means]), 0.1)
-            return state, 1 - accuracy
+            return 1 - jnp.where(state.finite, jnp.stack([mean["accuracy"] for mean in means]), 0.1)
 
-        return jax.lax.scan(record, state, length=RECORDS)[1]
+        every = steps // RECORDS
+        return gf.training.run(step, state, source, steps, every=every, data_key=key, record=error)[2][1:]
 
     errors = np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(RATES)))
     return errors[..., 0], errors[..., 1]

@@ -11,9 +11,9 @@ import optax
 from jaxtyping import Array, Float
 
 import gradflow as gf
+from experiments.framework.images import Images, sampled
 from experiments.framework.progress import track
 from experiments.framework.runner import Results
-from experiments.initialization.glorot import Images
 
 SCHEMES = ("he_normal", "xavier_normal", "orthogonal", "small_gaussian", "lsuv")
 LABELS = {
@@ -74,30 +74,25 @@ def train(
     optimizer, every = optax.sgd(rate, momentum=0.9), steps // (RECORDS - 1)
     key = jax.random.key(seed)
 
-    def loss(params: Any, batch: Images) -> Array:
-        return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, batch.x), batch.y).mean()
+    def loss(params: Any, model_state: Any, batch: Images, key: Array) -> tuple[Array, tuple[Any, Any]]:
+        logits = model.apply(params, batch.x)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y).mean(), ({}, model_state)
 
-    def step(number: Array, state: tuple[Any, Any]) -> tuple[Any, Any]:
-        params, memory = state
-        chosen = jax.random.randint(jax.random.fold_in(key, number), (64,), 0, len(train_set.y))
-        grads = jax.grad(loss)(params, Images(train_set.x[chosen], train_set.y[chosen]))
-        updates, memory = optimizer.update(grads, memory, params)
-        return optax.apply_updates(params, updates), memory
-
-    def record(state: tuple[Any, Any], index: Array) -> tuple[tuple[Any, Any], Array]:
-        right = jnp.argmax(jnp.asarray(model.apply(state[0], test.x)), -1) == test.y
-        count = jnp.where(index < RECORDS - 1, every, 0)
-        return jax.lax.fori_loop(index * every, index * every + count, step, state), right.mean()
+    def accuracy(state: gf.training.TrainState) -> Array:
+        return (jnp.argmax(jnp.asarray(model.apply(state.params, test.x)), -1) == test.y).mean()
 
     def one(params: Any) -> dict[str, Array]:
-        instrumented = gf.value_grad_and_flow(loss, statistics=("output_rms", "output_grad_rms"))
-        _, _, flow = instrumented(params, train_set._replace(x=train_set.x[:256], y=train_set.y[:256]))
+        instrumented = gf.value_grad_and_flow(loss, has_aux=True, statistics=("output_rms", "output_grad_rms"))
+        _, _, flow = instrumented(params, {}, train_set.first(256), key)
         profiles = {
             name: jnp.concatenate([jnp.atleast_1d(getattr(flow[layer], f"output_{kind}")) for layer in flow.layers])
             for name, kind in (("forward", "rms"), ("backward", "grad_rms"))
         }
-        _, accuracy = jax.lax.scan(record, (params, optimizer.init(params)), jnp.arange(RECORDS))
-        return {"accuracy": accuracy, **profiles}
+        _, _, recorded = gf.training.run(
+            gf.training.make_step(loss, optimizer), gf.training.start(params, optimizer, key), sampled(train_set, 64),
+            steps, every=every, data_key=key, record=accuracy,
+        )  # fmt: skip
+        return {"accuracy": recorded, **profiles}
 
     return jax.jit(jax.vmap(one))(params)
 

@@ -13,6 +13,7 @@ import experiments.residual as package
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
+from experiments.framework.images import Images, rows
 from experiments.framework.progress import side_by_side
 from experiments.framework.runner import Experiment, Results
 from experiments.residual import bands, cifar, figures, network, normfree, paths, profile, shattering
@@ -21,7 +22,7 @@ from experiments.residual.settings import PRESETS, Config
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from experiments.residual.network import Images, Params
+    from experiments.residual.network import Params
 
 EVALUATED = 2000
 
@@ -39,7 +40,7 @@ def run(config: Config) -> Results:
         for CIFAR-10 are asked for, what `cifar.measure` returns.
     """
     data = gf.data.load(config.data)
-    train, test = network.images(data, data.train), network.images(data, data.test)
+    train, test = rows(data, data.train), rows(data, data.test)
     options = {"depth": config.normfree_depth, "steps": config.normfree_steps, "seed": config.seed}
     drawn = (config.shatter_width, config.shatter_networks, config.seed)
     # The longest first, so that none is left alone at the end.
@@ -77,7 +78,7 @@ def trained(depth: int, train: Images, test: Images, config: Config) -> Results:
     if depth < config.depths[-1]:
         return results
     residual = jax.tree.map(lambda both: both[1], params)
-    return results | split_paths(residual, network.Images(test.x[:256], test.y[:256]), config)
+    return results | split_paths(residual, test.first(256), config)
 
 
 def train_depth(depth: int, train: Images, test: Images, config: Config) -> tuple[dict[str, jax.Array], Params]:
@@ -100,7 +101,7 @@ def train_depth(depth: int, train: Images, test: Images, config: Config) -> tupl
     @partial(jax.vmap, in_axes=(0, None, None, None))
     def both(kind: network.Form, keys: jax.Array, train: Images, test: Images) -> tuple[dict[str, jax.Array], Params]:
         init_key, order_key = keys
-        seen = network.Images(train.x[:EVALUATED], train.y[:EVALUATED])
+        seen = train.first(EVALUATED)
         start = network.init(init_key, depth, config.width, train.x.shape[1])
         params, loss = network.train(start, train, kind, order_key, steps=config.steps, batch=64, rate=config.rate)
 

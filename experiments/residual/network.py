@@ -7,15 +7,16 @@ compared run as one program. Batch statistics are used in evaluation too, over a
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
+from experiments.framework.images import Images
 
 EPSILON = 1e-5
 RECORDS = 20  # means of the training loss that are kept
@@ -46,25 +47,6 @@ def form(*, skip: bool, normalized: bool, branch_scale: float = 1.0) -> Form:
         branch_scale: factor of every branch.
     """
     return Form(*(jnp.asarray(value, jnp.float32) for value in (skip, normalized, branch_scale)))
-
-
-class Images(NamedTuple):
-    """Normalized images, one a row, with their labels."""
-
-    x: Float[Array, "examples pixels"]
-    y: Int[Array, " examples"]
-
-
-def images(data: gf.data.ImageDataset, split: gf.data.Split, count: int | None = None) -> Images:
-    """Normalize the first images of a split, one a row.
-
-    Args:
-        data: for its normalization.
-        split: of the data.
-        count: how many; all by default.
-    """
-    chosen = split.images[:count]
-    return Images(jnp.asarray(data.normalize(chosen).reshape(len(chosen), -1)), jnp.asarray(split.labels[:count]))
 
 
 def init(key: PRNGKeyArray, blocks: int, width: int, inputs: int, outputs: int = 10) -> Params:
@@ -175,13 +157,14 @@ def train(
         Trained parameters; mean training loss of each of `RECORDS` runs of steps.
     """
     optimizer = optax.sgd(rate, momentum=0.9)
-
-    def step(state: tuple[Params, optax.OptState], chosen: Array) -> tuple[tuple[Params, optax.OptState], Array]:
-        params, memory = state
-        value, grads = jax.value_and_grad(loss)(params, Images(data.x[chosen], data.y[chosen]), kind)
-        updates, memory = optimizer.update(grads, memory, params)
-        return (optax.apply_updates(params, updates), memory), value
-
     order = jax.random.randint(key, (steps, batch), 0, len(data.y))
-    (params, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), order)
-    return params, losses.reshape(RECORDS, -1).mean(1)
+
+    def loss_fn(params: Params, model_state: Any, batch: Images, key: PRNGKeyArray) -> Any:
+        value = loss(params, batch, kind)
+        return value, ({"loss": value}, model_state)
+
+    state, metrics = gf.training.run(
+        gf.training.make_step(loss_fn, optimizer), gf.training.start(params, optimizer, key),
+        lambda _, step: data.at(order[step]), steps,
+    )  # fmt: skip
+    return state.params, metrics["loss"].value.reshape(RECORDS, -1).mean(1)

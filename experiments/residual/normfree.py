@@ -19,8 +19,8 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
+from experiments.framework.images import Images, sampled
 from experiments.framework.runner import Results
-from experiments.residual.network import Images
 
 WIDTH, BATCH, RATE = 128, 128, 0.01
 PROBED = 64  # images that signal and gradient at initialization are measured on
@@ -172,21 +172,20 @@ def train(form: Form, data: Images, *, layers: int, depth: int, steps: int, seed
         steps: training steps.
         seed: of initialization and of the order of images.
     """
-    optimizer = optax.adagrad(RATE)
+    # Parameters that a form does not have get the gradient 0.
+    optimizer = optax.chain(optax.stateless(lambda grads, _: learned_only(grads, form)), optax.adagrad(RATE))
     init_key, order_key = jax.random.split(jax.random.key(seed))
 
-    def loss(params: Params, batch: Images) -> Float[Array, ""]:
-        return optax.softmax_cross_entropy_with_integer_labels(forward(params, batch.x, form), batch.y).mean()
-
-    def step(state: Any, number: Array) -> tuple[Any, Array]:
-        params, memory = state
-        chosen = jax.random.randint(jax.random.fold_in(order_key, number), (BATCH,), 0, len(data.y))
-        value, grads = jax.value_and_grad(loss)(params, Images(data.x[chosen], data.y[chosen]))
-        updates, memory = optimizer.update(learned_only(grads, form), memory, params)
-        return (optax.apply_updates(params, updates), memory), value
+    def loss(params: Params, model_state: Any, batch: Images, key: PRNGKeyArray) -> Any:
+        value = optax.softmax_cross_entropy_with_integer_labels(forward(params, batch.x, form), batch.y).mean()
+        return value, ({"loss": value}, model_state)
 
     params = init(init_key, form, layers=layers, depth=depth, inputs=data.x.shape[1])
-    return jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(steps))[1]
+    _, metrics = gf.training.run(
+        gf.training.make_step(loss, optimizer), gf.training.start(params, optimizer, order_key), sampled(data, BATCH),
+        steps, data_key=order_key,
+    )  # fmt: skip
+    return metrics["loss"].value
 
 
 def learned_only(grads: Params, form: Form) -> Params:

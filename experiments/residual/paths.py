@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from experiments.framework.images import Images
 from experiments.framework.runner import Results
 from experiments.residual import network
-from experiments.residual.network import Form, Images, Params
+from experiments.residual.network import Form, Params
 
 
 def inputs_of_blocks(params: Params, batch: Images, kind: Form) -> tuple[Array, Float[Array, "blocks batch width"]]:

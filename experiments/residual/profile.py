@@ -16,9 +16,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
+from experiments.framework.images import Images
 from experiments.framework.runner import Results
 from experiments.residual import network
-from experiments.residual.network import Form, Images
+from experiments.residual.network import Form
 
 NETWORKS, BATCH = 32, 64
 # Networks of a width of 64 spread by .03 (plain) and .005: three standard errors of a mean over 32; and what images
@@ -68,7 +69,7 @@ def measure(images: Images, blocks: int, width: int, seed: int) -> Results:
     Returns:
         `profile` (2, networks, blocks), from `gradients`, and `profile_theory` (2, blocks), plain first.
     """
-    batch = Images(images.x[:BATCH], images.y[:BATCH])
+    batch = images.first(BATCH)
     keys = jax.random.split(jax.random.key(seed), NETWORKS)
 
     @jax.jit

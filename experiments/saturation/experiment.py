@@ -9,6 +9,7 @@ import experiments.saturation as package
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
+from experiments.framework.images import rows
 from experiments.framework.progress import track
 from experiments.framework.runner import Experiment, Results
 from experiments.saturation import bands, figures, training
@@ -30,7 +31,7 @@ def run(config: Config) -> Results:
         tanh and softsign before training by theory; `width`.
     """
     data = gf.data.load(config.data)
-    train, test = training.images(data, data.train), training.images(data, data.test)
+    train, test = rows(data, data.train), rows(data, data.test)
     keys = jax.random.split(jax.random.key(config.seed), config.networks)
     results: Results = {"width": np.array(config.width)}
     for arm in track(list(ARMS), "network"):

@@ -8,21 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
+from experiments.framework.images import Images
 
 PROBE = 300  # test images that activations are looked at on, as many as Glorot & Bengio take
 BINS = 80  # of the histograms
 
 Tree = dict[str, Any]
-
-
-class Images(NamedTuple):
-    """Images as rows."""
-
-    x: Float[Array, "examples pixels"]
-    y: Int[Array, " examples"]
 
 
 class Setup(NamedTuple):
@@ -45,17 +39,6 @@ class Setup(NamedTuple):
     rate: float
     steps: int
     every: int
-
-
-def images(data: gf.data.ImageDataset, split: gf.data.Split) -> Images:
-    """Normalize images and lay each out as one row.
-
-    Args:
-        data: the data set, for its normalization.
-        split: one of its splits.
-    """
-    rows = data.normalize(split.images).reshape(len(split.labels), -1)
-    return Images(jnp.asarray(rows), jnp.asarray(split.labels))
 
 
 def build(setup: Setup) -> gf.models.MLP:
@@ -153,14 +136,10 @@ def train(keys: PRNGKeyArray, train: Images, test: Images, *, setup: Setup) -> d
     def one(key: PRNGKeyArray) -> dict[str, Array]:
         weights, order = jax.random.split(key)
 
-        def advance(state: gf.training.TrainState, _: None) -> tuple[gf.training.TrainState, dict[str, Array]]:
-            after, _ = gf.training.run(step, state, source, setup.every, every=setup.every, data_key=order)
-            return after, observe(after.params)
-
-        state = gf.training.init(model, optimizer, weights, train.x[:2])
-        first = observe(state.params)
-        state, found = jax.lax.scan(advance, state, length=setup.steps // setup.every)
-        found = jax.tree.map(lambda start, rest: jnp.concatenate([start[None], rest]), first, found)
+        state, _, found = gf.training.run(
+            step, gf.training.init(model, optimizer, weights, train.x[:2]), source, setup.steps, every=setup.every,
+            data_key=order, record=lambda state: observe(state.params),
+        )  # fmt: skip
         return found | {"shares": histogram(hidden(model, state.params, test.x[:PROBE]), setup.activation)}
 
     return jax.vmap(one)(keys)

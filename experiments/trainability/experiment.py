@@ -8,6 +8,7 @@ import experiments.trainability as package
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
+from experiments.framework.images import rows
 from experiments.framework.runner import Experiment, Results
 from experiments.trainability import bands, figures, signal, table, training
 from experiments.trainability.settings import PRESETS, REMEDIES, Config
@@ -30,7 +31,7 @@ def run(config: Config) -> Results:
     data = gf.data.load(config.data)
     setup = Training(config.batch, config.learning_rate, config.records, config.seed)
     tanh = Network("tanh", BIAS_VARIANCE, None, config.width)
-    images = training.flat(data, data.train, config.profile_images)
+    images = rows(data, data.train, config.profile_images)
     accuracy = training.train_grid(data, tanh, setup, config.depths, config.weight_variances, "tanh")
     return {
         "depths": np.array(config.depths),

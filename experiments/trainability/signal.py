@@ -14,9 +14,10 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
+from experiments.framework.images import Images
 from experiments.framework.progress import track
 from experiments.framework.runner import Results
-from experiments.trainability.training import Images, Network, build, scale_kernels
+from experiments.trainability.training import Network, build, scale_kernels
 
 BIAS_VARIANCE = 0.05
 CURVE_BIASES = (0.0, 0.05, 0.3)  # sigma_b^2 of the theory curves over sigma_w

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -11,21 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
+from experiments.framework.images import Images, rows, sampled
 from experiments.framework.progress import track
 
 EVALUATED = 1000  # images of the test split that accuracy is measured on
 
 Tree = dict[str, Any]
-
-
-class Images(NamedTuple):
-    """Normalized images, one a row, with their labels."""
-
-    x: Float[Array, "examples pixels"]
-    y: Int[Array, " examples"]
 
 
 class Network(NamedTuple):
@@ -58,18 +53,6 @@ class Training(NamedTuple):
     learning_rate: float
     records: tuple[int, ...]
     seed: int
-
-
-def flat(data: gf.data.ImageDataset, split: gf.data.Split, count: int | None = None) -> Images:
-    """Normalize images to mean square 1 over all pixels of the training split, and lay each out as one row.
-
-    Args:
-        data: the data set, for its normalization.
-        split: one of its splits.
-        count: how many of them, from the first; all by default.
-    """
-    rows = data.normalize(split.images[:count]).reshape(len(split.labels[:count]), -1)
-    return Images(jnp.asarray(rows), jnp.asarray(split.labels[:count]))
 
 
 def build(network: Network, depth: int) -> gf.models.MLP:
@@ -126,7 +109,7 @@ def train_grid(
     Returns:
         Test accuracy.
     """
-    train, test = flat(data, data.train), flat(data, data.test, EVALUATED)
+    train, test = rows(data, data.train), rows(data, data.test, EVALUATED)
     variances = jnp.asarray(weight_variances, jnp.float32)
 
     def column(depth: int) -> np.ndarray:
@@ -171,7 +154,12 @@ def train_depth(
     init_key, order_key = jax.random.split(key)
     drawn: Tree = dict(model.init(init_key, train.x[:2]))
     # The stacked layers keep their own axis first, so that the scan reads them as they lie.
-    axes = jax.tree_util.tree_map_with_path(lambda path, _: 1 if path[1].key == "Hidden" else 0, drawn)
+    all_axes = jax.tree_util.tree_map_with_path(lambda path, _: 1 if path[1].key == "Hidden" else 0, drawn)
+
+    def split(variables: Tree) -> tuple[Tree, Tree]:
+        return variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
+
+    axes = split(all_axes)
 
     def loss(params: Tree, statistics: Tree, batch: Images) -> tuple[Array, Tree]:
         variables = {"params": params, **statistics}
@@ -179,29 +167,28 @@ def train_depth(
         logits, changed = model.apply(variables, batch.x, train=True, mutable=["batch_stats"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y).mean(), dict(changed)
 
-    def update(variables: Tree, batch: Images) -> Tree:
-        statistics = {name: tree for name, tree in variables.items() if name != "params"}
-        params = variables["params"]
+    def update(params: Tree, statistics: Tree, batch: Images) -> tuple[Tree, Tree]:
         grads, statistics = jax.grad(loss, has_aux=True)(params, statistics, batch)
         updates, _ = optimizer.update(grads, optimizer.init(params), params)
-        return {"params": optax.apply_updates(params, updates), **statistics}
+        return optax.apply_updates(params, updates), statistics
 
-    def accuracy(variables: Tree) -> Float[Array, ""]:
-        logits: Any = model.apply(variables, test.x)
+    def accuracy(params: Tree, statistics: Tree) -> Float[Array, ""]:
+        logits: Any = model.apply({"params": params, **statistics}, test.x)
         # A network that has exploded gives no answer, which is not the answer 0.
         return jnp.mean((jnp.argmax(logits, -1) == test.y) & jnp.isfinite(logits).all(-1))
 
-    def step(number: Array, variables: Tree) -> Tree:
-        chosen = jax.random.randint(jax.random.fold_in(order_key, number), (training.batch,), 0, len(train.y))
-        batch = Images(train.x[chosen], train.y[chosen])
-        return jax.vmap(update, in_axes=(axes, None), out_axes=axes)(variables, batch)
+    def step(state: gf.training.TrainState, batch: Images) -> tuple[gf.training.TrainState, dict[str, Any]]:
+        """One step of all networks, whose images are drawn once; one that explodes stops no other."""
+        stacked = jax.vmap(update, in_axes=(*axes, None), out_axes=axes)
+        params, statistics = stacked(state.params, state.model_state, batch)
+        return state._replace(step=state.step + 1, params=params, model_state=statistics), {}
 
-    def train_and_record(variables: Tree, steps: tuple[Array, Array]) -> tuple[Tree, Float[Array, " variances"]]:
-        variables = jax.lax.fori_loop(*steps, step, variables)
-        return variables, jax.vmap(accuracy, in_axes=(axes,))(variables)
-
-    start = jax.vmap(scale_kernels, in_axes=(None, 0), out_axes=axes)(drawn, weight_variances)
-    ends = jnp.asarray(training.records)
-    begins = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
-    _, recorded = jax.lax.scan(train_and_record, start, (begins, ends))
-    return recorded.T
+    scaled = jax.vmap(scale_kernels, in_axes=(None, 0), out_axes=all_axes)(drawn, weight_variances)
+    params, statistics = split(scaled)
+    every = math.gcd(*training.records)
+    _, _, recorded = gf.training.run(
+        step, gf.training.start(params, optimizer, order_key, statistics), sampled(train, training.batch),
+        training.records[-1], every=every, data_key=order_key,
+        record=lambda state: jax.vmap(accuracy, in_axes=axes)(state.params, state.model_state),
+    )  # fmt: skip
+    return recorded[jnp.asarray(training.records) // every].T

@@ -10,6 +10,7 @@ import experiments.vanishing as package
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
+from experiments.framework.images import rows
 from experiments.framework.runner import Experiment, Results
 from experiments.vanishing import bands, figures, tanh, training
 from experiments.vanishing.arms import SICK
@@ -30,7 +31,7 @@ def run(config: Config) -> Results:
     """
     data = gf.data.load(config.data)
     arms, depth, width = config.chosen, config.depth, config.width
-    images = training.flat(data, data.train).x
+    images = rows(data, data.train).x
     pixels, pixel_variance = images.shape[1], float(images.var(0).mean())
     sick = gf.theory.fixed_point(SICK.activation, weight_variance=SICK.weight_variance, bias_variance=0.0)
     profiles = [gradient_profile(arm, depth, width, pixels, pixel_variance) for arm in arms]

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
+from experiments.framework.images import Images, rows, sampled
 from experiments.framework.progress import track
 from experiments.framework.runner import Results
 from experiments.vanishing.arms import Arm
@@ -50,28 +51,6 @@ class Setup(NamedTuple):
     seed: int
 
 
-class Images(NamedTuple):
-    """Normalized images, one a row, with their labels."""
-
-    x: Float[Array, "examples pixels"]
-    y: Int[Array, " examples"]
-
-    def first(self, count: int) -> Images:
-        """Take the first `count` examples."""
-        return Images(self.x[:count], self.y[:count])
-
-
-def flat(data: gf.data.ImageDataset, split: gf.data.Split) -> Images:
-    """Normalize the images of a split and lay each out as one row.
-
-    Args:
-        data: the data set, for its normalization.
-        split: one of its splits.
-    """
-    rows = data.normalize(split.images).reshape(len(split), -1)
-    return Images(jnp.asarray(rows), jnp.asarray(split.labels))
-
-
 def network(arm: Arm, setup: Setup) -> gf.models.MLP:
     """Build the network of an arm: images (batch, pixels) to logits (batch, 10).
 
@@ -103,7 +82,7 @@ def measure(data: gf.data.ImageDataset, arms: tuple[Arm, ...], setup: Setup) -> 
         `dead`, `saturated` (arms, records, depth) of hidden layers; `movement` (arms, records, depth + 1),
         with the output layer last.
     """
-    train, test = flat(data, data.train), flat(data, data.test)
+    train, test = rows(data, data.train), rows(data, data.test)
     groups: dict[tuple[str, bool, bool], list[Arm]] = {}
     for arm in arms:
         groups.setdefault((arm.activation, arm.residual, arm.batch_norm), []).append(arm)
@@ -149,39 +128,28 @@ def _train(
     variables: Tree, key: PRNGKeyArray, train: Images, test: Images, model: gf.models.MLP, setup: Setup
 ) -> dict[str, Array]:
     optimizer = optax.sgd(setup.learning_rate)
-    records = setup.steps // setup.record_every + 1
     initial = variables["params"]
+    probe, seen, unseen = train.first(PROBE), train.first(EVALUATED), test.first(EVALUATED)
 
-    def loss(params: Tree, statistics: Tree, batch: Images) -> tuple[Array, Tree]:
+    def loss(params: Tree, statistics: Tree, batch: Images, key: PRNGKeyArray) -> tuple[Array, tuple[Tree, Tree]]:
         logits, changed = model.apply({"params": params, **statistics}, batch.x, train=True, mutable=["batch_stats"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y).mean(), dict(changed)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y).mean(), ({}, dict(changed))
 
-    def step(number: Array, state: tuple[Tree, Tree, Any]) -> tuple[Tree, Tree, Any]:
-        params, statistics, memory = state
-        chosen = jax.random.randint(jax.random.fold_in(key, number), (setup.batch,), 0, len(train.y))
-        batch = Images(train.x[chosen], train.y[chosen])
-        grads, statistics = jax.grad(loss, has_aux=True)(params, statistics, batch)
-        updates, memory = optimizer.update(grads, memory, params)
-        return optax.apply_updates(params, updates), statistics, memory
-
-    def record_and_train(state: tuple[Tree, Tree, Any], number: Array) -> tuple[Any, dict[str, Array]]:
-        params, statistics, _ = state
+    def record(state: gf.training.TrainState) -> dict[str, Array]:
         instrumented = gf.value_grad_and_flow(loss, has_aux=True, statistics=STATISTICS)
-        (value, _), _, flow = instrumented(params, statistics, train.first(PROBE))
-        variables = {"params": params, **statistics}
-        record = {
+        (value, _), _, flow = instrumented(state.params, state.model_state, probe, key)
+        return {
             "loss": value,
-            "movement": relative_movement(kernels(initial, flow.layers), kernels(params, flow.layers)),
-            **evaluate(model, variables, train.first(EVALUATED), test.first(EVALUATED)),
+            "movement": relative_movement(kernels(initial, flow.layers), kernels(state.params, flow.layers)),
+            **evaluate(model, {"params": state.params, **state.model_state}, seen, unseen),
             **profiles(flow),
         }
-        first = number * setup.record_every
-        count = jnp.where(number < records - 1, setup.record_every, 0)
-        return jax.lax.fori_loop(first, first + count, step, state), record
 
     statistics = {name: tree for name, tree in variables.items() if name != "params"}
-    state = (variables["params"], statistics, optimizer.init(variables["params"]))
-    _, recorded = jax.lax.scan(record_and_train, state, jnp.arange(records))
+    _, _, recorded = gf.training.run(
+        gf.training.make_step(loss, optimizer), gf.training.start(initial, optimizer, key, statistics),
+        sampled(train, setup.batch), setup.steps, every=setup.record_every, data_key=key, record=record,
+    )  # fmt: skip
     return recorded
 
 

@@ -13,7 +13,8 @@ import gradflow as gf
 from experiments.batchnorm import experiment as batchnorm
 from experiments.batchnorm import initialization as batchnorm_init
 from experiments.batchnorm import training as batchnorm_training
-from experiments.batchnorm.training import FLAGS, KINDS, Images, Kind, Setup
+from experiments.batchnorm.training import FLAGS, KINDS, Kind, Setup
+from experiments.framework.images import Images
 
 TINY = dataclasses.replace(
     batchnorm.PRESETS["smoke"], steps=20, records=3, landscape_steps=20,

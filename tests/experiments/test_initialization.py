@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from experiments.framework.images import Images, rows
 from experiments.initialization import experiment as initialization
 from experiments.initialization import glorot, training
 from experiments.initialization import table as initialization_table
@@ -27,7 +28,7 @@ def results():
 
 @pytest.fixture(scope="module")
 def toy():
-    batch = glorot.Images(jax.random.normal(jax.random.key(1), (6, 5)), jnp.arange(6))
+    batch = Images(jax.random.normal(jax.random.key(1), (6, 5)), jnp.arange(6))
     return glorot.kernels(jax.random.key(0), "standard", [5, 7, 8, 10]), batch
 
 
@@ -79,7 +80,7 @@ def test_log_norms_are_those_of_a_loop(monkeypatch):
 def test_every_scheme_starts_as_it_should():
     """Deviations of the weights, LSUV's unit variance of every layer, and one order of images for all."""
     data = gf.data.load()
-    _, params, variances = training.starts(4, 50, glorot.images(data, data.train), 0)
+    _, params, variances = training.starts(4, 50, rows(data, data.train), 0)
     deviations = [np.std(p["params"]["Hidden"]["Dense"]["kernel"]) for p in params]
     expected = {"he_normal": (2 / 50) ** 0.5, "xavier_normal": 50**-0.5, "small_gaussian": 0.01}
     for scheme, value in expected.items():

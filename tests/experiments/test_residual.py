@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from experiments.framework.images import Images
 from experiments.residual import experiment as residual
 from experiments.residual import network
 from experiments.residual import normfree as residual_normfree
 from experiments.residual import paths as residual_paths
 from experiments.residual import profile as residual_profile
 from experiments.residual import shattering as residual_shattering
-from experiments.residual.network import Images
 
 TINY = dataclasses.replace(
     residual.PRESETS["smoke"], depths=(2, 4), width=8, steps=20, paths=3, shatter_depths=(1, 3), shatter_width=16,

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import gradflow as gf
+from experiments.framework.images import rows
 from experiments.trainability import experiment as trainability
 from experiments.trainability import signal as trainability_signal
 from experiments.trainability import table as trainability_table
@@ -110,8 +111,8 @@ def test_training_is_a_plain_loop():
     data = gf.data.load(TINY.data)
     network, training = Network("tanh", 0.05, None, 16), Training(8, 0.1, (2, 12), 5)
     grid = trainability_training.train_grid(data, network, training, [3], [1.0, 2.0], "test")
-    train = trainability_training.flat(data, data.train)
-    test = trainability_training.flat(data, data.test, trainability_training.EVALUATED)
+    train = rows(data, data.train)
+    test = rows(data, data.test, trainability_training.EVALUATED)
     model = trainability_training.build(network, 3)
     init_key, order_key = jax.random.split(jax.random.key(5))
     drawn = dict(model.init(init_key, train.x[:2]))

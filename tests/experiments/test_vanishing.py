@@ -14,6 +14,7 @@ import optax
 import pytest
 
 import gradflow as gf
+from experiments.framework.images import rows
 from experiments.framework.runner import main
 from experiments.vanishing import experiment as vanishing
 from experiments.vanishing import tanh as vanishing_tanh
@@ -58,7 +59,7 @@ def test_results_have_one_row_an_arm_a_record_and_a_layer(results):
 def test_training_is_a_plain_loop_of_gradient_descent(data):
     """The same network trained step by step outside of any compiled program."""
     arm, setup = BY_NAME["ReLU + He"], TINY.setup
-    train, test = (vanishing_training.flat(data, split) for split in (data.train, data.test))
+    train, test = (rows(data, split) for split in (data.train, data.test))
     recorded = vanishing_training.train_arm(arm, setup, train, test)
 
     init_key, order_key = jax.random.split(jax.random.key(setup.seed))
