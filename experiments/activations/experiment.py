@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import experiments.activations as package
-import gradflow as gf
 from experiments.activations import bands, born_dead, figures, profile, slopes, training
 from experiments.activations.settings import CALM, KICKED, NAMES, PRESETS, RECORDS, Config
 from experiments.framework import claims as check
 from experiments.framework import progress
 from experiments.framework.claims import Claim
-from experiments.framework.images import Images, rows
+from experiments.framework.images import Images, load, rows
 from experiments.framework.runner import Experiment, Results
 
 LU, HE, MEAN_FIELD = "Lu et al. 2019", "He et al. 2015", "chi_1, mean field"
@@ -32,7 +31,7 @@ def run(config: Config) -> Results:
         What `measure` of `born_dead`, `profile` and `slopes` returns, and what
         `kicked` and `gathered` do.
     """
-    data = gf.data.load(config.data)
+    data = load(config.data)
     images = tuple(rows(data, split, unit_square=True) for split in (data.train, data.test))
     slope_setup = slopes.Setup(
         config.slope_depth, stride=2, batch=64, rate=0.02, steps=config.slope_steps, networks=2, seed=config.seed

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 import experiments.batchnorm as package
-import gradflow as gf
 from experiments.batchnorm import bands, figures, initialization, training
 from experiments.batchnorm.settings import PRESETS, Config
 from experiments.batchnorm.training import KINDS, LANDSCAPE_RATE
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
+from experiments.framework.images import load
 from experiments.framework.runner import Experiment, Results
 
 
@@ -23,7 +23,7 @@ def run(config: Config) -> Results:
     Returns:
         What `training.measure`, `initialization.measure` and `initialization.measure_streams` return.
     """
-    data = gf.data.load(config.data)
+    data = load(config.data)
     return {
         "batch": np.array(config.batch),
         **training.measure(

@@ -2,7 +2,6 @@
 
 import sys
 
-from experiments.clipping.experiment import EXPERIMENT
-from experiments.framework.runner import main
+from experiments.framework import entry
 
-sys.exit(main(EXPERIMENT))
+sys.exit(entry.run("clipping"))

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from experiments.framework import catalogue, commandline, html_report
 from experiments.framework.catalogue import Head
-from experiments.framework.runner import BAD_USAGE, HOLDS
+from experiments.framework.exit_status import BAD_USAGE, HOLDS
 
 PROG = "python -m experiments.gallery"
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import gradflow as gf
+from experiments.framework import progress
+from experiments.framework.commandline import UsageError
 
 
 class Images(NamedTuple):
@@ -34,6 +36,23 @@ class Images(NamedTuple):
             chosen: their numbers.
         """
         return Images(self.x[chosen], self.y[chosen])
+
+
+def load(name: str, **options: Any) -> gf.data.ImageDataset:
+    """Load a data set for an experiment.
+
+    Args:
+        name: as for `gf.data.load`.
+        **options: as for `gf.data.load`.
+
+    Raises:
+        UsageError: if it is not there, or cannot be read; what to do is said in one line.
+    """
+    progress.stage(f"loading {name}")
+    try:
+        return gf.data.load(name, **options)
+    except (OSError, ImportError, ValueError) as error:
+        raise UsageError(f"data set {name!r}: {' '.join(str(error).split())}") from error
 
 
 def rows(

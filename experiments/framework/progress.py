@@ -1,7 +1,8 @@
-"""Progress of a run: a bar on a terminal, plain lines elsewhere; and calls that go on at the same time."""
+"""Progress of a run: its stages, a bar on a terminal, plain lines elsewhere; and calls that go on at the same time."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -11,7 +12,37 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
+STARTED = time.monotonic()
+TRACED, COMPILED = "/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/backend_compile_duration"
+NOTICEABLE = 0.5  # seconds of tracing or compiling, below which nothing is said of it
 AT_ONCE = 2  # compiling keeps one core busy, and lets go of Python's lock
+
+
+def stage(words: str) -> None:
+    """Say what a command is doing now, and how long after its start.
+
+    Args:
+        words: what it does.
+    """
+    print(f"[{time.monotonic() - STARTED:6.1f} s] {words}", flush=True)
+
+
+@contextlib.contextmanager
+def compilation_shown() -> Iterator[None]:
+    """Say inside the block what JAX traces and compiles, where that takes its time."""
+    import jax
+
+    def say(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == TRACED and duration_secs > NOTICEABLE:
+            stage(f"traced a program in {duration_secs:.1f} s; compiling it")
+        if event == COMPILED and duration_secs > NOTICEABLE:
+            stage(f"compiled a program in {duration_secs:.1f} s; running it")
+
+    jax.monitoring.register_event_duration_secs_listener(say)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_duration_listener(say)
 
 
 def track(items: Sequence[Item], what: str, label: Callable[[Item], str] = str) -> Iterator[Item]:

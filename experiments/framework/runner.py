@@ -1,14 +1,14 @@
 """Run an experiment from its command line: settings in, a folder of figures, data and checked claims out.
 
-An experiment is one file of this package. Its head docstring says paper, figure, command, cost and expected
-numbers; then come four parts:
+An experiment is one package beside this one. Its head docstring says paper, figure, command, cost and expected
+numbers. In it are:
 
-    class Config         frozen dataclass of every setting, `seed` among them; PRESETS has one for each preset
-    run(config)          -> results: name to NumPy array, everything that claims and figures need
-    claims(results)      -> list of `Claim`
-    figures(results)     -> name to matplotlib figure
+    settings.Config      frozen dataclass of every setting, `seed` among them; PRESETS has one for each preset
+    experiment.run       config -> results: name to NumPy array, everything that claims and figures need
+    experiment.claims    results -> list of `Claim`
+    figures.draw         results -> name to matplotlib figure
 
-and, where text files belong to the result as well, `files(results) -> file name to text`.
+and, where text files belong to the result as well, `experiment.files`, results -> file name to text.
 """
 
 from __future__ import annotations
@@ -16,26 +16,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from experiments.framework import commandline, resume, storage
+from experiments.framework import commandline, progress, resume, storage
 from experiments.framework.claims import Claim
+from experiments.framework.exit_status import FAILS, HOLDS, guarded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Results = dict[str, np.ndarray]
-
-HOLDS, FAILS, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,32 +73,28 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the command; by default that of this process.
 
     Returns:
-        0 if every claim holds, 1 if one fails, 2 for bad usage, 130 when interrupted.
+        0 if every claim holds, 1 if one fails, 2 for bad usage, 3 after a crash, 130 when interrupted.
     """
     prog = f"python -m experiments.{experiment.name}"
-    try:
+    saved: list[Path] = []  # where checkpoints of this run are, once its command line is read
+
+    def run() -> int:
         _require_packages()
-        command = commandline.parse(
-            prog, experiment.head, experiment.presets, sys.argv[1:] if arguments is None else arguments
-        )
-    except commandline.UsageError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return BAD_USAGE
-    earlier = signal.signal(signal.SIGTERM, raise_interrupt)
-    try:
-        claims, folder = execute(experiment, command)
-    except commandline.UsageError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return BAD_USAGE
-    except (KeyboardInterrupt, SystemExit):  # the latter after SIGTERM in training that saves first
-        saved = _unfinished(experiment, command).exists()
-        left = "--resume goes on from what it saved" if saved else "nothing was written"
-        print(f"{prog}: interrupted; {left}", file=sys.stderr)
-        return INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
-    report(experiment, claims, folder)
-    return HOLDS if all(claim.holds for claim in claims) else FAILS
+        typed = sys.argv[1:] if arguments is None else arguments
+        command = commandline.parse(prog, experiment.head, experiment.presets, typed)
+        saved.append(_unfinished(experiment, command))
+        try:
+            claims, folder = execute(experiment, command)
+        except SystemExit:  # after SIGTERM in training that saves first
+            raise KeyboardInterrupt from None
+        report(experiment, claims, folder)
+        return HOLDS if all(claim.holds for claim in claims) else FAILS
+
+    def after_interrupt() -> str:
+        there = any(folder.exists() for folder in saved)
+        return "--resume goes on from what it saved" if there else "nothing was written"
+
+    return guarded(prog, run, after_interrupt)
 
 
 def execute(experiment: Experiment, command: commandline.Command[Any]) -> tuple[list[Claim], Path]:
@@ -127,7 +120,7 @@ def _unfinished(experiment: Experiment, command: commandline.Command[Any]) -> Pa
 
 def _executed(experiment: Experiment, command: commandline.Command[Any]) -> tuple[list[Claim], Path]:
     started = time.perf_counter()
-    with _optimizations(command.preset != "smoke" or experiment.smoke_computes):
+    with progress.compilation_shown(), _optimizations(command.preset != "smoke" or experiment.smoke_computes):
         results = experiment.run(command.config)
     claims = experiment.claims(results)
     figures = experiment.figures(results)
@@ -203,19 +196,6 @@ def _number(value: Any) -> str:
     if isinstance(value, tuple):
         return " ... ".join(_number(part) for part in value)
     return value if isinstance(value, str) else f"{value:.4g}"
-
-
-def raise_interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM as Ctrl-C: clean up, then stop.
-
-    Args:
-        number: of the signal.
-        frame: where it came.
-
-    Raises:
-        KeyboardInterrupt: always.
-    """
-    raise KeyboardInterrupt
 
 
 def _require_packages() -> None:

@@ -6,10 +6,9 @@ import jax
 import numpy as np
 
 import experiments.initialization as package
-import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
-from experiments.framework.images import rows
+from experiments.framework.images import load, rows
 from experiments.framework.runner import Experiment, Results
 from experiments.initialization import bands, figures, glorot, table, training
 from experiments.initialization.settings import PRESETS, Config
@@ -29,7 +28,7 @@ def run(config: Config) -> Results:
         `depth_width`; `hanin_depths`, `hanin_width`, `hanin_logs` (depths, networks), and `hanin_variance`,
         `hanin_mean` (depths,), those that theory predicts.
     """
-    data = gf.data.load(config.data)
+    data = load(config.data)
     results = glorot.measure(data, depth=config.glorot_depth, width=config.glorot_width, seed=config.seed)
     train = rows(data, data.train)
     test = rows(data, data.test, config.test_images)

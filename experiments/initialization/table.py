@@ -12,6 +12,7 @@ import optax
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
+from experiments.framework.images import load
 from experiments.framework.progress import track
 from experiments.framework.runner import Results
 
@@ -94,7 +95,7 @@ def measure(names: tuple[str, ...], *, width: int, steps: int, seed: int) -> Res
     """
     found = []
     for name in names:
-        data = gf.data.load(name, validation=VALIDATION, seed=seed)
+        data = load(name, validation=VALIDATION, seed=seed)
         row = []
         for arm in track(ARMS, name, lambda arm: arm.name):
             validation, test = train(arm, data, width=width, steps=steps, seed=seed)

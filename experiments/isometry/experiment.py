@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 import experiments.isometry as package
-import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
+from experiments.framework.images import load
 from experiments.framework.runner import Experiment, Results
 from experiments.isometry import bands, cnn, figures, linear, spectrum, training
 from experiments.isometry.settings import PRESETS, Config
@@ -25,7 +25,7 @@ def run(config: Config) -> Results:
     Returns:
         What `measure` of `linear`, `spectrum`, `training` and `cnn` return.
     """
-    data, seed = gf.data.load(config.data), config.seed
+    data, seed = load(config.data), config.seed
     return {
         **linear.measure(
             depths=config.linear_depths, draws=config.linear_draws, steps=config.linear_steps,

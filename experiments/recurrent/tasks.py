@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
+from experiments.framework.images import load
 from experiments.framework.runner import Results
 from experiments.recurrent import training
 from experiments.recurrent.training import Problem, Setup
@@ -97,7 +98,7 @@ def images(name: str, reading: str, arms: Sequence[str], options: Training) -> R
     Returns:
         What `training.measure` returns, with the reading, blanks as underscores, in front.
     """
-    data = gf.data.load(name)
+    data = load(name)
     order = jax.random.key(options.seed)
 
     def read(split: gf.data.Split) -> Batch:

@@ -17,6 +17,7 @@ import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework import resume
 from experiments.framework.claims import Claim
+from experiments.framework.images import load
 from experiments.framework.progress import track
 from experiments.framework.runner import Results
 
@@ -95,7 +96,7 @@ def measure(name: str, residual: Sequence[int], plain: Sequence[int], *, steps: 
     networks = [(depth, True) for depth in residual] + [(depth, False) for depth in plain]
     if not networks:
         return {}
-    data = gf.data.load(name, validation=HELD_OUT)
+    data = load(name, validation=HELD_OUT)
     records = min(steps, 64)
     rows = [
         train(data, depth, residual=skip, steps=steps, records=records, seed=seed)

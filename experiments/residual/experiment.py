@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import experiments.residual as package
-import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
-from experiments.framework.images import Images, rows
+from experiments.framework.images import Images, load, rows
 from experiments.framework.progress import side_by_side
 from experiments.framework.runner import Experiment, Results
 from experiments.residual import bands, cifar, figures, network, normfree, paths, profile, shattering
@@ -39,7 +38,7 @@ def run(config: Config) -> Results:
         and `lines`, `profile.measure`, `normfree.measure` and `together` return; and, where networks
         for CIFAR-10 are asked for, what `cifar.measure` returns.
     """
-    data = gf.data.load(config.data)
+    data = load(config.data)
     train, test = rows(data, data.train), rows(data, data.test)
     options = {"depth": config.normfree_depth, "steps": config.normfree_steps, "seed": config.seed}
     drawn = (config.shatter_width, config.shatter_networks, config.seed)

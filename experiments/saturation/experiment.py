@@ -9,7 +9,7 @@ import experiments.saturation as package
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
-from experiments.framework.images import rows
+from experiments.framework.images import load, rows
 from experiments.framework.progress import track
 from experiments.framework.runner import Experiment, Results
 from experiments.saturation import bands, figures, training
@@ -30,7 +30,7 @@ def run(config: Config) -> Results:
         (networks, depth, bins), of activations after training. `predicted_NAME` (depth,), rms of the activations of
         tanh and softsign before training by theory; `width`.
     """
-    data = gf.data.load(config.data)
+    data = load(config.data)
     train, test = rows(data, data.train), rows(data, data.test)
     keys = jax.random.split(jax.random.key(config.seed), config.networks)
     results: Results = {"width": np.array(config.width)}

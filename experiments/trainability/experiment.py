@@ -8,7 +8,7 @@ import experiments.trainability as package
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
-from experiments.framework.images import rows
+from experiments.framework.images import load, rows
 from experiments.framework.runner import Experiment, Results
 from experiments.trainability import bands, figures, signal, table, training
 from experiments.trainability.settings import PRESETS, REMEDIES, Config
@@ -28,7 +28,7 @@ def run(config: Config) -> Results:
         `remedy_variances`, `remedy_accuracy` (remedies, depths, variances), `remedy_limit` (remedies, variances), the
         depth over which theory has the squared gradient change by e^6; `width`, `profile_images`.
     """
-    data = gf.data.load(config.data)
+    data = load(config.data)
     setup = Training(config.batch, config.learning_rate, config.records, config.seed)
     tanh = Network("tanh", BIAS_VARIANCE, None, config.width)
     images = rows(data, data.train, config.profile_images)

@@ -10,7 +10,7 @@ import experiments.vanishing as package
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
-from experiments.framework.images import rows
+from experiments.framework.images import load, rows
 from experiments.framework.runner import Experiment, Results
 from experiments.vanishing import bands, figures, tanh, training
 from experiments.vanishing.arms import SICK
@@ -29,7 +29,7 @@ def run(config: Config) -> Results:
         `theory_profile` (arms, depth), the gradient relative to the last hidden layer; `theory_rate`;
         `depth`, `width`.
     """
-    data = gf.data.load(config.data)
+    data = load(config.data)
     arms, depth, width = config.chosen, config.depth, config.width
     images = rows(data, data.train).x
     pixels, pixel_variance = images.shape[1], float(images.var(0).mean())
