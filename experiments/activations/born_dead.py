@@ -8,6 +8,7 @@ every x. Only the directions of the two hidden vectors matter from layer to laye
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -17,7 +18,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 import gradflow as gf
-from experiments.framework.runner import Results
 
 CHUNK = 10_000  # networks drawn at a time
 
@@ -66,7 +66,30 @@ def three_layers(width: int) -> float:
     return single * 2.0**-width + (1 - single) * 4.0**-width
 
 
-def measure(widths: Sequence[int], layers: int, networks: int, seed: int) -> Results:
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Shares of `networks` networks that are born dead, by width and number of layers.
+
+    Attributes:
+        widths: N.
+        layers: L, from 2 on.
+        networks: drawn of each width.
+        share: born dead.
+        ray: dead for x > 0.
+        lower: bound of `share`.
+        upper: bound of `share`.
+    """
+
+    widths: Int[np.ndarray, " widths"]
+    layers: Int[np.ndarray, " layers"]
+    networks: int
+    share: Float[np.ndarray, "widths layers"]
+    ray: Float[np.ndarray, "widths layers"]
+    lower: Float[np.ndarray, "widths layers"]
+    upper: Float[np.ndarray, "widths layers"]
+
+
+def measure(widths: Sequence[int], layers: int, networks: int, seed: int) -> Shares:
     """Draw networks and count the dead.
 
     Args:
@@ -74,24 +97,20 @@ def measure(widths: Sequence[int], layers: int, networks: int, seed: int) -> Res
         layers: the largest L.
         networks: how many to draw for each width, a multiple of `CHUNK`.
         seed: of the draws.
-
-    Returns:
-        `dead_widths`; `dead_layers`, L from 2 on; `dead_networks`; `dead_share` and `dead_ray` (widths, layers), the
-        shares of networks born dead and of those dead for x > 0; `dead_lower`, `dead_upper` of the same shape.
     """
     keys = jax.random.split(jax.random.key(seed), networks // CHUNK)
     alive = np.arange(max(widths)) < np.array(widths)[:, None]
     counts = np.asarray(count_dead(keys, jnp.asarray(alive), layers - 1), np.float64)
     depths = range(2, layers + 1)
-    return {
-        "dead_widths": np.array(widths),
-        "dead_layers": np.array(depths),
-        "dead_networks": np.array(networks),
-        "dead_share": counts[..., 0] / networks,
-        "dead_ray": counts[..., 1] / networks,
-        "dead_lower": np.array([[lower_bound(width, depth) for depth in depths] for width in widths]),
-        "dead_upper": np.array([[upper_bound(width, depth) for depth in depths] for width in widths]),
-    }
+    return Shares(
+        widths=np.array(widths),
+        layers=np.array(depths),
+        networks=networks,
+        share=counts[..., 0] / networks,
+        ray=counts[..., 1] / networks,
+        lower=np.array([[lower_bound(width, depth) for depth in depths] for width in widths]),
+        upper=np.array([[upper_bound(width, depth) for depth in depths] for width in widths]),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="hidden")

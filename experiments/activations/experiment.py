@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,12 +12,13 @@ import numpy as np
 
 import experiments.activations as package
 from experiments.activations import bands, born_dead, figures, profile, slopes, training
+from experiments.activations.results import Results
 from experiments.activations.settings import CALM, KICKED, NAMES, PRESETS, RECORDS, Config
 from experiments.framework import claims as check
 from experiments.framework import progress
 from experiments.framework.claims import Claim
 from experiments.framework.images import Images, load, rows
-from experiments.framework.runner import Experiment, Results
+from experiments.framework.runner import Experiment
 
 LU, HE, MEAN_FIELD = "Lu et al. 2019", "He et al. 2015", "chi_1, mean field"
 
@@ -26,10 +28,6 @@ def run(config: Config) -> Results:
 
     Args:
         config: settings.
-
-    Returns:
-        What `measure` of `born_dead`, `profile` and `slopes` returns, and what
-        `kicked` and `gathered` do.
     """
     data = load(config.data)
     images = tuple(rows(data, split, unit_square=True) for split in (data.train, data.test))
@@ -43,7 +41,7 @@ def run(config: Config) -> Results:
         profile.measure, data, NAMES, depth=config.profile_depth, width=config.profile_width,
         networks=config.profile_networks, rated=2 * config.profile_depth // 3, seed=config.seed,
     )  # fmt: skip
-    parts = {
+    parts: dict[str, Callable[[], Any]] = {
         "born dead": dead,
         "gradients": gradients,
         "large rate": functools.partial(kicked, config, *images),
@@ -53,9 +51,12 @@ def run(config: Config) -> Results:
         f"{depth} layers, {', '.join(names)}": functools.partial(train_depth, config, depth, names, *images)
         for depth in config.depths for names in programs(config)
     }  # fmt: skip
-    found: dict[str, Results] = progress.side_by_side(networks | parts, "part")
-    results = {name: array for part in parts for name, array in found[part].items()}
-    return results | gathered(config, [found[network] for network in networks])
+    found: dict[str, Any] = progress.side_by_side(networks | parts, "part")
+    profiles, moments = found["gradients"]
+    return Results(
+        dead=found["born dead"], profile=profiles, moments=moments, kick=found["large rate"],
+        slopes=found["learned slopes"], training=gathered(config, [found[network] for network in networks]),
+    )  # fmt: skip
 
 
 def programs(config: Config) -> list[tuple[str, ...]]:
@@ -68,7 +69,9 @@ def programs(config: Config) -> list[tuple[str, ...]]:
     return [fixed, *([("prelu",)] if "prelu" in config.trained else [])]
 
 
-def train_depth(config: Config, depth: int, names: tuple[str, ...], train: Images, test: Images) -> Results:
+def train_depth(
+    config: Config, depth: int, names: tuple[str, ...], train: Images, test: Images
+) -> dict[str, np.ndarray]:
     """Train activations at every rate.
 
     Args:
@@ -90,43 +93,34 @@ def train_depth(config: Config, depth: int, names: tuple[str, ...], train: Image
     return {name: _by_record(np.asarray(value)) for name, value in found.items()}
 
 
-def gathered(config: Config, found: list[Results]) -> Results:
+def gathered(config: Config, found: list[dict[str, np.ndarray]]) -> training.Training:
     """Put together what the programs of all depths trained.
 
     Args:
         config: settings.
         found: from `train_depth`, every program at every depth.
-
-    Returns:
-        `train_steps` (records,), `train_depths`, `train_names` (activations,), and `train_NAME` (depths, activations,
-        rates, records) for each NAME that `train_depth` returns.
     """
     each = len(programs(config))
     by_depth = [found[start : start + each] for start in range(0, len(found), each)]
-    return {
-        "train_steps": np.arange(RECORDS + 1) * (config.steps // RECORDS),
-        "train_depths": np.array(config.depths),
-        "train_names": np.array([name for names in programs(config) for name in names]),
-        **{f"train_{name}": np.stack([np.concatenate([part[name] for part in row]) for row in by_depth])
-           for name in found[0]},
-    }  # fmt: skip
+    return training.Training(
+        steps=np.arange(RECORDS + 1) * (config.steps // RECORDS),
+        depths=np.array(config.depths),
+        names=np.array([name for names in programs(config) for name in names]),
+        **{name: np.stack([np.concatenate([part[name] for part in row]) for row in by_depth]) for name in found[0]},
+    )
 
 
 def _by_record(value: np.ndarray) -> np.ndarray:
     return value.mean(-1) if value.ndim == 4 else value
 
 
-def kicked(config: Config, train: Images, test: Images) -> Results:
+def kicked(config: Config, train: Images, test: Images) -> training.Kick:
     """Give living ReLU and leaky ReLU networks of the same weights a rate that is far too large for a while.
 
     Args:
         config: settings.
         train: training images.
         test: test images.
-
-    Returns:
-        `kick_accuracy`, `kick_spread` and `kick_finite` (2, networks, records), `kick_dead` and `kick_gradient` (2,
-        networks, records, depth), ReLU first; `kick_steps` (records,).
     """
     key, networks, every = jax.random.key(config.seed), 4, config.steps // RECORDS
     setup = training.Setup(
@@ -138,9 +132,7 @@ def kicked(config: Config, train: Images, test: Images) -> Results:
         names=("relu", "leaky_relu"), setup=setup,
     )  # fmt: skip
     kept = ("accuracy", "spread", "finite", "dead", "gradient")
-    return {f"kick_{name}": np.asarray(found[name]) for name in kept} | {
-        "kick_steps": np.arange(RECORDS + 1) * every,
-    }
+    return training.Kick(np.arange(RECORDS + 1) * every, **{name: np.asarray(found[name]) for name in kept})
 
 
 def claims(results: Results) -> list[Claim]:
@@ -153,13 +145,13 @@ def claims(results: Results) -> list[Claim]:
         The claims; those on training only where there was enough of it.
     """
     found = [*_born_dead(results), *_gradients(results)]
-    return [*found, *_training(results), *_slopes(results)] if results["train_steps"][-1] >= bands.LEARNING else found
+    return [*found, *_training(results), *_slopes(results)] if results.training.steps[-1] >= bands.LEARNING else found
 
 
 def _born_dead(results: Results) -> list[Claim]:
     """Binomial errors of the shares, against the bounds and exact values."""
-    share, low, high = (results[f"dead_{name}"] for name in ("share", "lower", "upper"))
-    networks, widths, layers = results["dead_networks"], results["dead_widths"].tolist(), results["dead_layers"]
+    share, low, high = results.dead.share, results.dead.lower, results.dead.upper
+    networks, widths, layers = results.dead.networks, results.dead.widths.tolist(), results.dead.layers
 
     def error(p: Any) -> np.ndarray:
         return np.sqrt(np.maximum(p * (1 - p), 1 / networks) / networks)
@@ -167,7 +159,7 @@ def _born_dead(results: Results) -> list[Claim]:
     outside = np.maximum((low - share) / error(low), (share - high) / error(high)).max()
     # The largest of many comparisons: four standard errors rather than three.
     found = [check.below("born dead: standard errors beyond the bounds, worst of all networks", LU, 4.0, outside)]
-    ray = np.abs(results["dead_ray"] - high) / error(high)
+    ray = np.abs(results.dead.ray - high) / error(high)
     found.append(check.below("one ray born dead: standard errors from 1 - (1 - 2^-N)^(L-1), worst", LU, 4.0, ray.max()))
     width, depth, value = bands.PAPER_DEAD
     measured = share[widths.index(width), int(depth - layers[0])]
@@ -185,17 +177,19 @@ def _born_dead(results: Results) -> list[Claim]:
 
 def _gradients(results: Results) -> list[Claim]:
     """Rates of networks against theory, whose spread and shift at finite width theory gives too."""
+    moments = results.moments
     closed = [
-        np.nanmax(np.abs(results[f"closed_{name}"] / results[f"quadrature_{name}"] - 1)) for name in ("square", "slope")
+        np.nanmax(np.abs(moments.closed_square / moments.quadrature_square - 1)),
+        np.nanmax(np.abs(moments.closed_slope / moments.quadrature_slope - 1)),
     ]
     found = [
         check.below(
             "E[phi^2] and E[phi'^2]: quadrature against closed forms, worst", "theory", bands.CLOSED, max(closed)
         )
     ]
-    measured, networks = results["profile_measured"][0], results["profile_measured"].shape[-1]
+    measured, networks = results.profile.measured[0], results.profile.measured.shape[-1]
     for k, name in enumerate(NAMES):
-        theory, deviation, offset = results["profile_rate"][0], results["profile_deviation"], results["profile_offset"]
+        theory, deviation, offset = results.profile.rate[0], results.profile.deviation, results.profile.offset
         band = bands.ERRORS * deviation[k] / np.sqrt(networks) + abs(offset[k])
         found.append(
             check.close(f"{name}: ln chi_1 a layer", MEAN_FIELD, theory[k], measured[k].mean(), absolute=float(band))
@@ -204,14 +198,14 @@ def _gradients(results: Results) -> list[Claim]:
 
 
 def _training(results: Results) -> list[Claim]:
-    best = np.where(results["train_finite"], results["train_accuracy"], 0)[..., -1].max(-1)
+    best = np.where(results.training.finite, results.training.accuracy, 0)[..., -1].max(-1)
     deepest, shallow = best[-1], best[0]
-    index = {str(name): k for k, name in enumerate(results["train_names"])}
-    relu, leaky = results["kick_dead"][:, :, -1].max(-1)
+    index = {str(name): k for k, name in enumerate(results.training.names)}
+    relu, leaky = results.kick.dead[:, :, -1].max(-1)
     source = "design"
     rectified = [deepest[index[name]] for name in ("relu", "leaky_relu", "prelu")]
-    deep = results["train_depths"][-1]
-    dead, living = results["kick_accuracy"][:, :, -1]
+    deep = results.training.depths[-1]
+    dead, living = results.kick.accuracy[:, :, -1]
     return [
         check.above(
             "5 layers: lowest accuracy of all but sigmoid",
@@ -233,7 +227,7 @@ def _training(results: Results) -> list[Claim]:
 
 
 def _slopes(results: Results) -> list[Claim]:
-    start, end = results["slope_mean"][:, 0], results["slope_mean"][:, -1].mean(0)
+    start, end = results.slopes.mean[:, 0], results.slopes.mean[:, -1].mean(0)
     return [
         check.close("parametric ReLU: slope at the start", HE, 0.25, start.mean(), absolute=1e-6),
         check.above(

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.activations.results import Results
 from experiments.activations.settings import KICKED, NAMES
 from experiments.activations.slopes import PAPER_FIRST
-from experiments.framework.runner import Results
 from gradflow import plots
 
 STYLES = plots.line_styles()
@@ -39,9 +39,9 @@ def born_dead(results: Results) -> Figure:
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     axes = figure.subplots()
     for width, share, low, high, style in zip(
-        *(results[f"dead_{name}"] for name in ("widths", "share", "lower", "upper")), STYLES, strict=False
+        results.dead.widths, results.dead.share, results.dead.lower, results.dead.upper, STYLES, strict=False
     ):
-        layers = results["dead_layers"]
+        layers = results.dead.layers
         axes.fill_between(layers, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axes.plot(layers, share, label=f"width {width}", markevery=4, **style)
     axes.set_xlabel("layers, output included")
@@ -71,8 +71,8 @@ def gradients(results: Results) -> Figure:
     )  # fmt: skip
     for axes, name, k in zip(panels, NAMES, range(len(NAMES)), strict=True):
         for scheme, label in enumerate(("σ_w² = gain²", "σ_w² = 1")):
-            theory = results["profile_theory"][scheme, k]
-            measured = results["profile_gradient"][scheme, k]
+            theory = results.profile.theory[scheme, k]
+            measured = results.profile.gradient[scheme, k]
             layers = np.arange(1, len(theory) + 1)
             axes.semilogy(layers, theory, color="#BBBBBB", linewidth=5)
             middle = np.exp(np.log(measured / measured[:, -1:]).mean(0))
@@ -86,14 +86,13 @@ def over_training(results: Results) -> Figure:
     """Test accuracy by depth, and dead and saturated units over the training of the deepest networks."""
     figure = Figure(figsize=(11.5, 4.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    finite = np.where(results["train_finite"], results["train_accuracy"], 0)[..., -1]
+    finite = np.where(results.training.finite, results.training.accuracy, 0)[..., -1]
     best, chosen = finite.max(-1), finite[-1].argmax(-1)
-    for k, (name, style) in enumerate(zip(results["train_names"], STYLES, strict=False)):
-        left.plot(results["train_depths"], best[:, k], label=name, **style)
-        for axes, kind in ((middle, "dead"), (right, "saturated")):
-            values = results[f"train_{kind}"][-1, k, chosen[k]]
-            axes.plot(results["train_steps"], values, markevery=0.25, **style)
-    deepest = results["train_depths"][-1]
+    for k, (name, style) in enumerate(zip(results.training.names, STYLES, strict=False)):
+        left.plot(results.training.depths, best[:, k], label=name, **style)
+        for axes, values in ((middle, results.training.dead), (right, results.training.saturated)):
+            axes.plot(results.training.steps, values[-1, k, chosen[k]], markevery=0.25, **style)
+    deepest = results.training.depths[-1]
     left.set(xlabel="hidden layers", ylabel="test accuracy, best rate", ylim=(0, 1), title="(a) what can be trained")
     middle.set(xlabel="training step", ylabel="fraction of units", title=f"(b) dead units, {deepest} layers")
     right.set(xlabel="training step", ylabel="fraction of activations", title=f"(c) saturated, {deepest} layers")
@@ -105,12 +104,10 @@ def dying(results: Results) -> Figure:
     """A living network that a large rate kills, and a leaky one that lives on."""
     figure = Figure(figsize=(9.5, 4.2), layout="constrained")
     figure.suptitle("A learning rate far too large for the shaded steps", x=0.01, ha="left", fontsize=12)
-    steps = results["kick_steps"]
+    steps = results.kick.steps
     panels = figure.subplots(1, 2, sharex=True)
-    columns = (("dead", "dead units, deadest layer"), ("accuracy", "test accuracy"))
-    for axes, (kind, label), letter in zip(panels, columns, "ab", strict=True):
-        values = results[f"kick_{kind}"]
-        values = values.max(-1) if values.ndim == 4 else values
+    columns = ((results.kick.dead.max(-1), "dead units, deadest layer"), (results.kick.accuracy, "test accuracy"))
+    for axes, (values, label), letter in zip(panels, columns, "ab", strict=True):
         for name, runs, style in zip(("ReLU", "leaky ReLU"), values, STYLES, strict=False):
             for number, run in enumerate(runs):
                 axes.plot(steps, run, label=name if number == 0 else None, markevery=5, **style)
@@ -124,7 +121,7 @@ def learned(results: Results) -> Figure:
     """Slopes of parametric ReLU by layer, as in He et al. 2015, Table 1."""
     figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     axes = figure.subplots()
-    mean, low, high = (results[f"slope_{name}"][:, -1] for name in ("mean", "low", "high"))
+    mean, low, high = (values[:, -1] for values in (results.slopes.mean, results.slopes.low, results.slopes.high))
     layers = np.arange(1, mean.shape[-1] + 1)
     for number, style in zip(range(len(mean)), STYLES, strict=False):
         axes.plot(layers, mean[number], label=f"network {number + 1}: mean over channels", **style)

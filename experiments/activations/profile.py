@@ -8,6 +8,7 @@ the rate.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -22,11 +23,47 @@ from jaxtyping import Array, Float, PRNGKeyArray
 import gradflow as gf
 from experiments.activations import training
 from experiments.framework.images import Images, rows
-from experiments.framework.runner import Results
 
 LEAKY_SLOPE, PRELU_SLOPE = 0.01, 0.25
 IMAGES = 16  # that the loss of a network is averaged over
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772  # Klambauer et al. 2017, equation 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """E[phi^2] (square) and E[phi'^2] (slope) by quadrature and in closed form, NaN where there is none."""
+
+    closed_square: Float[np.ndarray, " activations"]
+    closed_slope: Float[np.ndarray, " activations"]
+    quadrature_square: Float[np.ndarray, " activations"]
+    quadrature_slope: Float[np.ndarray, " activations"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Gradients before training, with weight variance gain^2 (first) and 1 (second).
+
+    Attributes:
+        gain: sigma_w of both.
+        gradient: rms of dL/dz.
+        signal: rms of z.
+        measured: mean of ln chi over the first layers of each network.
+        theory: rms of dL/dz over that of the last layer.
+        rate: the mean of ln chi over the same layers, by theory.
+        deviation: standard deviation of `measured` between networks of this width, by theory, at gain^2.
+        offset: shift of its mean by this width, by theory, at gain^2.
+        variance_slope: V'(1) of the variance map at gain^2.
+    """
+
+    gain: Float[np.ndarray, "2 activations"]
+    gradient: Float[np.ndarray, "2 activations networks depth"]
+    signal: Float[np.ndarray, "2 activations networks depth"]
+    measured: Float[np.ndarray, "2 activations networks"]
+    theory: Float[np.ndarray, "2 activations depth"]
+    rate: Float[np.ndarray, "2 activations"]
+    deviation: Float[np.ndarray, " activations"]
+    offset: Float[np.ndarray, " activations"]
+    variance_slope: Float[np.ndarray, " activations"]
 
 
 def closed_forms() -> dict[str, tuple[float, float]]:
@@ -58,7 +95,7 @@ def closed_forms() -> dict[str, tuple[float, float]]:
     }
 
 
-def theory(names: Sequence[str], gains: Sequence[float], depth: int, rated: int) -> Results:
+def theory(names: Sequence[str], gains: Sequence[float], depth: int, rated: int) -> tuple[np.ndarray, np.ndarray]:
     """Predict gradients at infinite width.
 
     Args:
@@ -68,8 +105,7 @@ def theory(names: Sequence[str], gains: Sequence[float], depth: int, rated: int)
         rated: layers whose rate is fitted, from the first.
 
     Returns:
-        `theory` (activations, depth), rms of dL/dz relative to the last layer; `rate` (activations,), the mean of ln
-        chi over the first `rated` layers.
+        `Profile.theory` and `Profile.rate` of one scheme.
     """
     profiles, rates = [], []
     for name, gain in zip(names, gains, strict=True):
@@ -81,10 +117,10 @@ def theory(names: Sequence[str], gains: Sequence[float], depth: int, rated: int)
         log_chi = np.log(gain**2 * np.array(slopes))
         profiles.append(np.exp(np.append(np.cumsum(log_chi[::-1])[::-1], 0.0) / 2))
         rates.append(log_chi[: rated - 1].mean())
-    return {"theory": np.array(profiles), "rate": np.array(rates)}
+    return np.array(profiles), np.array(rates)
 
 
-def spread(names: Sequence[str], gains: Sequence[float], width: int, rated: int) -> Results:
+def spread(names: Sequence[str], gains: Sequence[float], width: int, rated: int) -> tuple[np.ndarray, np.ndarray]:
     """Predict how far the rates of networks of finite width stray.
 
     Args:
@@ -94,8 +130,7 @@ def spread(names: Sequence[str], gains: Sequence[float], width: int, rated: int)
         rated: layers whose rate is fitted, from the first.
 
     Returns:
-        `deviation` (activations,), the standard deviation of the mean of ln chi in one network, and `offset`, the shift
-        of its mean that the width makes.
+        `Profile.deviation` and `Profile.offset`.
     """
     deviations, offsets = [], []
     for name, gain in zip(names, gains, strict=True):
@@ -106,12 +141,12 @@ def spread(names: Sequence[str], gains: Sequence[float], width: int, rated: int)
         infinite = math.log(gain**2 * gf.activations.get(name).moments().slope_square)
         deviations.append(math.sqrt(law.jacobian_variance[-1]) / (rated - 1))
         offsets.append(law.jacobian_mean[-1] / (rated - 1) - infinite)
-    return {"deviation": np.array(deviations), "offset": np.array(offsets)}
+    return np.array(deviations), np.array(offsets)
 
 
 def measure(
     data: gf.data.ImageDataset, names: Sequence[str], *, depth: int, width: int, networks: int, rated: int, seed: int
-) -> Results:
+) -> tuple[Profile, Moments]:
     """Draw networks of every activation and differentiate the loss once.
 
     Args:
@@ -124,12 +159,7 @@ def measure(
         seed: of the draws.
 
     Returns:
-        `profile_gradient`, rms of dL/dz, and `profile_signal`, rms of z, (2, activations, networks, depth): with weight
-        variance gain^2, then 1; `profile_measured` (2, activations, networks), mean of ln chi over the first layers;
-        what `theory` returns with "profile_" before its names, stacked over the two, and what `spread` returns, for the
-        first; `closed_square`, `closed_slope`, `quadrature_square`, `quadrature_slope` (activations,), E[phi^2] and
-        E[phi'^2], NaN where there is no closed form; `profile_gain`; `variance_slope` (activations,), V'(1) of the
-        variance map at gain^2.
+        The gradients, and the moments of the activations.
     """
     batch = rows(data, data.train, IMAGES, unit_square=True)
     keys = jax.random.split(jax.random.key(seed), networks)
@@ -138,21 +168,25 @@ def measure(
     schemes = np.array([gains, np.ones(len(names))])
     drawn = draw(keys, jnp.asarray(schemes, jnp.float32), batch, names=tuple(names), depth=depth, width=width)
     gradient, signal = (np.asarray(value, np.float64) for value in drawn)
-    predicted = [theory(names, scheme, depth, rated) for scheme in schemes]
+    profiles, rates = zip(*(theory(names, scheme, depth, rated) for scheme in schemes), strict=True)
+    deviation, offset = spread(names, gains, width, rated)
     closed = np.array([closed_forms().get(name, (np.nan, np.nan)) for name in names])
-    return {
-        "profile_gradient": gradient,
-        "profile_signal": signal,
-        "profile_measured": 2 * np.log(gradient[..., 0] / gradient[..., rated - 1]) / (rated - 1),
-        "profile_gain": schemes,
-        "closed_square": closed[:, 0],
-        "closed_slope": closed[:, 1],
-        "quadrature_square": np.array([float(moment.square) for moment in moments]),
-        "quadrature_slope": np.array([float(moment.slope_square) for moment in moments]),
-        "variance_slope": np.array([variance_slope(name, gain) for name, gain in zip(names, gains, strict=True)]),
-        **{f"profile_{key}": np.stack([part[key] for part in predicted]) for key in predicted[0]},
-        **{f"profile_{key}": value for key, value in spread(names, gains, width, rated).items()},
-    }
+    return Profile(
+        gain=schemes,
+        gradient=gradient,
+        signal=signal,
+        measured=2 * np.log(gradient[..., 0] / gradient[..., rated - 1]) / (rated - 1),
+        theory=np.stack(profiles),
+        rate=np.stack(rates),
+        deviation=deviation,
+        offset=offset,
+        variance_slope=np.array([variance_slope(name, gain) for name, gain in zip(names, gains, strict=True)]),
+    ), Moments(
+        closed_square=closed[:, 0],
+        closed_slope=closed[:, 1],
+        quadrature_square=np.array([float(moment.square) for moment in moments]),
+        quadrature_slope=np.array([float(moment.slope_square) for moment in moments]),
+    )
 
 
 def variance_slope(name: str, gain: float, step: float = 1e-4) -> float:

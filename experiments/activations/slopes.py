@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 import gradflow as gf
-from experiments.framework.runner import Results
 
 RECORDS = 8  # moments at which slopes are recorded, after the start
 EVALUATED = 1000  # test images that accuracy is measured on
@@ -42,6 +42,17 @@ class Setup(NamedTuple):
     seed: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Slopes:
+    """What PReLU learns: mean and quartiles over the channels of each layer; accuracy on test images at the end."""
+
+    steps: Int[np.ndarray, " records"]
+    mean: Float[np.ndarray, "networks records layers"]
+    low: Float[np.ndarray, "networks records layers"]
+    high: Float[np.ndarray, "networks records layers"]
+    accuracy: Float[np.ndarray, " networks"]
+
+
 def build(depth: int) -> gf.models.ResNet:
     """Build a plain network of 3x3 convolutions, PReLU with one slope a channel, no normalization, He's weights.
 
@@ -70,16 +81,12 @@ def slopes(params: Tree) -> list[Float[Array, " channels"]]:
     return found
 
 
-def measure(data: gf.data.ImageDataset, setup: Setup) -> Results:
+def measure(data: gf.data.ImageDataset, setup: Setup) -> Slopes:
     """Train, and record the slopes.
 
     Args:
         data: images.
         setup: of network and training.
-
-    Returns:
-        `slope_steps` (records,); `slope_mean`, `slope_low`, `slope_high` (networks, records, layers), mean and
-        quartiles over channels; `slope_accuracy` (networks,), on test images.
     """
     model = build(setup.depth)
     optimizer = optax.sgd(setup.rate, momentum=0.9)
@@ -109,13 +116,13 @@ def measure(data: gf.data.ImageDataset, setup: Setup) -> Results:
         predicted: Any = jax.jit(model.apply)({"params": state.params}, test)
         accuracies.append(float((np.asarray(predicted).argmax(-1) == answers).mean()))
     low, mean, high = np.moveaxis(np.array(records), -1, 0)
-    return {
-        "slope_steps": np.arange(RECORDS + 1) * every,
-        "slope_mean": mean,
-        "slope_low": low,
-        "slope_high": high,
-        "slope_accuracy": np.array(accuracies),
-    }
+    return Slopes(
+        steps=np.arange(RECORDS + 1) * every,
+        mean=mean,
+        low=low,
+        high=high,
+        accuracy=np.array(accuracies),
+    )
 
 
 def _summary(params: Tree) -> list[tuple[float, float, float]]:

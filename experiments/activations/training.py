@@ -6,14 +6,16 @@ with all its runs side by side. PReLU has parameters of its own and is a program
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 import gradflow as gf
 from experiments.framework.images import Images
@@ -58,6 +60,49 @@ class Setup(NamedTuple):
             return gf.training.remedied(optax.sgd(rate), clip_norm=self.clip)
         schedule = optax.join_schedules([_constant(rate), _constant(self.calm_rate)], [self.kick])
         return gf.training.remedied(optax.sgd(schedule), clip_norm=self.clip)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Training of every activation at every depth and rate; what layers have is their mean.
+
+    Attributes:
+        steps: at which there is a record.
+        depths: hidden layers.
+        names: activations.
+        accuracy: on the test images.
+        loss: on `PROBE` training images.
+        spread: largest range of a logit over them.
+        finite: whether the network is still finite.
+        dead: fraction of units.
+        saturated: fraction of activations.
+        gradient: norm of the weight gradient.
+        slopes: that PReLU has learned; 0 for the others.
+    """
+
+    steps: Int[np.ndarray, " records"]
+    depths: Int[np.ndarray, " depths"]
+    names: Shaped[np.ndarray, " activations"]
+    accuracy: Float[np.ndarray, "depths activations rates records"]
+    loss: Float[np.ndarray, "depths activations rates records"]
+    spread: Float[np.ndarray, "depths activations rates records"]
+    finite: Bool[np.ndarray, "depths activations rates records"]
+    dead: Float[np.ndarray, "depths activations rates records"]
+    saturated: Float[np.ndarray, "depths activations rates records"]
+    gradient: Float[np.ndarray, "depths activations rates records"]
+    slopes: Float[np.ndarray, "depths activations rates records"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kick:
+    """ReLU (first) and leaky ReLU networks of the same weights under a rate far too large for a while."""
+
+    steps: Int[np.ndarray, " records"]
+    accuracy: Float[np.ndarray, "2 networks records"]
+    spread: Float[np.ndarray, "2 networks records"]
+    finite: Bool[np.ndarray, "2 networks records"]
+    dead: Float[np.ndarray, "2 networks records depth"]
+    gradient: Float[np.ndarray, "2 networks records depth"]
 
 
 def _constant(rate: Any) -> optax.Schedule:

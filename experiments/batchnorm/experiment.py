@@ -6,12 +6,13 @@ import numpy as np
 
 import experiments.batchnorm as package
 from experiments.batchnorm import bands, figures, initialization, training
+from experiments.batchnorm.results import Results
 from experiments.batchnorm.settings import PRESETS, Config
 from experiments.batchnorm.training import KINDS, LANDSCAPE_RATE
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.images import load
-from experiments.framework.runner import Experiment, Results
+from experiments.framework.runner import Experiment
 
 
 def run(config: Config) -> Results:
@@ -19,33 +20,18 @@ def run(config: Config) -> Results:
 
     Args:
         config: settings.
-
-    Returns:
-        What `training.measure`, `initialization.measure` and `initialization.measure_streams` return.
     """
     data = load(config.data)
-    return {
-        "batch": np.array(config.batch),
-        **training.measure(
-            data,
-            steps=config.steps,
-            rate=config.rate,
-            records=config.records,
-            landscape_steps=config.landscape_steps,
-            rates=config.rates,
-            seed=config.seed,
-        ),
-        **initialization.measure(
-            config.depth,
-            config.width,
-            config.batch,
-            config.activations,
-            config.linear_batches,
-            config.networks,
-            config.seed,
-        ),
-        **initialization.measure_streams(config.blocks, config.width, config.batch, config.networks, config.seed),
-    }
+    sigmoid, landscape = training.measure(
+        data, steps=config.steps, rate=config.rate, records=config.records, landscape_steps=config.landscape_steps,
+        rates=config.rates, seed=config.seed,
+    )  # fmt: skip
+    explosion, linear = initialization.measure(
+        config.depth, config.width, config.batch, config.activations, config.linear_batches, config.networks,
+        config.seed,
+    )  # fmt: skip
+    streams = initialization.measure_streams(config.blocks, config.width, config.batch, config.networks, config.seed)
+    return Results(config.batch, sigmoid, landscape, explosion, linear, streams)
 
 
 def claims(results: Results) -> list[Claim]:
@@ -74,8 +60,8 @@ def first_step(steps: np.ndarray, accuracy: np.ndarray, threshold: float) -> flo
 
 def training_claims(results: Results) -> list[Claim]:
     """Ioffe & Szegedy's Fig. 1."""
-    source, steps = "Ioffe & Szegedy 2015, Fig. 1", results["steps"]
-    plain, normalized = results["sigmoid_accuracy"]
+    source, steps = "Ioffe & Szegedy 2015, Fig. 1", results.sigmoid.steps
+    plain, normalized = results.sigmoid.accuracy
     early = np.flatnonzero(steps <= 500)[-1]
     return [
         check.above(f"batch norm: accuracy after {steps[early]} steps", source, bands.LEARNED, normalized[early]),
@@ -91,11 +77,12 @@ def training_claims(results: Results) -> list[Claim]:
 
 def landscape_claims(results: Results) -> list[Claim]:
     """Learning rates, smoothness along the gradient, and noise."""
-    final = dict(zip(KINDS, results["landscape_accuracy"][:, :, -1], strict=True))
-    works = {kind: results["rates"][accuracy >= bands.WORKS].max(initial=0.0) for kind, accuracy in final.items()}
-    at_rate = at_landscape_rate(results)
+    final = dict(zip(KINDS, results.landscape.accuracy[:, :, -1], strict=True))
+    rates = results.landscape.rates
+    works = {kind: rates[accuracy >= bands.WORKS].max(initial=0.0) for kind, accuracy in final.items()}
+    at_rate = int(np.flatnonzero(rates == LANDSCAPE_RATE)[0])
     found = []
-    if len(results["rates"]) >= bands.SWEEP:
+    if len(rates) >= bands.SWEEP:
         found.append(
             check.above(
                 f"largest rate that reaches accuracy {bands.WORKS}: batch norm over plain",
@@ -104,14 +91,14 @@ def landscape_claims(results: Results) -> list[Claim]:
                 works["batch norm"] / works["plain"] if works["plain"] else np.nan,
             )
         )
-    for name, words in (("loss_range", "loss"), ("gradient_change", "gradient")):
-        plain, normalized, noisy = np.median(at_rate[name][:, 1:], axis=1)
+    for changes, words in ((results.landscape.loss_range, "loss"), (results.landscape.gradient_change, "gradient")):
+        plain, normalized, noisy = np.median(changes[:, at_rate, 1:], axis=1)
         for kind, value in (("batch norm", normalized), ("noisy batch norm", noisy)):
             claim = f"change of the {words} along the gradient: plain over {kind}"
             found.append(check.above(claim, "Santurkar et al. 2018, Fig. 4", bands.SMOOTHER, plain / value))
     noise = "Santurkar et al. 2018, Fig. 2"
-    wobble = np.median(at_rate["wobble"][2])
-    gain = at_rate["landscape_accuracy"][2, -1] - at_rate["landscape_accuracy"][1, -1]
+    wobble = np.median(results.landscape.wobble[2, at_rate])
+    gain = results.landscape.accuracy[2, at_rate, -1] - results.landscape.accuracy[1, at_rate, -1]
     return [
         *found,
         check.above("noisy batch norm: wobble of a unit's mean, in its own deviations", noise, 0.1, wobble),
@@ -119,35 +106,21 @@ def landscape_claims(results: Results) -> list[Claim]:
     ]
 
 
-def at_landscape_rate(results: Results) -> Results:
-    """Pick what was recorded at the rate of the landscape.
-
-    Args:
-        results: from `run`.
-
-    Returns:
-        `landscape_accuracy`, `loss_range`, `gradient_change`, `wobble` (3 kinds, records).
-    """
-    names = ("landscape_accuracy", "loss_range", "gradient_change", "wobble")
-    index = int(np.flatnonzero(results["rates"] == LANDSCAPE_RATE)[0])
-    return {name: results[name][:, index] for name in names}
-
-
 def explosion_claims(results: Results) -> list[Claim]:
     """Yang et al.'s rates; the large-batch limit of activations other than ReLU is given room for a finite batch."""
-    source, batch = "Yang et al. 2019", int(results["batch"])
+    source, batch = "Yang et al. 2019", results.batch
     found = []
     for name, theory, rates in zip(
-        results["explosion_activations"], results["explosion_theory"], results["explosion_rate"], strict=True
+        results.explosion.activations, results.explosion.theory, results.explosion.rate, strict=True
     ):
         band = bands.RELU_BAND if name == "relu" else bands.FINITE_BATCH / batch * theory
         claim = f"squared gradient a layer, {name}, batch {batch}"
         found.append(check.close(claim, source, theory, rates.mean(), absolute=band))
-    linear = zip(results["linear_batches"], results["linear_theory"], results["linear_rate"], strict=True)
+    linear = zip(results.linear.batches, results.linear.theory, results.linear.rate, strict=True)
     for size, theory, rates in linear:
         claim = f"squared gradient a layer, linear, batch {size}: (B-2)/(B-3)"
         found.append(check.close(claim, source, theory, rates.mean(), absolute=bands.LINEAR_BAND))
-    plain = results["explosion_plain"]
+    plain = results.explosion.plain
     found.append(
         check.between("first over last gradient without batch norm, ReLU + He", "He et al. 2015", 0.5, 2.0, plain[0])
     )
@@ -156,7 +129,7 @@ def explosion_claims(results: Results) -> list[Claim]:
 
 def stream_claims(results: Results) -> list[Claim]:
     """Growth of a residual stream: linear with batch norm in the branch, exponential without."""
-    normalized, plain = results["stream_normalized"], results["stream_plain"]
+    normalized, plain = results.streams.normalized, results.streams.plain
     blocks = plain.shape[1]
     doubling = 2.0**blocks
     return [

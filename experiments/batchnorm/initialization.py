@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 import gradflow as gf
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 
 SETTLED = 5  # layers at either end that are left out of a fit: there the profile still bends
 
@@ -65,6 +65,34 @@ def rates(profiles: Float[np.ndarray, "networks depth"]) -> Float[np.ndarray, " 
     return np.exp(-np.polyfit(np.arange(inner.shape[1]), inner.T, 1)[0])
 
 
+@dataclasses.dataclass(frozen=True)
+class Explosion:
+    """Squared gradient a layer by activation; `profile` is rms by layer over the last, `plain` that without norm."""
+
+    activations: Shaped[np.ndarray, " activations"]
+    theory: Float[np.ndarray, " activations"]
+    rate: Float[np.ndarray, "activations networks"]
+    profile: Float[np.ndarray, "activations depth"]
+    plain: Float[np.ndarray, " depth"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Squared gradient a layer of the linear network, by batch."""
+
+    batches: Int[np.ndarray, " batches"]
+    theory: Float[np.ndarray, " batches"]
+    rate: Float[np.ndarray, "batches networks"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """Variance of the residual stream after each block, with batch norm in the branch and without."""
+
+    normalized: Float[np.ndarray, "networks blocks"]
+    plain: Float[np.ndarray, "networks blocks"]
+
+
 def measure(
     depth: int,
     width: int,
@@ -73,7 +101,7 @@ def measure(
     linear_batches: tuple[int, ...],
     networks: int,
     seed: int,
-) -> Results:
+) -> tuple[Explosion, Linear]:
     """Measure the explosion of gradients for each activation, and for the linear network at small batches.
 
     Args:
@@ -86,9 +114,7 @@ def measure(
         seed: of their randomness.
 
     Returns:
-        `explosion_activations`, `explosion_theory` (activations,), `explosion_rate` (activations, networks),
-        `explosion_profile` (activations, depth), `explosion_plain` (depth,), the same of ReLU without normalization;
-        `linear_batches`, `linear_theory` (batches,), `linear_rate` (batches, networks).
+        Both.
     """
     keys = jax.random.split(jax.random.key(seed), networks)
 
@@ -105,16 +131,18 @@ def measure(
 
     measured = [profiles(name, batch) for name in track(activations, "explosion")]
     linear = [profiles("identity", size) for size in track(linear_batches, "linear network", "batch {}".format)]
-    return {
-        "explosion_activations": np.array(activations),
-        "explosion_theory": np.array([gf.theory.batchnorm_rate(name) for name in activations]),
-        "explosion_rate": np.stack([rates(profile) for profile in measured]),
-        "explosion_profile": np.stack([_typical(profile) for profile in measured]),
-        "explosion_plain": _typical(profiles("relu", batch, None)),
-        "linear_batches": np.array(linear_batches),
-        "linear_theory": np.array([(size - 2) / (size - 3) for size in linear_batches]),
-        "linear_rate": np.stack([rates(profile) for profile in linear]),
-    }
+    explosion = Explosion(
+        activations=np.array(activations),
+        theory=np.array([gf.theory.batchnorm_rate(name) for name in activations]),
+        rate=np.stack([rates(profile) for profile in measured]),
+        profile=np.stack([_typical(profile) for profile in measured]),
+        plain=_typical(profiles("relu", batch, None)),
+    )
+    return explosion, Linear(
+        batches=np.array(linear_batches),
+        theory=np.array([(size - 2) / (size - 3) for size in linear_batches]),
+        rate=np.stack([rates(profile) for profile in linear]),
+    )
 
 
 def _typical(profiles: np.ndarray) -> np.ndarray:
@@ -147,7 +175,7 @@ def stream_variances(
     return variances
 
 
-def measure_streams(blocks: int, width: int, batch: int, networks: int, seed: int) -> Results:
+def measure_streams(blocks: int, width: int, batch: int, networks: int, seed: int) -> Streams:
     """Measure the growth of the residual stream with and without batch normalization.
 
     Args:
@@ -156,13 +184,11 @@ def measure_streams(blocks: int, width: int, batch: int, networks: int, seed: in
         batch: examples.
         networks: drawn for each.
         seed: of their randomness.
-
-    Returns:
-        `stream_normalized`, `stream_plain` (networks, blocks).
     """
     keys = jax.random.split(jax.random.key(seed), networks)
-    found = {}
-    for name, normalized in (("stream_normalized", True), ("stream_plain", False)):
+
+    def variances(normalized: bool) -> np.ndarray:
         one = functools.partial(stream_variances, blocks=blocks, width=width, batch=batch, normalized=normalized)
-        found[name] = np.asarray(jax.jit(jax.vmap(one))(keys))
-    return found
+        return np.asarray(jax.jit(jax.vmap(one))(keys))
+
+    return Streams(normalized=variances(True), plain=variances(False))

@@ -7,6 +7,7 @@ are used in evaluation too, over all evaluated images at once.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -19,7 +20,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 import gradflow as gf
 from experiments.framework.images import Images, rows, sampled
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 
 PERCENTILES = (15, 50, 85)  # as in Ioffe & Szegedy 2015, Fig. 1
 LANDSCAPE_RATE = 0.1  # learning rate of the network whose landscape is compared
@@ -68,6 +68,27 @@ class Setup(NamedTuple):
     batch: int
     steps: int
     records: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sigmoid:
+    """The network of Ioffe & Szegedy's Fig. 1, plain and normalized; percentiles of every unit of the last layer."""
+
+    steps: Int[np.ndarray, " records"]
+    accuracy: Float[np.ndarray, "2 records"]
+    percentiles: Float[np.ndarray, "2 records 3 width"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Landscape:
+    """The ReLU networks of Santurkar et al., of three kinds at every rate: accuracy, and what `landscape` looks at."""
+
+    rates: Float[np.ndarray, " rates"]
+    steps: Int[np.ndarray, " records"]
+    accuracy: Float[np.ndarray, "3 rates records"]
+    loss_range: Float[np.ndarray, "3 rates records"]
+    gradient_change: Float[np.ndarray, "3 rates records"]
+    wobble: Float[np.ndarray, "3 rates records"]
 
 
 def init(key: PRNGKeyArray, setup: Setup, pixels: int) -> Params:
@@ -251,7 +272,7 @@ def measure(
     landscape_steps: int,
     rates: tuple[float, ...],
     seed: int,
-) -> Results:
+) -> tuple[Sigmoid, Landscape]:
     """Train the sigmoid network of Ioffe & Szegedy's Fig. 1 and the ReLU networks of Santurkar et al.
 
     Args:
@@ -264,9 +285,7 @@ def measure(
         seed: of everything.
 
     Returns:
-        `steps` (records,), `sigmoid_accuracy` (2, records), `percentiles` (2, records, 3, width), plain first;
-        `rates` (rates,); `landscape_steps` (records,), `landscape_accuracy`, `loss_range`, `gradient_change`,
-        `wobble` (3 kinds, rates, records).
+        What was recorded of both.
     """
     train_set, test = rows(data, data.train), rows(data, data.test)
     key = jax.random.key(seed)
@@ -287,12 +306,8 @@ def measure(
         "ReLU": functools.partial(trained, 3, rates, relu, landscape(probe, "relu")),
     }
     found = {name: programs[name]() for name in track(list(programs), "training")}
-    return {
-        "steps": np.linspace(0, steps, records).astype(int),
-        "sigmoid_accuracy": found["sigmoid"]["accuracy"][:, 0],
-        "percentiles": found["sigmoid"]["percentiles"][:, 0],
-        "rates": np.array(rates),
-        "landscape_steps": np.linspace(0, landscape_steps, relu.records).astype(int),
-        "landscape_accuracy": found["ReLU"]["accuracy"],
-        **{name: found["ReLU"][name] for name in ("loss_range", "gradient_change", "wobble")},
-    }
+    shallow, deep = found["sigmoid"], found["ReLU"]
+    return (
+        Sigmoid(np.linspace(0, steps, records).astype(int), shallow["accuracy"][:, 0], shallow["percentiles"][:, 0]),
+        Landscape(rates=np.array(rates), steps=np.linspace(0, landscape_steps, relu.records).astype(int), **deep),
+    )

@@ -4,7 +4,7 @@ An experiment is one package beside this one. Its head docstring says paper, fig
 numbers. In it are:
 
     settings.Config      frozen dataclass of every setting, `seed` among them; PRESETS has one for each preset
-    experiment.run       config -> results: name to NumPy array, everything that claims and figures need
+    experiment.run       config -> results, a frozen dataclass of arrays with everything that claims and figures need
     experiment.claims    results -> list of `Claim`
     figures.draw         results -> name to matplotlib figure
 
@@ -20,10 +20,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import jax
-import numpy as np
 
 from experiments.framework import commandline, progress, resume, storage
 from experiments.framework.claims import Claim
@@ -32,11 +31,12 @@ from experiments.framework.exit_status import FAILS, HOLDS, guarded
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Results = dict[str, np.ndarray]
+Config = TypeVar("Config")
+Results = TypeVar("Results")
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(Generic[Config, Results]):
     """The parts of one experiment.
 
     Attributes:
@@ -52,8 +52,8 @@ class Experiment:
 
     name: str
     head: str
-    presets: Mapping[str, Any]
-    run: Callable[[Any], Results]
+    presets: Mapping[str, Config]
+    run: Callable[[Config], Results]
     claims: Callable[[Results], list[Claim]]
     figures: Callable[[Results], Mapping[str, Figure]]
     files: Callable[[Results], Mapping[str, str]] | None = None
@@ -65,7 +65,7 @@ class Experiment:
             raise ValueError(f"presets must be {commandline.PRESET_NAMES}, got {tuple(self.presets)}")
 
 
-def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
+def main(experiment: Experiment[Any, Any], arguments: Sequence[str] | None = None) -> int:
     """Carry out the command line of an experiment.
 
     Args:
@@ -97,7 +97,7 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> int:
     return guarded(prog, run, after_interrupt)
 
 
-def execute(experiment: Experiment, command: commandline.Command[Any]) -> tuple[list[Claim], Path]:
+def execute(experiment: Experiment[Any, Any], command: commandline.Command[Any]) -> tuple[list[Claim], Path]:
     """Run an experiment and write its results folder.
 
     Args:
@@ -114,11 +114,11 @@ def execute(experiment: Experiment, command: commandline.Command[Any]) -> tuple[
         return _executed(experiment, command)
 
 
-def _unfinished(experiment: Experiment, command: commandline.Command[Any]) -> Path:
+def _unfinished(experiment: Experiment[Any, Any], command: commandline.Command[Any]) -> Path:
     return resume.place(command.out / experiment.name / command.preset, dataclasses.asdict(command.config))
 
 
-def _executed(experiment: Experiment, command: commandline.Command[Any]) -> tuple[list[Claim], Path]:
+def _executed(experiment: Experiment[Any, Any], command: commandline.Command[Any]) -> tuple[list[Claim], Path]:
     started = time.perf_counter()
     with progress.compilation_shown(), _optimizations(command.preset != "smoke" or experiment.smoke_computes):
         results = experiment.run(command.config)
@@ -159,7 +159,7 @@ def _optimizations(wanted: bool) -> Iterator[None]:
         yield
 
 
-def report(experiment: Experiment, claims: Sequence[Claim], folder: Path) -> None:
+def report(experiment: Experiment[Any, Any], claims: Sequence[Claim], folder: Path) -> None:
     """Print the claims as a table, and where the results are.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -58,19 +59,39 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(earlier, ignore_errors=True)
 
 
-def write_data(file: Path, results: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as a compressed npz whose bytes depend on nothing but the arrays.
+def flat(results: Any, path: str = "") -> dict[str, np.ndarray]:
+    """Return the arrays of results by their paths, such as "training.loss".
+
+    Args:
+        results: a dataclass or a mapping, of arrays, numbers, words, or again such; None stands for what was not run.
+        path: of the results themselves.
+    """
+    if results is None:
+        return {}
+    if isinstance(results, Mapping):
+        parts = {str(name): value for name, value in results.items()}
+    elif dataclasses.is_dataclass(results):
+        parts = {field.name: getattr(results, field.name) for field in dataclasses.fields(results)}
+    else:
+        return {path: np.asarray(results)}
+    return {
+        inner: array for name, part in parts.items() for inner, array in flat(part, f"{path}.{name}".strip(".")).items()
+    }
+
+
+def write_data(file: Path, results: Any) -> None:
+    """Write results as a compressed npz whose bytes depend on nothing but the arrays.
 
     NumPy stamps every member with 1980-01-01; members are sorted by name, and Python objects are refused.
 
     Args:
         file: the file to write.
-        results: name to array.
+        results: as for `flat`, whose paths the arrays get.
 
     Raises:
         ValueError: if an array holds Python objects.
     """
-    arrays = {name: np.asarray(results[name]) for name in sorted(results)}
+    arrays = dict(sorted(flat(results).items()))
     for name, array in arrays.items():
         if array.dtype.hasobject:
             raise ValueError(f"result {name!r} holds Python objects; expected an array of numbers or of strings")

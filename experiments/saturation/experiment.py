@@ -11,8 +11,9 @@ from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.images import load, rows
 from experiments.framework.progress import track
-from experiments.framework.runner import Experiment, Results
+from experiments.framework.runner import Experiment
 from experiments.saturation import bands, figures, training
+from experiments.saturation.results import Results
 from experiments.saturation.settings import ARMS, PRESETS, Config
 
 GLOROT = "Glorot & Bengio 2010"
@@ -23,17 +24,11 @@ def run(config: Config) -> Results:
 
     Args:
         config: settings.
-
-    Returns:
-        For each ARM of `ARMS`: `ARM_steps` (records,), `ARM_mean`, `ARM_std`, `ARM_low`, `ARM_high` (networks, records,
-        depth), the last two 2nd and 98th percentile; `ARM_accuracy`, `ARM_loss` (networks, records); `ARM_shares`
-        (networks, depth, bins), of activations after training. `predicted_NAME` (depth,), rms of the activations of
-        tanh and softsign before training by theory; `width`.
     """
     data = load(config.data)
     train, test = rows(data, data.train), rows(data, data.test)
     keys = jax.random.split(jax.random.key(config.seed), config.networks)
-    results: Results = {"width": np.array(config.width)}
+    arms = {}
     for arm in track(list(ARMS), "network"):
         activation, depth = ARMS[arm]
         steps = config.sigmoid_steps if activation == "sigmoid" else config.steps
@@ -41,10 +36,11 @@ def run(config: Config) -> Results:
             activation, depth, config.width, config.batch, config.rate, steps, steps // config.records
         )
         found = training.train(keys, train, test, setup=setup)
-        results |= {f"{arm}_{name}": np.asarray(value) for name, value in found.items()}
-        results[f"{arm}_steps"] = np.linspace(0, steps, config.records + 1).astype(int)
+        at = np.linspace(0, steps, config.records + 1).astype(int)
+        arms[arm] = training.History(at, **{name: np.asarray(value) for name, value in found.items()})
     square = float(np.square(np.asarray(test.x[: training.PROBE])).mean())
-    return results | {f"predicted_{name}": predicted(name, square, 5) for name in ("tanh", "softsign")}
+    theory = {name: predicted(name, square, 5) for name in ("tanh", "softsign")}
+    return Results(config.width, arms, theory)
 
 
 def predicted(activation: str, square: float, depth: int) -> np.ndarray:
@@ -75,25 +71,25 @@ def claims(results: Results) -> list[Claim]:
         The claims; those on training only where there was enough of it.
     """
     found = [_start(results, name) for name in ("tanh", "softsign")]
-    if results["tanh_5_steps"][-1] < bands.LEARNING:
+    if results.arms["tanh_5"].steps[-1] < bands.LEARNING:
         return found
     return [*found, *_sigmoids(results), *_symmetric(results)]
 
 
 def _start(results: Results, name: str) -> Claim:
     """A layer's mean square strays by about 2/n from the one before, over four layers and all networks."""
-    spread = np.sqrt((results[f"{name}_5_std"] ** 2 + results[f"{name}_5_mean"] ** 2)[:, 0].mean(0))
-    theory = results[f"predicted_{name}"]
-    band = 1.5 * np.sqrt(4 * 2 / int(results["width"]) / len(results[f"{name}_5_std"]))
+    arm, theory = results.arms[f"{name}_5"], results.predicted[name]
+    spread = np.sqrt((arm.std**2 + arm.mean**2)[:, 0].mean(0))
+    band = 1.5 * np.sqrt(4 * 2 / results.width / len(arm.std))
     title = f"{name}, before training: rms of the fifth layer over that of the first"
     return check.close(title, "variance map", theory[-1] / theory[0], spread[-1] / spread[0], relative=float(band))
 
 
 def _sigmoids(results: Results) -> list[Claim]:
     source, found = f"{GLOROT}, Fig. 2", []
-    accuracy = {depth: results[f"sigmoid_{depth}_accuracy"] for depth in (3, 4, 5)}
+    accuracy = {depth: results.arms[f"sigmoid_{depth}"].accuracy for depth in (3, 4, 5)}
     for depth in (4, 5):
-        means = results[f"sigmoid_{depth}_mean"].mean(0)
+        means = results.arms[f"sigmoid_{depth}"].mean.mean(0)
         lowest = int(means[:, -1].argmin())
         top, below = means[lowest, -1], means[lowest, :-1].min()
         found += [
@@ -114,10 +110,10 @@ def _sigmoids(results: Results) -> list[Claim]:
 
 def _symmetric(results: Results) -> list[Claim]:
     size = np.abs(training.edges("tanh")[:-1] + training.edges("tanh")[1:]) / 2
-    tanh, softsign = (results[f"{name}_5_shares"].mean(0) for name in ("tanh", "softsign"))
+    tanh, softsign = (results.arms[f"{name}_5"].shares.mean(0) for name in ("tanh", "softsign"))
     limit, knee = size > bands.LIMIT, (size > bands.KNEE[0]) & (size < bands.KNEE[1])
     beyond = tanh[:, limit].sum(1)
-    crossed = first_passing(results["tanh_5_high"].mean(0), bands.PASSED)
+    crossed = first_passing(results.arms["tanh_5"].high.mean(0), bands.PASSED)
     third, fourth = f"{GLOROT}, Fig. 3", f"{GLOROT}, Fig. 4"
     return [
         check.below("tanh: pairs of layers of which the upper saturates first", third, 0, disorder(crossed)),
@@ -134,7 +130,10 @@ def _symmetric(results: Results) -> list[Claim]:
         check.above("softsign: share of the first layer at .6 to .8", fourth, bands.PILED, softsign[0, knee].sum()),
         *(
             check.above(
-                f"{name}: test accuracy in the end", third, bands.LEARNS, results[f"{name}_5_accuracy"][:, -1].min()
+                f"{name}: test accuracy in the end",
+                third,
+                bands.LEARNS,
+                results.arms[f"{name}_5"].accuracy[:, -1].min(),
             )
             for name in ("tanh", "softsign")
         ),

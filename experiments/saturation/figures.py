@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.framework.runner import Results
 from experiments.saturation.bands import CHANCE
+from experiments.saturation.results import Results
 from experiments.saturation.settings import ARMS
 from experiments.saturation.training import edges
 from gradflow import plots
@@ -54,9 +54,9 @@ def sigmoid(results: Results) -> Figure:
 
 
 def _means(axes: Axes, results: Results, arm: str) -> None:
-    steps, mean, std = (results[f"{arm}_{name}"] for name in ("steps", "mean", "std"))
-    for layer, style in zip(range(mean.shape[-1]), STYLES, strict=False):
-        line, spread = mean[0, :, layer], std[0, :, layer]
+    found = results.arms[arm]
+    for layer, style in zip(range(found.mean.shape[-1]), STYLES, strict=False):
+        steps, line, spread = found.steps, found.mean[0, :, layer], found.std[0, :, layer]
         axes.plot(steps, line, label=f"layer {layer + 1}", markevery=0.2, **style)
         axes.fill_between(steps, line - spread, line + spread, color=style["color"], alpha=0.12, linewidth=0)
 
@@ -69,7 +69,8 @@ def percentiles(results: Results) -> Figure:
         x=0.01, ha="left", fontsize=12,
     )  # fmt: skip
     for axes, name, letter in zip(figure.subplots(1, 2, sharey=True), ("tanh", "softsign"), "ab", strict=True):
-        steps, high, std = (results[f"{name}_5_{kind}"] for kind in ("steps", "high", "std"))
+        arm = results.arms[f"{name}_5"]
+        steps, high, std = arm.steps, arm.high, arm.std
         for layer, style in zip(range(high.shape[-1]), STYLES, strict=False):
             axes.plot(steps, high[0, :, layer], **{**style, "linestyle": ""}, markersize=4)
             axes.plot(steps, std[0, :, layer], label=f"layer {layer + 1}", **{**style, "marker": ""})
@@ -90,7 +91,7 @@ def histograms(results: Results) -> Figure:
     )  # fmt: skip
     for axes, name, letter in zip(figure.subplots(1, 2, sharey=True), ("tanh", "softsign"), "ab", strict=True):
         borders = edges(name)
-        middles, shares = (borders[:-1] + borders[1:]) / 2, results[f"{name}_5_shares"].mean(0)
+        middles, shares = (borders[:-1] + borders[1:]) / 2, results.arms[f"{name}_5"].shares.mean(0)
         for layer, style in zip(range(len(shares)), STYLES, strict=False):
             density = shares[layer] / (borders[1] - borders[0])
             axes.semilogy(
@@ -110,9 +111,9 @@ def accuracy(results: Results) -> Figure:
     axes = figure.subplots()
     for arm, style in zip(ARMS, STYLES, strict=False):
         name, depth = ARMS[arm]
-        for number, run in enumerate(results[f"{arm}_accuracy"]):
+        for number, run in enumerate(results.arms[arm].accuracy):
             label = f"{name}, {depth} layers" if number == 0 else None
-            axes.plot(results[f"{arm}_steps"], run, label=label, markevery=0.2, **style)
+            axes.plot(results.arms[arm].steps, run, label=label, markevery=0.2, **style)
     axes.axhline(CHANCE / 2, color=GREY, linewidth=1)
     axes.annotate("chance", (0.99, CHANCE / 2), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY)
     axes.set_xlabel("training step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -39,6 +40,31 @@ class Setup(NamedTuple):
     rate: float
     steps: int
     every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What was recorded of the networks of one arm.
+
+    Attributes:
+        steps: at which there is a record.
+        mean: of every layer's activations.
+        std: their standard deviation.
+        low: their 2nd percentile.
+        high: their 98th percentile.
+        accuracy: on the test images.
+        loss: on `PROBE` training images.
+        shares: of each layer's activations after training in each of `BINS` equal bins.
+    """
+
+    steps: Int[np.ndarray, " records"]
+    mean: Float[np.ndarray, "networks records depth"]
+    std: Float[np.ndarray, "networks records depth"]
+    low: Float[np.ndarray, "networks records depth"]
+    high: Float[np.ndarray, "networks records depth"]
+    accuracy: Float[np.ndarray, "networks records"]
+    loss: Float[np.ndarray, "networks records"]
+    shares: Float[np.ndarray, "networks depth bins"]
 
 
 def build(setup: Setup) -> gf.models.MLP:

@@ -11,9 +11,10 @@ import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.images import load, rows
-from experiments.framework.runner import Experiment, Results
+from experiments.framework.runner import Experiment
 from experiments.vanishing import bands, figures, tanh, training
 from experiments.vanishing.arms import SICK
+from experiments.vanishing.results import Results
 from experiments.vanishing.settings import PRESETS, Config
 from experiments.vanishing.theory import gradient_profile
 
@@ -23,11 +24,6 @@ def run(config: Config) -> Results:
 
     Args:
         config: settings.
-
-    Returns:
-        What `tanh.measure` and `training.measure` return; `arms`, `groups` (arms,) names;
-        `theory_profile` (arms, depth), the gradient relative to the last hidden layer; `theory_rate`;
-        `depth`, `width`.
     """
     data = load(config.data)
     arms, depth, width = config.chosen, config.depth, config.width
@@ -35,16 +31,16 @@ def run(config: Config) -> Results:
     pixels, pixel_variance = images.shape[1], float(images.var(0).mean())
     sick = gf.theory.fixed_point(SICK.activation, weight_variance=SICK.weight_variance, bias_variance=0.0)
     profiles = [gradient_profile(arm, depth, width, pixels, pixel_variance) for arm in arms]
-    return {
-        "arms": np.array([arm.name for arm in arms]),
-        "groups": np.array([arm.group for arm in arms]),
-        "depth": np.array(depth),
-        "width": np.array(width),
-        "theory_rate": np.array(float(sick.chi_1)),
-        "theory_profile": np.stack(profiles),
-        **tanh.measure(data, config.tanh_depth, config.tanh_width, config.tanh_seeds, config.seed),
-        **training.measure(data, arms, config.setup),
-    }
+    return Results(
+        arms=np.array([arm.name for arm in arms]),
+        groups=np.array([arm.group for arm in arms]),
+        depth=depth,
+        width=width,
+        theory_rate=float(sick.chi_1),
+        theory_profile=np.stack(profiles),
+        tanh=tanh.measure(data, config.tanh_depth, config.tanh_width, config.tanh_seeds, config.seed),
+        training=training.measure(data, arms, config.setup),
+    )
 
 
 def claims(results: Results) -> list[Claim]:
@@ -66,14 +62,14 @@ def claims(results: Results) -> list[Claim]:
 
 def sick_claims(results: Results) -> list[Claim]:
     """The sick network: how fast its gradient dies, and that its first layer stands still."""
-    depth, width = int(results["depth"]), int(results["width"])
-    at_init = results["gradient"][0, :1, 1:]  # the first layer's inputs are images, not sigmoids
-    movement = results["movement"][0, -1]
+    depth, width = results.depth, results.width
+    at_init = results.training.gradient[0, :1, 1:]  # the first layer's inputs are images, not sigmoids
+    movement = results.training.movement[0, -1]
     return [
         check.close(
             "sick network: factor of the squared gradient per layer",
             "mean field: chi_1 = sigma_w^2 E[phi'^2]",
-            float(results["theory_rate"]),
+            float(results.theory_rate),
             float(tanh.fitted_rates(at_init)[0]),
             relative=bands.DEVIATIONS * math.sqrt(bands.LAYER_VARIANCE / (width * (depth - 2))),
         ),
@@ -87,16 +83,16 @@ def sick_claims(results: Results) -> list[Claim]:
             "sick network: test accuracy never leaves chance (0.1)",
             "Glorot & Bengio 2010",
             bands.AT_CHANCE,
-            results["test_accuracy"][0].max(),
+            results.training.test_accuracy[0].max(),
         ),
     ]
 
 
 def ratio_claims(results: Results) -> list[Claim]:
     """First to last gradient at initialization: as theory predicts, and near 1 in every cured network."""
-    depth, width = int(results["depth"]), int(results["width"])
+    depth, width = results.depth, results.width
     decades = bands.DEVIATIONS * math.sqrt(bands.PRODUCT_VARIANCE * (depth - 1) / width) / (2 * math.log(10))
-    ratios = results["gradient"][:, 0, 0] / results["gradient"][:, 0, -1]
+    ratios = results.training.gradient[:, 0, 0] / results.training.gradient[:, 0, -1]
     by_theory = [
         check.close(
             f"{name}: log10 of first/last gradient",
@@ -105,7 +101,7 @@ def ratio_claims(results: Results) -> list[Claim]:
             math.log10(ratio),
             absolute=decades,
         )
-        for name, ratio, predicted in zip(results["arms"], ratios, results["theory_profile"][:, 0], strict=True)
+        for name, ratio, predicted in zip(results.arms, ratios, results.theory_profile[:, 0], strict=True)
     ]
     return [
         *by_theory,
@@ -119,20 +115,20 @@ def ratio_claims(results: Results) -> list[Claim]:
             "largest first/last gradient of a cured network, residual + batch norm aside",
             "there theory has a power of depth, see above",
             bands.CURED[1],
-            ratios[cured(results) & (results["arms"] != "all together")].max(),
+            ratios[cured(results) & (results.arms != "all together")].max(),
         ),
     ]
 
 
 def cured(results: Results) -> np.ndarray:
     """Which networks theory calls cured: those whose predicted first/last gradient is at least 0.1."""
-    return results["theory_profile"][:, 0] >= bands.CURED[0]
+    return results.theory_profile[:, 0] >= bands.CURED[0]
 
 
 def learning_claims(results: Results) -> list[Claim]:
     """Who learns, who does not, and whose first layer moves."""
     healthy = cured(results)
-    names, accuracy, movement = results["arms"], results["test_accuracy"], results["movement"][:, -1, 0]
+    names, accuracy, movement = results.arms, results.training.test_accuracy, results.training.movement[:, -1, 0]
     slowest = np.argmin(np.where(healthy, accuracy[:, -1], np.inf))
     best_ill = np.argmax(np.where(healthy, -np.inf, accuracy.max(1)))
     found = [
@@ -162,7 +158,7 @@ def learning_claims(results: Results) -> list[Claim]:
                 "leaky ReLU + He: dead units at any layer and record",
                 "Maas et al. 2013",
                 0.0,
-                results["dead"][leaky].max(),
+                results.training.dead[leaky].max(),
             )
         )
     return found
@@ -178,9 +174,7 @@ def tanh_claims(results: Results) -> list[Claim]:
             rates.mean(),
             relative=bands.TANH_BAND,
         )
-        for variance, chi, rates in zip(
-            results["tanh_variance"], results["tanh_theory"], results["tanh_rate"], strict=True
-        )
+        for variance, chi, rates in zip(results.tanh.variance, results.tanh.theory, results.tanh.rate, strict=True)
     ]
 
 

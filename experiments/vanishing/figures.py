@@ -11,8 +11,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.framework.runner import Results
 from experiments.vanishing.arms import GROUPS, SICK
+from experiments.vanishing.results import Results
 from gradflow import plots
 
 BACKWARD = r"rms of $\partial L/\partial z$"
@@ -73,13 +73,13 @@ def by_group(results: Results, panel: Panel, title: str) -> Figure:
 
 def members(results: Results, group: str) -> list[str]:
     """Name the arms of a group, in order."""
-    return [str(name) for name, of in zip(results["arms"], results["groups"], strict=True) if of == group]
+    return [str(name) for name, of in zip(results.arms, results.groups, strict=True) if of == group]
 
 
-def pick(results: Results, key: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+def pick(results: Results, values: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Pick the rows of some arms out of an array that has one row an arm."""
-    position = {str(name): index for index, name in enumerate(results["arms"])}
-    return {name: results[key][position[name]] for name in names if name in position}
+    position = {str(name): index for index, name in enumerate(results.arms)}
+    return {name: values[position[name]] for name in names if name in position}
 
 
 def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -89,18 +89,22 @@ def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def profile_panel(results: Results, names: Sequence[str], axes: Axes, title: str) -> None:
     """Gradient over layers at initialization, theory in grey, scaled to meet the measured last layer."""
-    measured = {name: rows[0] for name, rows in pick(results, "gradient", names).items()}
-    relative = pick(results, "theory_profile", names)
+    measured = {name: rows[0] for name, rows in pick(results, results.training.gradient, names).items()}
+    relative = pick(results, results.theory_profile, names)
     theory = {name: values * measured[name][-1] for name, values in relative.items()}
     plots.profile(measured, ylabel=BACKWARD, theory=theory, styles=styles(names), title=title, axes=axes)
 
 
 def accuracy_panel(results: Results, names: Sequence[str], axes: Axes, title: str, *, split: str = "test") -> None:
     """Accuracy on the test or on the training images over training steps."""
+    accuracy, label = {
+        "test": (results.training.test_accuracy, "test accuracy"),
+        "train": (results.training.train_accuracy, "training accuracy"),
+    }[split]
     plots.training_curves(
-        results["steps"],
-        pick(results, f"{split}_accuracy", names),
-        ylabel={"test": "test accuracy", "train": "training accuracy"}[split],
+        results.training.steps,
+        pick(results, accuracy, names),
+        ylabel=label,
         reference=CHANCE,
         styles=styles(names),
         title=title,
@@ -111,8 +115,8 @@ def accuracy_panel(results: Results, names: Sequence[str], axes: Axes, title: st
 
 def movement_panel(results: Results, names: Sequence[str], axes: Axes, title: str) -> None:
     """Relative movement of each layer at the end of training."""
-    lines = {name: rows[-1] for name, rows in pick(results, "movement", names).items()}
-    positive = results["movement"][:, -1][results["movement"][:, -1] > 0]
+    lines = {name: rows[-1] for name, rows in pick(results, results.training.movement, names).items()}
+    positive = results.training.movement[:, -1][results.training.movement[:, -1] > 0]
     plots.movement(lines, zero_at=float(positive.min()) / 10, styles=styles(names), title=title, axes=axes)
     axes.set_xlabel("layer, the last one is the output layer")
 
@@ -128,12 +132,12 @@ def heatmaps(results: Results) -> Figure:
 
 def heat_row(results: Results, row: Sequence[Axes]) -> None:
     """Draw the two heat maps into axes; the last one carries the colour bar."""
-    values = pick(results, "gradient", HEAT_ARMS)
+    values = pick(results, results.training.gradient, HEAT_ARMS)
     positive = np.concatenate([rows[rows > 0] for rows in values.values()])
     limits = (float(positive.min()), float(positive.max()))
     for number, (axes, (name, rows)) in enumerate(zip(row, values.items(), strict=True)):
         plots.heatmap(
-            rows.T, results["steps"], label=BACKWARD, limits=limits, title=name, axes=axes,
+            rows.T, results.training.steps, label=BACKWARD, limits=limits, title=name, axes=axes,
             ylabel="" if number else "layer", colorbar=number == len(values) - 1,
         )  # fmt: skip
 
@@ -142,10 +146,11 @@ def saturation(results: Results) -> Figure:
     """Saturated and dead fractions by layer, at initialization and at the end."""
     figure = Figure(figsize=(9.4, 6.2), layout="constrained")
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
-    names = [name for name in OVERVIEW_ARMS if name in set(results["arms"])]
-    for row, (key, label) in zip(grid, (("saturated", "saturated fraction"), ("dead", "dead fraction")), strict=True):
+    names = [name for name in OVERVIEW_ARMS if name in set(results.arms)]
+    fractions = {"saturated fraction": results.training.saturated, "dead fraction": results.training.dead}
+    for row, (label, values) in zip(grid, fractions.items(), strict=True):
         for axes, when, title in zip(row, (0, -1), ("at initialization", "after training"), strict=True):
-            lines = {name: rows[when] for name, rows in pick(results, key, names).items()}
+            lines = {name: rows[when] for name, rows in pick(results, values, names).items()}
             plots.profile(lines, ylabel=label, styles=styles(names), title=f"{label} {title}", log=False, axes=axes)
             axes.set_ylim(-0.04, 1.04)
             axes.get_legend().remove()
@@ -165,7 +170,7 @@ def tanh_panel(results: Results, axes: Axes, title: str) -> None:
     """Draw the tanh profiles, each scaled to 1 at the last layer, mean over seeds."""
     lines, theory = {}, {}
     for variance, chi, rate, rms in zip(
-        *(results[f"tanh_{key}"] for key in ("variance", "theory", "rate", "gradient")), strict=True
+        results.tanh.variance, results.tanh.theory, results.tanh.rate, results.tanh.gradient, strict=True
     ):
         name = f"{variance:g}: {chi:.3f}, {rate.mean():.3f}"
         lines[name] = geometric_mean(rms / rms[:, -1:])
@@ -182,7 +187,7 @@ def geometric_mean(values: Float[np.ndarray, "seeds layers"]) -> Float[np.ndarra
 
 def overview(results: Results) -> Figure:
     """One page: profile, both heat maps, learning, movement, tanh table."""
-    names = [name for name in OVERVIEW_ARMS if name in set(results["arms"])]
+    names = [name for name in OVERVIEW_ARMS if name in set(results.arms)]
     figure = Figure(figsize=(13.2, 8.2), layout="constrained")
     grid = figure.subplots(2, 3)
     profile_panel(results, names, grid[0, 0], "(a) gradient at initialization")
@@ -194,7 +199,7 @@ def overview(results: Results) -> Figure:
     tanh_panel(results, grid[1, 2], "(f) tanh: measured against mean-field theory")
     for axes in (grid[1, 0], grid[1, 1]):
         axes.get_legend().remove()
-    depth, width = int(results["depth"]), int(results["width"])
+    depth, width = results.depth, results.width
     figure.suptitle(
         f"Vanishing gradients and their remedies: {depth} hidden layers of {width}, Fashion-MNIST subset",
         x=0.01, ha="left", fontsize=13,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import gradflow as gf
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 
 WEIGHT_VARIANCES = (1.0, 1.3, 1.761, 2.5, 4.0)
 BIAS_VARIANCE = 0.05
@@ -90,7 +91,17 @@ def fitted_rates(
     return np.exp(-np.polyfit(depth, 2 * np.log(profiles.astype(np.float64)).T, 1)[0])
 
 
-def measure(data: gf.data.ImageDataset, depth: int, width: int, seeds: int, seed: int) -> Results:
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Gradient over depth at initialization: chi_1, the rate fitted to each network, and dL/dz by layer."""
+
+    variance: Float[np.ndarray, " variances"]
+    theory: Float[np.ndarray, " variances"]
+    rate: Float[np.ndarray, "variances seeds"]
+    gradient: Float[np.ndarray, "variances seeds layers"]
+
+
+def measure(data: gf.data.ImageDataset, depth: int, width: int, seeds: int, seed: int) -> Table:
     """Measure the gradient profile of tanh networks over five weight variances and several seeds.
 
     Args:
@@ -99,10 +110,6 @@ def measure(data: gf.data.ImageDataset, depth: int, width: int, seeds: int, seed
         width: units a layer.
         seeds: networks drawn for each weight variance.
         seed: where their randomness starts.
-
-    Returns:
-        `tanh_variance`, `tanh_theory` (variances,), `tanh_rate` (variances, seeds), `tanh_gradient`
-        (variances, seeds, depth - 1).
     """
     labels = jnp.asarray(data.train.labels[:IMAGES])
     flat = data.normalize(data.train.images[:IMAGES]).reshape(len(labels), -1)
@@ -126,9 +133,9 @@ def measure(data: gf.data.ImageDataset, depth: int, width: int, seeds: int, seed
         point = gf.theory.fixed_point("tanh", weight_variance=variance, bias_variance=BIAS_VARIANCE)
         theory.append(float(point.chi_1))
         measured.append(np.asarray(profiles(keys, jnp.float32(variance), jnp.float32(point.q_star))))
-    return {
-        "tanh_variance": np.array(WEIGHT_VARIANCES),
-        "tanh_theory": np.array(theory),
-        "tanh_rate": np.stack([fitted_rates(profile) for profile in measured]),
-        "tanh_gradient": np.stack(measured),
-    }
+    return Table(
+        variance=np.array(WEIGHT_VARIANCES),
+        theory=np.array(theory),
+        rate=np.stack([fitted_rates(profile) for profile in measured]),
+        gradient=np.stack(measured),
+    )

@@ -18,7 +18,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 import gradflow as gf
 from experiments.framework.images import Images, rows, sampled
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 from experiments.vanishing.arms import Arm
 
 STATISTICS = ("output_rms", "output_grad_rms", "dead_fraction")
@@ -51,6 +50,21 @@ class Setup(NamedTuple):
     seed: int
 
 
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What was recorded of every arm; `movement` is that of the output layer too, as the last."""
+
+    steps: Int[np.ndarray, " records"]
+    loss: Float[np.ndarray, "arms records"]
+    train_accuracy: Float[np.ndarray, "arms records"]
+    test_accuracy: Float[np.ndarray, "arms records"]
+    gradient: Float[np.ndarray, "arms records depth"]
+    forward: Float[np.ndarray, "arms records depth"]
+    dead: Float[np.ndarray, "arms records depth"]
+    saturated: Float[np.ndarray, "arms records depth"]
+    movement: Float[np.ndarray, "arms records layers"]
+
+
 def network(arm: Arm, setup: Setup) -> gf.models.MLP:
     """Build the network of an arm: images (batch, pixels) to logits (batch, 10).
 
@@ -69,18 +83,13 @@ def network(arm: Arm, setup: Setup) -> gf.models.MLP:
     )
 
 
-def measure(data: gf.data.ImageDataset, arms: tuple[Arm, ...], setup: Setup) -> Results:
+def measure(data: gf.data.ImageDataset, arms: tuple[Arm, ...], setup: Setup) -> History:
     """Train every arm on the same images in the same order, and record its flow.
 
     Args:
         data: images.
         arms: networks.
         setup: sizes, rate, steps.
-
-    Returns:
-        `steps` (records,); `test_accuracy`, `train_accuracy`, `loss` (arms, records); `gradient`, `forward`,
-        `dead`, `saturated` (arms, records, depth) of hidden layers; `movement` (arms, records, depth + 1),
-        with the output layer last.
     """
     train, test = rows(data, data.train), rows(data, data.test)
     groups: dict[tuple[str, bool, bool], list[Arm]] = {}
@@ -101,7 +110,7 @@ def measure(data: gf.data.ImageDataset, arms: tuple[Arm, ...], setup: Setup) -> 
         pool.shutdown(wait=False, cancel_futures=True)
     records = [recorded[arm.name] for arm in arms]
     stacked = {name: np.stack([record[name] for record in records]) for name in records[0]}
-    return {"steps": np.arange(0, setup.steps + 1, setup.record_every), **stacked}
+    return History(steps=np.arange(0, setup.steps + 1, setup.record_every), **stacked)
 
 
 def train_arm(arm: Arm, setup: Setup, train: Images, test: Images) -> dict[str, Array]:

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 import gradflow as gf
+from experiments.framework import storage
 from experiments.framework.images import rows
 from experiments.framework.runner import main
 from experiments.vanishing import experiment as vanishing
@@ -21,6 +22,7 @@ from experiments.vanishing import tanh as vanishing_tanh
 from experiments.vanishing import training as vanishing_training
 from experiments.vanishing.arms import ARMS, SICK
 from experiments.vanishing.theory import gradient_profile
+from tests.experiments.nested import replaced
 
 BY_NAME = {arm.name: arm for arm in ARMS}
 TINY = vanishing.Config(
@@ -43,16 +45,16 @@ def results():
 
 
 def test_results_have_one_row_an_arm_a_record_and_a_layer(results):
-    assert results["arms"].tolist() == [SICK.name, "ReLU + He", "batch norm"]
-    assert results["steps"].tolist() == [0, 2, 4]
+    assert results.arms.tolist() == [SICK.name, "ReLU + He", "batch norm"]
+    assert results.training.steps.tolist() == [0, 2, 4]
     for key in ("gradient", "forward", "dead", "saturated"):
-        assert results[key].shape == (3, 3, 3), key
-    assert results["movement"].shape == (3, 3, 4)
+        assert getattr(results.training, key).shape == (3, 3, 3), key
+    assert results.training.movement.shape == (3, 3, 4)
     for key in ("loss", "train_accuracy", "test_accuracy"):
-        assert results[key].shape == (3, 3)
-    assert (results["movement"][:, 0] == 0).all()
-    assert (results["movement"][1, 2] > results["movement"][1, 1]).all()
-    measured = [array for name, array in results.items() if array.dtype.kind == "f"]
+        assert getattr(results.training, key).shape == (3, 3)
+    assert (results.training.movement[:, 0] == 0).all()
+    assert (results.training.movement[1, 2] > results.training.movement[1, 1]).all()
+    measured = [array for array in storage.flat(results).values() if array.dtype.kind == "f"]
     assert all(np.isfinite(array).all() for array in measured)
 
 
@@ -127,20 +129,23 @@ def test_fitted_rate_is_exact_on_a_geometric_profile():
 
 def test_tanh_networks_start_at_their_fixed_point(data):
     result = vanishing_tanh.measure(data, depth=12, width=300, seeds=2, seed=0)
-    assert result["tanh_gradient"].shape == (5, 2, 11)
-    np.testing.assert_allclose(result["tanh_theory"], [0.759, 0.880, 1.000, 1.134, 1.342], atol=6e-4)
-    np.testing.assert_allclose(result["tanh_rate"].mean(1), result["tanh_theory"], rtol=0.1)
+    assert result.gradient.shape == (5, 2, 11)
+    np.testing.assert_allclose(result.theory, [0.759, 0.880, 1.000, 1.134, 1.342], atol=6e-4)
+    np.testing.assert_allclose(result.rate.mean(1), result.theory, rtol=0.1)
 
 
 def test_claims_can_fail(results):
     """Each claim about the networks fails when the numbers it rests on are spoilt."""
     names = {claim.claim for claim in vanishing.claims(results)}
     assert len(names) == len(vanishing.claims(results)) >= 8
-    spoilt = dict(results)
-    spoilt["gradient"] = results["gradient"] * np.geomspace((1e3, 1e-3, 1e3), (1, 1e3, 1e-3), 3).T[:, None]
-    spoilt["movement"] = results["movement"][..., ::-1] * np.geomspace(1e-9, 1e-3, 4)[::-1]
-    spoilt["test_accuracy"] = np.where(np.arange(3)[:, None] == 0, 0.9, 0.1) * np.ones((3, 3))
-    spoilt["tanh_rate"] = results["tanh_rate"] * 2
+    changes = {}
+    changes["training.gradient"] = (
+        results.training.gradient * np.geomspace((1e3, 1e-3, 1e3), (1, 1e3, 1e-3), 3).T[:, None]
+    )
+    changes["training.movement"] = results.training.movement[..., ::-1] * np.geomspace(1e-9, 1e-3, 4)[::-1]
+    changes["training.test_accuracy"] = np.where(np.arange(3)[:, None] == 0, 0.9, 0.1) * np.ones((3, 3))
+    changes["tanh.rate"] = results.tanh.rate * 2
+    spoilt = replaced(results, changes)
     held = [claim.claim for claim in vanishing.claims(spoilt) if claim.holds]
     assert held == []
 
