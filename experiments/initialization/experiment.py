@@ -9,8 +9,9 @@ import experiments.initialization as package
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.images import load, rows
-from experiments.framework.runner import Experiment, Results
+from experiments.framework.runner import Experiment
 from experiments.initialization import bands, figures, glorot, table, training
+from experiments.initialization.results import Results
 from experiments.initialization.settings import PRESETS, Config
 from experiments.initialization.training import SCHEMES
 
@@ -22,44 +23,37 @@ def run(config: Config) -> Results:
 
     Args:
         config: settings.
-
-    Returns:
-        What `glorot.measure`, `training.measure` and `table.measure` return;
-        `depth_width`; `hanin_depths`, `hanin_width`, `hanin_logs` (depths, networks), and `hanin_variance`,
-        `hanin_mean` (depths,), those that theory predicts.
     """
     data = load(config.data)
-    results = glorot.measure(data, depth=config.glorot_depth, width=config.glorot_width, seed=config.seed)
+    flow = glorot.measure(data, depth=config.glorot_depth, width=config.glorot_width, seed=config.seed)
     train = rows(data, data.train)
     test = rows(data, data.test, config.test_images)
-    results |= training.measure(
+    trained = training.measure(
         train, test, depths=config.depths, width=config.width, steps=config.steps, rate=config.rate, seed=config.seed
     )
-    results |= hanin(config) | {"depth_width": np.array(config.width)}
-    return results | table.measure(config.table, width=config.table_width, steps=config.table_steps, seed=config.seed)
+    spread = hanin(config)
+    errors = table.measure(config.table, width=config.table_width, steps=config.table_steps, seed=config.seed)
+    return Results(flow, trained, spread, errors)
 
 
-def hanin(config: Config) -> Results:
+def hanin(config: Config) -> glorot.Spread:
     """Sample the spread of ln |J u|^2 over networks.
 
     Args:
         config: settings.
-
-    Returns:
-        The entries of `run` that start with `hanin`.
     """
     depths = config.hanin_depths
     logs = glorot.log_norms(
         jax.random.key(config.seed), depths=depths, width=config.hanin_width, networks=config.hanin_networks
     )
     variance = np.array([5 * depth / config.hanin_width for depth in depths])
-    return {
-        "hanin_depths": np.array(depths),
-        "hanin_width": np.array(config.hanin_width),
-        "hanin_logs": logs,
-        "hanin_variance": variance,
-        "hanin_mean": -variance / 2,  # so that E |J u|^2 stays 1
-    }
+    return glorot.Spread(
+        depths=np.array(depths),
+        width=config.hanin_width,
+        logs=logs,
+        variance=variance,
+        mean=-variance / 2,  # so that E |J u|^2 stays 1
+    )
 
 
 def claims(results: Results) -> list[Claim]:
@@ -76,13 +70,13 @@ def claims(results: Results) -> list[Claim]:
         *start_claims(results),
         *training_claims(results),
         *hanin_claims(results),
-        *table.claims(results),
+        *table.claims(results.table),
     ]
 
 
 def glorot_claims(results: Results) -> list[Claim]:
     """Signals, gradients and Jacobians of tanh networks at the start."""
-    standard, normalized = results["jacobian_mean"]
+    standard, normalized = results.glorot.jacobian_mean
     middle, band = bands.STANDARD_VALUE
     low, high = bands.NORMALIZED_VALUES
     found = [
@@ -100,7 +94,7 @@ def glorot_claims(results: Results) -> list[Claim]:
         ),
     ]  # fmt: skip
     for name, measured, theory in zip(
-        results["glorot_schemes"], results["gradient_std"], results["gradient_theory"], strict=True
+        results.glorot.schemes, results.glorot.gradient_std, results.glorot.gradient_theory, strict=True
     ):
         found.append(
             check.close(
@@ -111,14 +105,14 @@ def glorot_claims(results: Results) -> list[Claim]:
                 relative=bands.SIGNAL_BAND,
             )
         )
-    hidden = results["weight_gradient_std"][0, 1:-1]
+    hidden = results.glorot.weight_gradient_std[0, 1:-1]
     found.append(
         check.below(
             "standard: deviation of weight gradients over inner layers, largest over smallest",
             f"{GLOROT}, Fig. 8 and eq. 14", bands.EVEN, hidden.max() / hidden.min(),
         )
     )  # fmt: skip
-    last = results["activation_std"][:, -1]
+    last = results.glorot.activation_std[:, -1]
     found.append(
         check.above(
             "activations of the last hidden layer, normalized over standard",
@@ -132,9 +126,10 @@ def glorot_claims(results: Results) -> list[Claim]:
 
 def start_claims(results: Results) -> list[Claim]:
     """The signal of deep ReLU networks before training."""
-    depth, width = int(results["depth_values"][-1]), int(results["depth_width"])
+    depth, width = int(results.training.depths[-1]), results.training.width
     # From the first hidden layer on: between hidden layers all fans are the same.
-    growth = results[f"forward_{depth}"][:, depth - 1] / results[f"forward_{depth}"][:, 0]
+    start = results.training.start[depth]
+    growth = start.forward[:, depth - 1] / start.forward[:, 0]
     by_name = dict(zip(SCHEMES, growth, strict=True))
     # Three standard deviations of half of ln |x|^2, as a decimal logarithm.
     noise = 3 * np.sqrt(5 * depth / width) / 2 / np.log(10)
@@ -154,7 +149,7 @@ def start_claims(results: Results) -> list[Claim]:
         ),
         check.below(
             "LSUV: largest |Var[y] - 1| of a layer", f"{LSUV}, algorithm 1",
-            0.1, np.abs(results[f"lsuv_variance_{depth}"] - 1).max(),
+            0.1, np.abs(start.lsuv_variance - 1).max(),
         ),
     ]  # fmt: skip
 
@@ -162,8 +157,8 @@ def start_claims(results: Results) -> list[Claim]:
 def training_claims(results: Results) -> list[Claim]:
     """Who learns at which depth, and when."""
     found = []
-    depths = [int(depth) for depth in results["depth_values"]]
-    deepest, last = depths[-1], {depth: results["depth_accuracy"][i, :, -1] for i, depth in enumerate(depths)}
+    depths = [int(depth) for depth in results.training.depths]
+    deepest, last = depths[-1], {depth: results.training.accuracy[i, :, -1] for i, depth in enumerate(depths)}
     he, xavier, small = (SCHEMES.index(name) for name in ("he_normal", "xavier_normal", "small_gaussian"))
     if deepest == 30 and len(depths) > 1:
         shallow = depths[0]
@@ -197,16 +192,16 @@ def first_times(results: Results, depth: int) -> np.ndarray:
         results: from `run`.
         depth: hidden layers.
     """
-    reached = results["depth_accuracy"][list(results["depth_values"]).index(depth)] > bands.HALFWAY
-    return np.where(reached.any(1), results["depth_steps"][reached.argmax(1)], np.inf)
+    reached = results.training.accuracy[list(results.training.depths).index(depth)] > bands.HALFWAY
+    return np.where(reached.any(1), results.training.steps[reached.argmax(1)], np.inf)
 
 
 def hanin_claims(results: Results) -> list[Claim]:
     """The spread of ln |J u|^2 over networks."""
     found = []
-    width, networks = int(results["hanin_width"]), results["hanin_logs"].shape[1]
+    width, networks = results.hanin.width, results.hanin.logs.shape[1]
     for depth, logs, mean, variance in zip(
-        results["hanin_depths"], results["hanin_logs"], results["hanin_mean"], results["hanin_variance"], strict=True
+        results.hanin.depths, results.hanin.logs, results.hanin.mean, results.hanin.variance, strict=True
     ):
         setting = f"ReLU, {depth} layers {width} wide, {networks} networks"
         found += [

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.framework.runner import Results
+from experiments.initialization.results import Results
 from experiments.initialization.table import ARMS, PAPER
 from experiments.initialization.training import LABELS
 from gradflow import plots
@@ -26,7 +26,7 @@ def draw(results: Results) -> dict[str, Figure]:
         Name to figure.
     """
     found = {"depth": depth(results), "histograms": histograms(results), "flow": flow(results)}
-    if len(results["table_names"]):
+    if len(results.table.names):
         found["table"] = table(results)
     return found
 
@@ -35,16 +35,19 @@ def histograms(results: Results) -> Figure:
     """Glorot & Bengio's Figs 6 and 7: histograms of activations and gradients, one line a layer."""
     figure = Figure(figsize=(9.0, 6.6), layout="constrained")
     grid = figure.subplots(2, 2, sharex="row", sharey="row")
-    layers, width = results["activation_density"].shape[1], results["jacobian_values"].shape[-1]
+    layers, width = results.glorot.activation_density.shape[1], results.glorot.jacobian_values.shape[-1]
     figure.suptitle(
         f"{layers} tanh layers of {width} before training (Glorot & Bengio 2010, Figs 6 and 7)",
         x=0.01, ha="left", fontsize=12,
     )  # fmt: skip
-    kinds = (("activation", "activation"), ("gradient", "gradient of the loss, dL/dz"))
-    for row, (kind, label) in zip(grid, kinds, strict=True):
-        edges = results[f"{kind}_edges"]
+    found = results.glorot
+    kinds = (
+        ("activation", "activation", found.activation_edges, found.activation_density),
+        ("gradient", "gradient of the loss, dL/dz", found.gradient_edges, found.gradient_density),
+    )
+    for row, (kind, label, edges, by_scheme) in zip(grid, kinds, strict=True):
         middles = (edges[:-1] + edges[1:]) / 2
-        for axes, name, densities in zip(row, results["glorot_schemes"], results[f"{kind}_density"], strict=True):
+        for axes, name, densities in zip(row, found.schemes, by_scheme, strict=True):
             for layer, density in enumerate(densities):
                 style = {**STYLES[layer % len(STYLES)], "marker": ""}
                 # Bins without an entry leave gaps on a logarithmic axis.
@@ -72,7 +75,7 @@ def flow(results: Results) -> Figure:
 
 def _gradients(axes: Axes, results: Results) -> None:
     for name, values, theory, style in zip(
-        results["glorot_schemes"], results["gradient_std"], results["gradient_theory"], STYLES, strict=False
+        results.glorot.schemes, results.glorot.gradient_std, results.glorot.gradient_theory, STYLES, strict=False
     ):
         layers = np.arange(1, len(values) + 1)
         axes.semilogy(layers, theory * values[-1], color=GREY, linewidth=4)
@@ -85,7 +88,7 @@ def _gradients(axes: Axes, results: Results) -> None:
 
 
 def _weight_gradients(axes: Axes, results: Results) -> None:
-    for name, values, style in zip(results["glorot_schemes"], results["weight_gradient_std"], STYLES, strict=False):
+    for name, values, style in zip(results.glorot.schemes, results.glorot.weight_gradient_std, STYLES, strict=False):
         axes.semilogy(np.arange(1, len(values) + 1), values, label=name, **style)
     axes.set_xticks(np.arange(1, len(values) + 1))
     axes.set_xlabel("layer of weights (last: output)")
@@ -95,11 +98,11 @@ def _weight_gradients(axes: Axes, results: Results) -> None:
 
 
 def _jacobian_means(axes: Axes, results: Results) -> None:
-    for name, values, style in zip(results["glorot_schemes"], results["jacobian_mean"], STYLES, strict=False):
+    for name, values, style in zip(results.glorot.schemes, results.glorot.jacobian_mean, STYLES, strict=False):
         axes.plot(np.arange(2, len(values) + 2), values, label=name, **style)
     axes.axhline(8 / (3 * np.pi), color=GREY, linewidth=1, label="limits for linear units")
     axes.axhline(8 / (3 * np.pi) / np.sqrt(3), color=GREY, linewidth=1)
-    axes.set_xticks(np.arange(2, results["jacobian_mean"].shape[1] + 2))
+    axes.set_xticks(np.arange(2, results.glorot.jacobian_mean.shape[1] + 2))
     axes.set_ylim(0, 1)
     axes.set_xlabel("hidden layer")
     axes.set_ylabel("mean singular value")
@@ -109,7 +112,7 @@ def _jacobian_means(axes: Axes, results: Results) -> None:
 
 def _jacobian_values(axes: Axes, results: Results) -> None:
     bins = np.linspace(0, 2, 41).tolist()
-    for name, values, style in zip(results["glorot_schemes"], results["jacobian_values"], STYLES, strict=False):
+    for name, values, style in zip(results.glorot.schemes, results.glorot.jacobian_values, STYLES, strict=False):
         line = {"color": style["color"], "linestyle": style["linestyle"]}
         axes.hist(values[-1], bins, density=True, histtype="step", linewidth=1.6, label=name, **line)
     axes.set_xlabel("singular value, last hidden layer")
@@ -119,11 +122,11 @@ def _jacobian_values(axes: Axes, results: Results) -> None:
 
 
 def _chance(axes: Axes, results: Results) -> None:
-    low, high = np.percentile(results["hanin_logs"], [0.2, 99.8])
+    low, high = np.percentile(results.hanin.logs, [0.2, 99.8])
     bins = np.linspace(low, high, 41).tolist()
     x = np.linspace(low, high, 200)
     for depth, logs, mean, variance, style in zip(
-        results["hanin_depths"], results["hanin_logs"], results["hanin_mean"], results["hanin_variance"], STYLES,
+        results.hanin.depths, results.hanin.logs, results.hanin.mean, results.hanin.variance, STYLES,
         strict=False,
     ):  # fmt: skip
         line = {"color": style["color"], "linestyle": style["linestyle"]}
@@ -131,14 +134,14 @@ def _chance(axes: Axes, results: Results) -> None:
         axes.plot(x, np.exp(-((x - mean) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance), color="#777777")
     axes.set_xlabel("ln |J u|²")
     axes.set_ylabel("density over networks")
-    axes.set_title(f"(e) chance at width {results['hanin_width']}; thin: theory")
+    axes.set_title(f"(e) chance at width {results.hanin.width}; thin: theory")
     axes.legend(loc="upper left")
 
 
 def _variances(axes: Axes, results: Results) -> None:
-    depths = results["hanin_depths"]
-    axes.plot([0, depths[-1]], [0, results["hanin_variance"][-1]], color=GREY, linewidth=4, label="5 × depth / width")
-    axes.plot(depths, results["hanin_logs"].var(1), label="measured", **{**STYLES[0], "linestyle": ""})
+    depths = results.hanin.depths
+    axes.plot([0, depths[-1]], [0, results.hanin.variance[-1]], color=GREY, linewidth=4, label="5 × depth / width")
+    axes.plot(depths, results.hanin.logs.var(1), label="measured", **{**STYLES[0], "linestyle": ""})
     axes.set_xlabel("layers")
     axes.set_ylabel("variance of ln |J u|²")
     axes.set_title("(f) it grows with depth over width")
@@ -147,26 +150,28 @@ def _variances(axes: Axes, results: Results) -> None:
 
 def depth(results: Results) -> Figure:
     """He et al.'s Figs 2 and 3: training from each scheme, and the signals they start from."""
-    depths = [int(d) for d in results["depth_values"]]
+    depths = [int(d) for d in results.training.depths]
     figure = Figure(figsize=(4.6 * (len(depths) + 1), 4.0), layout="constrained")
     row = figure.subplots(1, len(depths) + 1)
     figure.suptitle(
-        f"ReLU layers of {results['depth_width']}, from five initializations (He et al. 2015, Figs 2 and 3)",
+        f"ReLU layers of {results.training.width}, from five initializations (He et al. 2015, Figs 2 and 3)",
         x=0.01, ha="left", fontsize=12,
     )  # fmt: skip
     for index, count in enumerate(depths):
         axes = row[index]
         for scheme, accuracy, style in zip(
-            results["depth_schemes"], results["depth_accuracy"][index], STYLES, strict=False
+            results.training.schemes, results.training.accuracy[index], STYLES, strict=False
         ):
-            axes.plot(results["depth_steps"], accuracy, label=LABELS[str(scheme)], markevery=4, **style)
+            axes.plot(results.training.steps, accuracy, label=LABELS[str(scheme)], markevery=4, **style)
         axes.axhline(0.1, color="#777777", linestyle=":", linewidth=0.8)
         axes.set_ylim(0, 1)
         axes.set_xlabel("training step")
         axes.set_ylabel("test accuracy")
         axes.set_title(f"({'abcdef'[index]}) {count} layers; dotted: chance")
     signal = row[-1]
-    for scheme, rms, style in zip(results["depth_schemes"], results[f"forward_{depths[-1]}"], STYLES, strict=False):
+    for scheme, rms, style in zip(
+        results.training.schemes, results.training.start[depths[-1]].forward, STYLES, strict=False
+    ):
         hidden = rms[:-1]
         signal.semilogy(
             np.arange(1, len(hidden) + 1), hidden, label=LABELS[str(scheme)], markevery=len(hidden) // 5, **style
@@ -180,11 +185,11 @@ def depth(results: Results) -> Figure:
 
 def table(results: Results) -> Figure:
     """Glorot & Bengio's Table 1 beside ours."""
-    names = [str(name) for name in results["table_names"]]
+    names = [str(name) for name in results.table.names]
     figure = Figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
     row = figure.subplots(1, len(names), squeeze=False)[0]
     places = np.arange(len(ARMS))
-    for axes, name, errors in zip(row, names, results["table_error"], strict=True):
+    for axes, name, errors in zip(row, names, results.table.error, strict=True):
         axes.plot(PAPER[name], places, "o", color="black", markerfacecolor="white", label="Glorot & Bengio")
         axes.plot(errors, places, "x", color=STYLES[1]["color"], label="ours")
         axes.set_yticks(places, [arm.name for arm in ARMS])

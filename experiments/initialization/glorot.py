@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -9,17 +10,58 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Shaped
 
 import gradflow as gf
 from experiments.framework.images import Images, rows
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 
 SCHEMES = {"standard": "standard", "normalized": "glorot_uniform"}
 BINS = 101
 EXAMPLES = 300  # images that histograms are taken over
 JACOBIANS = 2  # images whose layer Jacobians are decomposed
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """What flows through a tanh network at initialization under both schemes.
+
+    Attributes:
+        schemes: standard and normalized.
+        activation_edges: of the bins of its densities.
+        activation_density: of the activations of every hidden layer.
+        activation_std: their standard deviation.
+        gradient_edges: of the bins of its densities.
+        gradient_density: of dL/dz of every hidden layer.
+        gradient_std: its standard deviation.
+        gradient_theory: rms relative to the last hidden layer, from the measured forward signal.
+        weight_gradient_std: standard deviation of dL/dW of every layer.
+        jacobian_mean: mean singular value of the Jacobians of layers 2 to depth.
+        jacobian_values: singular values at one image.
+    """
+
+    schemes: Shaped[np.ndarray, "2"]
+    activation_edges: Float[np.ndarray, " edges"]
+    activation_density: Float[np.ndarray, "2 depth bins"]
+    activation_std: Float[np.ndarray, "2 depth"]
+    gradient_edges: Float[np.ndarray, " edges"]
+    gradient_density: Float[np.ndarray, "2 depth bins"]
+    gradient_std: Float[np.ndarray, "2 depth"]
+    gradient_theory: Float[np.ndarray, "2 depth"]
+    weight_gradient_std: Float[np.ndarray, "2 layers"]
+    jacobian_mean: Float[np.ndarray, "2 inner"]
+    jacobian_values: Float[np.ndarray, "2 inner width"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """ln |J u|^2 of many ReLU networks, with mean and variance by theory."""
+
+    depths: Int[np.ndarray, " depths"]
+    width: int
+    logs: Float[np.ndarray, "depths networks"]
+    mean: Float[np.ndarray, " depths"]
+    variance: Float[np.ndarray, " depths"]
 
 
 def kernels(key: Array, scheme: str, sizes: list[int]) -> list[Float[Array, "fan_in fan_out"]]:
@@ -75,7 +117,7 @@ def jacobian_values(kernel: Float[Array, "n m"], slope: Float[Array, " m"]) -> F
     return jnp.linalg.svd(kernel * slope, compute_uv=False)
 
 
-def measure(data: gf.data.ImageDataset, *, depth: int, width: int, seed: int) -> Results:
+def measure(data: gf.data.ImageDataset, *, depth: int, width: int, seed: int) -> Flow:
     """Measure both schemes on the same images.
 
     Args:
@@ -83,13 +125,6 @@ def measure(data: gf.data.ImageDataset, *, depth: int, width: int, seed: int) ->
         depth: hidden layers.
         width: units of each.
         seed: of the weights.
-
-    Returns:
-        `glorot_schemes` (2,); `activation_edges`, `gradient_edges` (bins + 1,), densities `activation_density`,
-        `gradient_density` (2, depth, bins); `activation_std`, `gradient_std` (2, depth), `weight_gradient_std`
-        (2, depth + 1); `gradient_theory` (2, depth), rms relative to the last hidden layer from the measured forward
-        signal; `jacobian_mean` (2, depth - 1), mean singular value of layers 2 to depth, and `jacobian_values`
-        (2, depth - 1, width) of one image.
     """
     batch = rows(data, data.train, EXAMPLES)
     sizes = [batch.x.shape[1], *[width] * depth, 10]
@@ -100,7 +135,7 @@ def measure(data: gf.data.ImageDataset, *, depth: int, width: int, seed: int) ->
         flows[name] = (weights, compiled(weights, batch))
     widest = max(float(jnp.std(g)) for _, flow in flows.values() for g in flow["gradient"])
     edges = {"activation": np.linspace(-1, 1, BINS + 1), "gradient": np.linspace(-4 * widest, 4 * widest, BINS + 1)}
-    found: dict[str, Any] = {"glorot_schemes": np.array(list(SCHEMES))}
+    found: dict[str, Any] = {}
     for kind, marks in edges.items():
         found[f"{kind}_edges"] = marks
         found[f"{kind}_density"] = np.stack(
@@ -110,7 +145,9 @@ def measure(data: gf.data.ImageDataset, *, depth: int, width: int, seed: int) ->
         found[f"{kind}_std"] = np.array([[float(jnp.std(v)) for v in flow[kind]] for _, flow in flows.values()])
     found["gradient_theory"] = np.stack([_predicted(weights, flow) for weights, flow in flows.values()])
     values = np.stack([_jacobians(name, *flows[name]) for name in track(list(SCHEMES), "Jacobians")])
-    return found | {"jacobian_mean": values.mean((2, 3)), "jacobian_values": values[:, :, 0]}
+    return Flow(
+        schemes=np.array(list(SCHEMES)), jacobian_mean=values.mean((2, 3)), jacobian_values=values[:, :, 0], **found
+    )
 
 
 def _jacobians(name: str, weights: list[Array], flow: dict[str, list[Array]]) -> np.ndarray:

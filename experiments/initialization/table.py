@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Float, Shaped
 
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.images import load
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 
 DEPTH, BATCH, RECORDS = 5, 10, 50
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -41,6 +42,14 @@ ARMS = (
 PAPER = {"mnist": (2.21, 1.76, 1.64, 1.64, 1.72), "cifar10": (57.28, 55.9, 52.92, 55.78, 53.8)}
 # Three standard errors of an error rate on 10,000 images, for the paper's test set and for ours.
 STANDARD_ERRORS = 3 * np.sqrt(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Test error in % of every row of the table, where the validation error is lowest."""
+
+    names: Shaped[np.ndarray, " columns"]
+    error: Float[np.ndarray, "columns rows"]
 
 
 def train(arm: Arm, data: gf.data.ImageDataset, *, width: int, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +90,7 @@ def train(arm: Arm, data: gf.data.ImageDataset, *, width: int, steps: int, seed:
     return errors[..., 0], errors[..., 1]
 
 
-def measure(names: tuple[str, ...], *, width: int, steps: int, seed: int) -> Results:
+def measure(names: tuple[str, ...], *, width: int, steps: int, seed: int) -> Table:
     """Train every row of the table on some of its columns.
 
     Args:
@@ -89,9 +98,6 @@ def measure(names: tuple[str, ...], *, width: int, steps: int, seed: int) -> Res
         width: units a hidden layer.
         steps: of each network, a multiple of `RECORDS`.
         seed: of everything.
-
-    Returns:
-        `table_names` (columns,), `table_error` (columns, rows), test error in % where the validation error is lowest.
     """
     found = []
     for name in names:
@@ -101,17 +107,17 @@ def measure(names: tuple[str, ...], *, width: int, steps: int, seed: int) -> Res
             validation, test = train(arm, data, width=width, steps=steps, seed=seed)
             row.append(100 * test.flat[validation.argmin()])
         found.append(row)
-    return {"table_names": np.array(names, dtype=str), "table_error": np.array(found).reshape(len(names), len(ARMS))}
+    return Table(np.array(names, dtype=str), np.array(found).reshape(len(names), len(ARMS)))
 
 
-def claims(results: Results) -> list[Claim]:
+def claims(results: Table) -> list[Claim]:
     """Hold every entry against the paper's.
 
     Args:
         results: from `measure`.
     """
     found = []
-    for name, errors in zip(results["table_names"], results["table_error"], strict=True):
+    for name, errors in zip(results.names, results.error, strict=True):
         for arm, paper, ours in zip(ARMS, PAPER[str(name)], errors, strict=True):
             part = paper / 100
             band = 100 * STANDARD_ERRORS * np.sqrt(part * (1 - part) / 10_000)

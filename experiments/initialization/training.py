@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Shaped
 
 import gradflow as gf
 from experiments.framework.images import Images, sampled
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 
 SCHEMES = ("he_normal", "xavier_normal", "orthogonal", "small_gaussian", "lsuv")
 LABELS = {
@@ -25,6 +25,27 @@ LABELS = {
 }
 RECORDS = 21
 LSUV_IMAGES = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A network of one depth before training: rms of outputs and of gradients there, and variances after LSUV."""
+
+    forward: Float[np.ndarray, "schemes layers"]
+    backward: Float[np.ndarray, "schemes layers"]
+    lsuv_variance: Float[np.ndarray, " layers"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Networks of several depths, trained from every scheme; `start` is by depth."""
+
+    schemes: Shaped[np.ndarray, " schemes"]
+    depths: Int[np.ndarray, " depths"]
+    width: int
+    steps: Int[np.ndarray, " records"]
+    accuracy: Float[np.ndarray, "depths schemes records"]
+    start: dict[int, Start]
 
 
 def starts(depth: int, width: int, data: Images, seed: int) -> tuple[gf.models.MLP, list[Any], np.ndarray]:
@@ -99,7 +120,7 @@ def train(
 
 def measure(
     train_set: Images, test: Images, *, depths: tuple[int, ...], width: int, steps: int, rate: float, seed: int
-) -> Results:
+) -> Training:
     """Train networks of several depths from every scheme.
 
     Args:
@@ -110,18 +131,19 @@ def measure(
         steps: training steps.
         rate: learning rate.
         seed: of everything.
-
-    Returns:
-        `depth_schemes` (schemes,), `depth_values` (depths,), `depth_steps` (records,), `depth_accuracy` (depths,
-        schemes, records); `forward_D`, `backward_D` (schemes, D + 1) and `lsuv_variance_D` (D + 1,) for each depth D.
     """
-    found: dict[str, Any] = {"depth_schemes": np.array(SCHEMES), "depth_values": np.array(depths)}
-    accuracy = []
+    accuracy, found = [], {}
     for depth in track(depths, "training", "{} layers".format):
         model, params, variances = starts(depth, width, train_set, seed)
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
         run = train(model, stacked, train_set, test, steps=steps, rate=rate, seed=seed)
         accuracy.append(np.asarray(run["accuracy"]))
-        found |= {f"{name}_{depth}": np.asarray(run[name]) for name in ("forward", "backward")}
-        found[f"lsuv_variance_{depth}"] = variances
-    return found | {"depth_accuracy": np.stack(accuracy), "depth_steps": np.linspace(0, steps, RECORDS).astype(int)}
+        found[depth] = Start(np.asarray(run["forward"]), np.asarray(run["backward"]), variances)
+    return Training(
+        schemes=np.array(SCHEMES),
+        depths=np.array(depths),
+        width=width,
+        steps=np.linspace(0, steps, RECORDS).astype(int),
+        accuracy=np.stack(accuracy),
+        start=found,
+    )

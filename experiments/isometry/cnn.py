@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -9,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 import gradflow as gf
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 
 KERNELS = ("delta_orthogonal", "gaussian")
 PATCH = 4  # pixels; a patch's pixels become channels, so that no layer has to see more than a few positions
@@ -125,6 +125,29 @@ def train(
     return np.nan_to_num(np.asarray(run(state, source)), nan=np.log(10))
 
 
+@dataclasses.dataclass(frozen=True)
+class Convolutions:
+    """Plain convolutional networks of both kinds of kernel.
+
+    Attributes:
+        kernels: their names.
+        depth: layers of those that are trained.
+        loss: of these, empty without training.
+        forward: rms of pre-activations of the deepest ones before training.
+        backward: rms of the gradient there.
+        theory: both by theory, for delta-orthogonal kernels.
+        spread: standard deviation of the logarithm of the gradient between networks of this width.
+    """
+
+    kernels: Shaped[np.ndarray, " kernels"]
+    depth: int
+    loss: Float[np.ndarray, "kernels steps"]
+    forward: Float[np.ndarray, "kernels layers"]
+    backward: Float[np.ndarray, "kernels layers"]
+    theory: Float[np.ndarray, "2 layers"]
+    spread: Float[np.ndarray, " layers"]
+
+
 def measure(
     data: gf.data.ImageDataset,
     *,
@@ -135,7 +158,7 @@ def measure(
     steps: int,
     rate: float,
     seed: int,
-) -> Results:
+) -> Convolutions:
     """Train networks from both kinds of kernel, and measure a deeper one before training.
 
     Args:
@@ -148,12 +171,6 @@ def measure(
         steps: training steps; 0 to leave training out.
         rate: learning rate.
         seed: of everything.
-
-    Returns:
-        `cnn_kernels`, `cnn_depth`; `cnn_loss` (kernels, steps); `cnn_forward`, `cnn_backward` (kernels, deepest);
-        `cnn_theory` (2, deepest), signal and gradient that theory predicts, the signal from the first layer's on, the
-        gradient relative to the last; `cnn_spread` (deepest,), standard deviation of ln of the gradient over random
-        delta-orthogonal kernels.
     """
     x = patches(np.asarray(data.normalize(data.train.images)), pooled)
     y = jnp.asarray(data.train.labels)
@@ -168,15 +185,15 @@ def measure(
         train(x, y, kernel, depth=depth, channels=channels, steps=steps, rate=rate, seed=seed)
         for kernel in track(KERNELS if steps else (), "trained", lambda kernel: f"{depth} layers, {kernel}")
     ]
-    return {
-        "cnn_kernels": np.array(KERNELS),
-        "cnn_depth": np.array(depth),
-        "cnn_loss": np.array(losses).reshape(len(losses), steps),
-        "cnn_forward": np.stack([found["forward"] for found in profiles]),
-        "cnn_backward": np.stack([found["backward"] for found in profiles]),
-        "cnn_theory": predicted(float(profiles[0]["forward"][0]), deepest),
-        "cnn_spread": spread(deepest, channels),
-    }
+    return Convolutions(
+        kernels=np.array(KERNELS),
+        depth=depth,
+        loss=np.array(losses).reshape(len(losses), steps),
+        forward=np.stack([found["forward"] for found in profiles]),
+        backward=np.stack([found["backward"] for found in profiles]),
+        theory=predicted(float(profiles[0]["forward"][0]), deepest),
+        spread=spread(deepest, channels),
+    )
 
 
 def predicted(first: float, depth: int) -> Float[np.ndarray, "2 depth"]:

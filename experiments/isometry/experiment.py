@@ -8,8 +8,9 @@ import experiments.isometry as package
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.images import load
-from experiments.framework.runner import Experiment, Results
+from experiments.framework.runner import Experiment
 from experiments.isometry import bands, cnn, figures, linear, spectrum, training
+from experiments.isometry.results import Results
 from experiments.isometry.settings import PRESETS, Config
 
 SAXE, PENNINGTON, SPECTRA = "Saxe et al. 2014", "Pennington et al. 2017", "Pennington et al. 2018"
@@ -21,27 +22,23 @@ def run(config: Config) -> Results:
 
     Args:
         config: settings.
-
-    Returns:
-        What `measure` of `linear`, `spectrum`, `training` and `cnn` return.
     """
     data, seed = load(config.data), config.seed
-    return {
-        **linear.measure(
-            depths=config.linear_depths, draws=config.linear_draws, steps=config.linear_steps,
-            saxe_steps=config.saxe_steps, seed=seed,
-        ),
-        **spectrum.measure(
-            depths=config.spectrum_depths, width=config.spectrum_width, draws=config.spectrum_draws, seed=seed
-        ),
-        **training.measure(
-            data, depths=config.depths, width=config.width, steps=config.steps, rates=config.rates, seed=seed
-        ),
-        **cnn.measure(
-            data, depth=config.cnn_depth, deepest=config.cnn_deepest, channels=config.cnn_channels,
-            pooled=config.cnn_pooled, steps=config.cnn_steps, rate=config.cnn_rate, seed=seed,
-        ),
-    }  # fmt: skip
+    saxe, deep = linear.measure(
+        depths=config.linear_depths, draws=config.linear_draws, steps=config.linear_steps,
+        saxe_steps=config.saxe_steps, seed=seed,
+    )  # fmt: skip
+    spectra = spectrum.measure(
+        depths=config.spectrum_depths, width=config.spectrum_width, draws=config.spectrum_draws, seed=seed
+    )
+    learning = training.measure(
+        data, depths=config.depths, width=config.width, steps=config.steps, rates=config.rates, seed=seed
+    )
+    convolutions = cnn.measure(
+        data, depth=config.cnn_depth, deepest=config.cnn_deepest, channels=config.cnn_channels,
+        pooled=config.cnn_pooled, steps=config.cnn_steps, rate=config.cnn_rate, seed=seed,
+    )  # fmt: skip
+    return Results(saxe, deep, spectra, learning, convolutions)
 
 
 def claims(results: Results) -> list[Claim]:
@@ -58,7 +55,7 @@ def claims(results: Results) -> list[Claim]:
 
 def linear_claims(results: Results) -> list[Claim]:
     """Saxe et al.: the course of each mode, and learning time over depth."""
-    error = np.abs(results["saxe_measured"] - results["saxe_theory"]).max(0)
+    error = np.abs(results.saxe.measured - results.saxe.theory).max(0)
     found = [
         check.below(
             f"linear, one hidden layer: largest error of u(t) for a mode of s = {strength:g}", f"{SAXE}, eq. 8",
@@ -66,7 +63,7 @@ def linear_claims(results: Results) -> list[Claim]:
         )
         for strength, worst in zip(linear.STRENGTHS, error, strict=True)
     ]  # fmt: skip
-    depths, orthogonal = list(results["linear_depths"]), results["linear_steps"][0].mean(-1)
+    depths, orthogonal = list(results.linear.depths), results.linear.steps[0].mean(-1)
     deepest, ten = depths[-1], depths.index(10) if 10 in depths else 0
     return [
         *found,
@@ -76,7 +73,7 @@ def linear_claims(results: Results) -> list[Claim]:
         ),
         check.above(
             f"linear, Gaussian, {deepest} layers: least part of the loss left by any rate", f"{SAXE}, Fig. 6",
-            bands.LEFT, results["linear_loss"][1, -1].min(),
+            bands.LEFT, results.linear.loss[1, -1].min(),
         ),
     ]  # fmt: skip
 
@@ -84,9 +81,9 @@ def linear_claims(results: Results) -> list[Claim]:
 def spectrum_claims(results: Results) -> list[Claim]:
     """Second moments and edges, measured and by free probability, at the greatest depth."""
     found = []
-    depth = int(results["spectrum_depths"][-1])
-    for index, name in enumerate(results["spectrum_networks"]):
-        values = results["spectrum_values"][index, -1]
+    depth = int(results.spectrum.depths[-1])
+    for index, name in enumerate(results.spectrum.networks):
+        values = results.spectrum.values[index, -1]
         if name == "identity, orthogonal":
             worst = np.abs(values - 1).max()
             claim = f"product of {depth} orthogonal matrices: largest |s - 1|"
@@ -96,11 +93,11 @@ def spectrum_claims(results: Results) -> list[Claim]:
         found += [
             check.close(
                 f"{name}, {depth} layers: E[s^4] / E[s^2]^2", SPECTRA,
-                results["spectrum_second"][index, -1], second, relative=bands.SPECTRUM_BAND,
+                results.spectrum.second[index, -1], second, relative=bands.SPECTRUM_BAND,
             ),
             check.close(
                 f"{name}, {depth} layers: largest singular value", SPECTRA,
-                results["spectrum_largest"][index, -1], values.max(-1).mean(), relative=bands.SPECTRUM_BAND,
+                results.spectrum.largest[index, -1], values.max(-1).mean(), relative=bands.SPECTRUM_BAND,
             ),
         ]  # fmt: skip
     return found
@@ -108,7 +105,7 @@ def spectrum_claims(results: Results) -> list[Claim]:
 
 def learning_claims(results: Results) -> list[Claim]:
     """Learning of tanh networks from both kinds of weights."""
-    depths, losses = results["learning_depths"], training.smooth(results["learning_loss"])[..., -1].min(-1)
+    depths, losses = results.learning.depths, training.smooth(results.learning.loss)[..., -1].min(-1)
     deepest, shallowest = int(depths[-1]), int(depths[0])
     found = [
         check.below(
@@ -117,7 +114,7 @@ def learning_claims(results: Results) -> list[Claim]:
         )
     ]  # fmt: skip
     if deepest == 200 and len(depths) > 1:
-        times, level = training.times(results), f"steps to a loss of {training.REACHED:g}"
+        times, level = training.times(results.learning), f"steps to a loss of {training.REACHED:g}"
         found += [
             check.above(
                 f"tanh, {deepest} layers: {level}, Gaussian over orthogonal", PENNINGTON,
@@ -133,11 +130,11 @@ def learning_claims(results: Results) -> list[Claim]:
 
 def cnn_claims(results: Results) -> list[Claim]:
     """Xiao et al.: depth of plain convolutional networks."""
-    deepest, depth = results["cnn_backward"].shape[1], int(results["cnn_depth"])
+    deepest, depth = results.cnn.backward.shape[1], results.cnn.depth
     # What float32 cannot hold counts as its smallest number.
-    ranges = results["cnn_backward"].max(1) / np.maximum(results["cnn_backward"].min(1), np.finfo(np.float32).tiny)
-    settled = results["cnn_forward"][0, -1] / results["cnn_theory"][0, -1]
-    strayed = abs(np.log(results["cnn_backward"][0, 0] / results["cnn_backward"][0, -1])) / results["cnn_spread"][0]
+    ranges = results.cnn.backward.max(1) / np.maximum(results.cnn.backward.min(1), np.finfo(np.float32).tiny)
+    settled = results.cnn.forward[0, -1] / results.cnn.theory[0, -1]
+    strayed = abs(np.log(results.cnn.backward[0, 0] / results.cnn.backward[0, -1])) / results.cnn.spread[0]
     gradient = f"CNN, {deepest} layers before training: gradient of a layer, largest over smallest"
     found = [
         check.below(f"{gradient}, delta-orthogonal", XIAO, bands.EVEN, ranges[0]),
@@ -152,8 +149,8 @@ def cnn_claims(results: Results) -> list[Claim]:
     ]  # fmt: skip
     if deepest >= 10_000:
         found.append(check.above(f"{gradient}, Gaussian", XIAO, bands.UNEVEN, ranges[1]))
-    if results["cnn_loss"].size:
-        orthogonal, gaussian = training.smooth(results["cnn_loss"])[:, -1]
+    if results.cnn.loss.size:
+        orthogonal, gaussian = training.smooth(results.cnn.loss)[:, -1]
         found += [
             check.below(f"CNN, {depth} layers, delta-orthogonal: training loss", XIAO, bands.CNN_LEARNT, orthogonal),
             check.above(f"CNN, {depth} layers, Gaussian: training loss", XIAO, bands.CNN_STUCK, gaussian),

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.framework.runner import Results
 from experiments.isometry import linear, training
+from experiments.isometry.results import Results
 from gradflow import plots
 
 GREY = "#BBBBBB"
@@ -42,11 +42,11 @@ def learning(results: Results) -> Figure:
 
 
 def _saxe(axes: Axes, results: Results) -> None:
-    time = results["saxe_time"]
+    time = results.saxe.time
     for mode, (strength, style) in enumerate(zip(linear.STRENGTHS, STYLES, strict=False)):
         label = "theory" if mode == 0 else None
-        axes.plot(time, results["saxe_theory"][:, mode], color=GREY, linewidth=4, label=label)
-        axes.plot(time, results["saxe_measured"][:, mode], label=f"s = {strength:g}", markevery=len(time) // 8, **style)
+        axes.plot(time, results.saxe.theory[:, mode], color=GREY, linewidth=4, label=label)
+        axes.plot(time, results.saxe.measured[:, mode], label=f"s = {strength:g}", markevery=len(time) // 8, **style)
     axes.set_xlabel("time, steps × rate")
     axes.set_ylabel("strength of the mode, u")
     axes.set_title("(a) linear network, one hidden layer")
@@ -54,9 +54,9 @@ def _saxe(axes: Axes, results: Results) -> None:
 
 
 def _linear(axes: Axes, results: Results) -> None:
-    depths = results["linear_depths"]
-    means = results["linear_steps"].mean(-1)  # infinite if any network does not learn
-    for kind, times, style in zip(results["linear_kinds"], means, STYLES, strict=False):
+    depths = results.linear.depths
+    means = results.linear.steps.mean(-1)  # infinite if any network does not learn
+    for kind, times, style in zip(results.linear.kinds, means, STYLES, strict=False):
         axes.semilogx(depths, np.where(np.isfinite(times), times, np.nan), label=NAMES[str(kind)], **style)
         _never(axes, depths[~np.isfinite(times)], means, NAMES[str(kind)], style["color"])
     axes.set_xticks(depths, [str(depth) for depth in depths])
@@ -76,21 +76,21 @@ def _never(axes: Axes, depths: np.ndarray, times: np.ndarray, name: str, color: 
 
 
 def _curves(axes: Axes, results: Results) -> None:
-    loss = training.smooth(results["learning_loss"])[-1]
+    loss = training.smooth(results.learning.loss)[-1]
     steps = training.SMOOTHED * (np.arange(loss.shape[-1]) + 0.5)
     for name, curves, style in zip(training.ENSEMBLES, loss, STYLES, strict=False):
         best = curves[..., -1].argmin()
-        label = f"{NAMES[name]}, rate {results['learning_rates'][best]:g}"
+        label = f"{NAMES[name]}, rate {results.learning.rates[best]:g}"
         axes.plot(steps, curves[best], label=label, markevery=max(1, len(steps) // 8), **style)
     axes.axhline(np.log(10), color="#777777", linestyle=":", linewidth=0.8)
     axes.set_xlabel("training step")
     axes.set_ylabel("training loss")
-    axes.set_title(f"(c) {results['learning_depths'][-1]} tanh layers; dotted: chance")
+    axes.set_title(f"(c) {results.learning.depths[-1]} tanh layers; dotted: chance")
     axes.legend()
 
 
 def _times(axes: Axes, results: Results) -> None:
-    depths, times = results["learning_depths"], training.times(results)
+    depths, times = results.learning.depths, training.times(results.learning)
     for name, values, style in zip(training.ENSEMBLES, times.T, STYLES, strict=False):
         axes.plot(depths, np.where(np.isfinite(values), values, np.nan), label=NAMES[name], **style)
         _never(axes, depths[~np.isfinite(values)], times, NAMES[name], style["color"])
@@ -103,24 +103,24 @@ def _times(axes: Axes, results: Results) -> None:
 
 def spectra(results: Results) -> Figure:
     """Histograms of singular values of every kind of network, with free probability's densities drawn in."""
-    names = results["spectrum_networks"]
+    names = results.spectrum.networks
     figure = Figure(figsize=(10.5, 6.4), layout="constrained")
     grid = figure.subplots(2, len(names) // 2, sharex=True)
-    width = results["spectrum_values"].shape[-1]
+    width = results.spectrum.values.shape[-1]
     figure.suptitle(
         f"Singular values of the Jacobian before training, width {width}; thick: free probability",
         x=0.01, ha="left", fontsize=12,
     )  # fmt: skip
     bins = np.geomspace(0.02, 10, 41)
     for index, (name, axes) in enumerate(zip(names, grid.T.ravel(), strict=True)):
-        for place, (depth, style) in enumerate(zip(results["spectrum_depths"], STYLES, strict=False)):
-            values = results["spectrum_values"][index, place].ravel()
+        for place, (depth, style) in enumerate(zip(results.spectrum.depths, STYLES, strict=False)):
+            values = results.spectrum.values[index, place].ravel()
             # Of ln s, so that areas are fractions on a logarithmic axis; zeros leave the axes.
             heights = np.histogram(values, bins)[0] / (len(values) * np.diff(np.log(bins)))
             label = f"{depth} layer{'s' if depth > 1 else ''}"
             line = {"color": style["color"], "linestyle": style["linestyle"]}
-            density = results["spectrum_density"][index, place] * results["spectrum_grid"]
-            axes.plot(results["spectrum_grid"], density, color=style["color"], alpha=0.35, linewidth=4)
+            density = results.spectrum.density[index, place] * results.spectrum.grid
+            axes.plot(results.spectrum.grid, density, color=style["color"], alpha=0.35, linewidth=4)
             axes.stairs(heights, bins, label=label, linewidth=1.3, **line)
         axes.set_xscale("log")
         kind, ensemble = str(name).split(", ")
@@ -135,13 +135,13 @@ def cnn(results: Results) -> Figure:
     """Signal and gradient over thousands of convolutions, and their training."""
     figure = Figure(figsize=(10.5, 3.7), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    deepest = results["cnn_forward"].shape[1]
-    figure.suptitle(f"Plain CNNs, {results['cnn_depth']} and {deepest} layers", x=0.01, ha="left", fontsize=12)
+    deepest = results.cnn.forward.shape[1]
+    figure.suptitle(f"Plain CNNs, {results.cnn.depth} and {deepest} layers", x=0.01, ha="left", fontsize=12)
     layers = np.arange(1, deepest + 1)
-    left.loglog(layers, results["cnn_theory"][0], color=GREY, linewidth=4, label="theory")
-    middle.semilogy(layers, results["cnn_theory"][1], color=GREY, linewidth=4, label="theory")
+    left.loglog(layers, results.cnn.theory[0], color=GREY, linewidth=4, label="theory")
+    middle.semilogy(layers, results.cnn.theory[1], color=GREY, linewidth=4, label="theory")
     for name, forward, backward, style in zip(
-        results["cnn_kernels"], results["cnn_forward"], results["cnn_backward"], STYLES, strict=False
+        results.cnn.kernels, results.cnn.forward, results.cnn.backward, STYLES, strict=False
     ):
         line = {"color": style["color"], "linestyle": style["linestyle"], "linewidth": 1.2}
         left.loglog(layers, forward, label=NAMES[str(name)], **line)
@@ -162,7 +162,7 @@ def cnn(results: Results) -> Figure:
 def _near_one(axes: Axes, results: Results) -> None:
     """Inset: the gradient over delta-orthogonal kernels alone, with the band that a finite width leaves it."""
     inset = axes.inset_axes((0.1, 0.42, 0.48, 0.36))
-    backward, theory, spread = results["cnn_backward"][0], results["cnn_theory"][1], np.exp(2 * results["cnn_spread"])
+    backward, theory, spread = results.cnn.backward[0], results.cnn.theory[1], np.exp(2 * results.cnn.spread)
     layers = np.arange(1, len(backward) + 1)
     inset.fill_between(layers, theory / spread, theory * spread, color=GREY, alpha=0.5, linewidth=0)
     inset.plot(layers, backward / backward[-1], color=ORTHOGONAL["color"], linewidth=1)
@@ -173,14 +173,14 @@ def _near_one(axes: Axes, results: Results) -> None:
 
 
 def _cnn_loss(axes: Axes, results: Results) -> None:
-    axes.set_title(f"(c) training, {results['cnn_depth']} layers")
-    if not results["cnn_loss"].size:
+    axes.set_title(f"(c) training, {results.cnn.depth} layers")
+    if not results.cnn.loss.size:
         axes.set_axis_off()
         axes.text(0.5, 0.5, "not trained at this size", ha="center", transform=axes.transAxes)
         return
-    loss = training.smooth(results["cnn_loss"])
+    loss = training.smooth(results.cnn.loss)
     steps = training.SMOOTHED * (np.arange(loss.shape[1]) + 0.5)
-    for name, values, style in zip(results["cnn_kernels"], loss, STYLES, strict=False):
+    for name, values, style in zip(results.cnn.kernels, loss, STYLES, strict=False):
         axes.plot(steps, values, label=NAMES[str(name)], markevery=max(1, len(steps) // 8), **style)
     axes.axhline(np.log(10), color="#777777", linestyle=":", linewidth=0.8)
     axes.set_xlabel("training step")

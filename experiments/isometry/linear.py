@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Shaped
 
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 
 STRENGTHS = (3.0, 2.0, 1.0)  # singular values of the map that is learnt
 START, RATE = 0.01, 1e-3
@@ -111,7 +111,26 @@ def _descent(
     return jax.lax.scan(step, (start, limit / _TOO_LARGE), length=steps)[1]
 
 
-def measure(*, depths: tuple[int, ...], draws: int, steps: int, saxe_steps: int, seed: int) -> Results:
+@dataclasses.dataclass(frozen=True)
+class Saxe:
+    """The course of every mode of a linear network with one hidden layer."""
+
+    time: Float[np.ndarray, " records"]
+    measured: Float[np.ndarray, "records modes"]
+    theory: Float[np.ndarray, "records modes"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Deep:
+    """Steps that deep linear networks take at their best rate, infinite where they do not learn, and the loss left."""
+
+    kinds: Shaped[np.ndarray, " kinds"]
+    depths: Int[np.ndarray, " depths"]
+    steps: Float[np.ndarray, "kinds depths draws"]
+    loss: Float[np.ndarray, "kinds depths draws"]
+
+
+def measure(*, depths: tuple[int, ...], draws: int, steps: int, saxe_steps: int, seed: int) -> tuple[Saxe, Deep]:
     """Follow both kinds of network.
 
     Args:
@@ -122,9 +141,7 @@ def measure(*, depths: tuple[int, ...], draws: int, steps: int, saxe_steps: int,
         seed: of everything.
 
     Returns:
-        `saxe_time` (points,), `saxe_measured`, `saxe_theory` (points, modes); `linear_kinds`, `linear_depths`;
-        `linear_steps` (kinds, depths, draws), fewest steps over rates to `LEARNT` of the loss, infinite if it is not
-        reached; `linear_loss` (kinds, depths, draws), the lowest loss at the end over rates, relative to the start.
+        Both.
     """
     key = jax.random.key(seed)
     measured = np.asarray(descend(key, saxe_steps))
@@ -138,15 +155,8 @@ def measure(*, depths: tuple[int, ...], draws: int, steps: int, saxe_steps: int,
         reached = relative < LEARNT
         times.append(np.where(reached.any(-1), reached.argmax(-1), np.inf).min(-1))
         left.append(relative[..., -1].min(-1))
-    return {
-        "saxe_time": time[::every],
-        "saxe_measured": measured[::every],
-        "saxe_theory": theory[::every],
-        "linear_kinds": np.array(KINDS),
-        "linear_depths": np.array(depths),
-        "linear_steps": np.stack(times, 1),
-        "linear_loss": np.stack(left, 1),
-    }
+    saxe = Saxe(time=time[::every], measured=measured[::every], theory=theory[::every])
+    return saxe, Deep(kinds=np.array(KINDS), depths=np.array(depths), steps=np.stack(times, 1), loss=np.stack(left, 1))
 
 
 def _orthogonal(key: Array, size: int) -> Array:

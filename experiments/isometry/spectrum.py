@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -9,11 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 import gradflow as gf
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 from gradflow.theory.free_probability import Ensemble
 
 
@@ -140,7 +140,20 @@ def jacobians(
     return jax.lax.map(one, keys)
 
 
-def measure(*, depths: tuple[int, ...], width: int, draws: int, seed: int) -> Results:
+@dataclasses.dataclass(frozen=True)
+class Spectra:
+    """Singular values of Jacobians, and of theory E[s^4] / E[s^2]^2 (second), the edge (largest) and the density."""
+
+    networks: Shaped[np.ndarray, " networks"]
+    depths: Int[np.ndarray, " depths"]
+    values: Float[np.ndarray, "networks depths draws width"]
+    second: Float[np.ndarray, "networks depths"]
+    largest: Float[np.ndarray, "networks depths"]
+    grid: Float[np.ndarray, " points"]
+    density: Float[np.ndarray, "networks depths points"]
+
+
+def measure(*, depths: tuple[int, ...], width: int, draws: int, seed: int) -> Spectra:
     """Decompose Jacobians of every kind of network, and predict what comes out.
 
     Args:
@@ -148,12 +161,6 @@ def measure(*, depths: tuple[int, ...], width: int, draws: int, seed: int) -> Re
         width: of every layer.
         draws: networks of each kind.
         seed: of everything.
-
-    Returns:
-        `spectrum_networks`, `spectrum_depths`; `spectrum_values` (networks, depths, draws, width), singular values,
-        largest first; `spectrum_second`, `spectrum_largest` (networks, depths), theory's E[s^4] / E[s^2]^2 and upper
-        edge; `spectrum_grid` (points,) and `spectrum_density` (networks, depths, points), theory's, NaN where all
-        singular values are the same.
     """
     keys = jax.random.split(jax.random.key(seed), draws)
     found: list[Any] = []
@@ -165,15 +172,15 @@ def measure(*, depths: tuple[int, ...], width: int, draws: int, seed: int) -> Re
         rows = [_theory(network, at, depth, options) for depth in depths]
         found.append((values.swapaxes(0, 1), *(np.stack(column) for column in zip(*rows, strict=True))))
     values, second, largest, density = (np.stack(column) for column in zip(*found, strict=True))
-    return {
-        "spectrum_networks": np.array([network.name for network in NETWORKS]),
-        "spectrum_depths": np.array(depths),
-        "spectrum_values": values,
-        "spectrum_second": second,
-        "spectrum_largest": largest,
-        "spectrum_grid": GRID,
-        "spectrum_density": density,
-    }
+    return Spectra(
+        networks=np.array([network.name for network in NETWORKS]),
+        depths=np.array(depths),
+        values=values,
+        second=second,
+        largest=largest,
+        grid=GRID,
+        density=density,
+    )
 
 
 def _theory(network: Network, at: Point, depth: int, options: dict[str, Any]) -> tuple[np.ndarray, ...]:

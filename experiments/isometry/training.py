@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import jax
@@ -12,12 +13,20 @@ from jaxtyping import Array, Float, Int
 
 import gradflow as gf
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 
 ENSEMBLES: tuple[Literal["orthogonal", "gaussian"], ...] = ("orthogonal", "gaussian")
 BIAS_VARIANCE = 2e-5  # the paper's 2.01e-5 with sigma_w = 1.05
 BATCH, SMOOTHED = 64, 10
 REACHED = 1.6  # training loss whose first time is compared; chance is ln 10 = 2.30
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning:
+    """Training loss by depth, ensemble and rate; chance from the step on at which a run went non-finite."""
+
+    depths: Int[np.ndarray, " depths"]
+    rates: Float[np.ndarray, " rates"]
+    loss: Float[np.ndarray, "depths ensembles rates steps"]
 
 
 def train(
@@ -65,7 +74,7 @@ def train(
 
 def measure(
     data: gf.data.ImageDataset, *, depths: tuple[int, ...], width: int, steps: int, rates: tuple[float, ...], seed: int
-) -> Results:
+) -> Learning:
     """Train both kinds of network at several depths.
 
     Args:
@@ -75,10 +84,6 @@ def measure(
         steps: training steps.
         rates: learning rates.
         seed: of everything.
-
-    Returns:
-        `learning_depths`, `learning_rates`; `learning_loss` (depths, ensembles, rates, steps), training loss, chance
-        from the step on at which a run went non-finite.
     """
     x = jnp.asarray(data.normalize(data.train.images).reshape(len(data.train), -1))
     y = jnp.asarray(data.train.labels)
@@ -86,11 +91,11 @@ def measure(
         np.asarray(train(x, y, depth=depth, width=width, steps=steps, rates=rates, seed=seed))
         for depth in track(depths, "training", "{} layers".format)
     ]
-    return {
-        "learning_depths": np.array(depths),
-        "learning_rates": np.array(rates),
-        "learning_loss": np.nan_to_num(np.stack(found), nan=np.log(10)),
-    }
+    return Learning(
+        depths=np.array(depths),
+        rates=np.array(rates),
+        loss=np.nan_to_num(np.stack(found), nan=np.log(10)),
+    )
 
 
 def smooth(loss: Float[np.ndarray, "*runs steps"]) -> Float[np.ndarray, "*runs records"]:
@@ -103,12 +108,12 @@ def smooth(loss: Float[np.ndarray, "*runs steps"]) -> Float[np.ndarray, "*runs r
     return loss[..., : records * SMOOTHED].reshape(*loss.shape[:-1], records, SMOOTHED).mean(-1)
 
 
-def times(results: Results) -> Float[np.ndarray, "depths ensembles"]:
+def times(results: Learning) -> Float[np.ndarray, "depths ensembles"]:
     """Fewest steps over rates until the smoothed loss is below `REACHED`; infinite if it never is.
 
     Args:
         results: from `measure`.
     """
-    reached = smooth(results["learning_loss"]) < REACHED
+    reached = smooth(results.loss) < REACHED
     first = np.where(reached.any(-1), SMOOTHED * (1 + reached.argmax(-1)), np.inf)
     return first.min(-1)
