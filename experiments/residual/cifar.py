@@ -7,11 +7,13 @@ Momentum .9, weight decay 1e-4, batch 128, rate .1, divided by 10 at half and at
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 import optax
+from jaxtyping import Bool, Float, Int
 
 import gradflow as gf
 from experiments.framework import claims as check
@@ -19,7 +21,6 @@ from experiments.framework import resume
 from experiments.framework.claims import Claim
 from experiments.framework.images import load
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 
 # Test error in %, Table 6. Five runs of ResNet-110 gave 6.61 +- .16 there, and a difference of two runs strays by
 # sqrt(2) of that.
@@ -28,6 +29,18 @@ BAND = 3 * 0.16 * 2**0.5
 STEPS = 64_000
 BATCH, HELD_OUT = 128, 5000
 RATE, WARM_RATE, WARM_STEPS, WARM_DEPTH = 0.1, 0.01, 400, 110
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """He et al.'s networks on CIFAR-10, residual ones first; errors in %."""
+
+    depths: Int[np.ndarray, " networks"]
+    residual: Bool[np.ndarray, " networks"]
+    steps: Int[np.ndarray, " records"]
+    train_error: Float[np.ndarray, "networks records"]
+    loss: Float[np.ndarray, "networks records"]
+    test_error: Float[np.ndarray, " networks"]
 
 
 def schedule(depth: int, steps: int) -> optax.Schedule:
@@ -79,7 +92,7 @@ def train(data: gf.data.ImageDataset, depth: int, *, residual: bool, steps: int,
     }
 
 
-def measure(name: str, residual: Sequence[int], plain: Sequence[int], *, steps: int, seed: int) -> Results:
+def measure(name: str, residual: Sequence[int], plain: Sequence[int], *, steps: int, seed: int) -> Training | None:
     """Train networks of several depths.
 
     Args:
@@ -90,24 +103,23 @@ def measure(name: str, residual: Sequence[int], plain: Sequence[int], *, steps: 
         seed: of everything.
 
     Returns:
-        `cifar_depths`, `cifar_residual`, `cifar_test_error` (networks,), residual ones first; `cifar_steps` (records,);
-        `cifar_train_error`, `cifar_loss` (networks, records). Nothing if no network is asked for.
+        What was recorded; None if no network is asked for.
     """
     networks = [(depth, True) for depth in residual] + [(depth, False) for depth in plain]
     if not networks:
-        return {}
+        return None
     data = load(name, validation=HELD_OUT)
     records = min(steps, 64)
     rows = [
         train(data, depth, residual=skip, steps=steps, records=records, seed=seed)
         for depth, skip in track(networks, "CIFAR-10", label)
     ]
-    return {
-        "cifar_depths": np.array([depth for depth, _ in networks]),
-        "cifar_residual": np.array([skip for _, skip in networks]),
-        "cifar_steps": np.arange(1, records + 1) * (steps // records),
-        **{f"cifar_{key}": np.stack([row[key] for row in rows]) for key in rows[0]},
-    }
+    return Training(
+        depths=np.array([depth for depth, _ in networks]),
+        residual=np.array([skip for _, skip in networks]),
+        steps=np.arange(1, records + 1) * (steps // records),
+        **{key: np.stack([row[key] for row in rows]) for key in rows[0]},
+    )
 
 
 def label(network: tuple[int, bool]) -> str:
@@ -119,7 +131,7 @@ def label(network: tuple[int, bool]) -> str:
     return f"{'ResNet' if network[1] else 'plain'}-{network[0]}"
 
 
-def claims(results: Results) -> list[Claim]:
+def claims(results: Training | None) -> list[Claim]:
     """Hold the test errors against He et al.'s table; only after all of their steps.
 
     Args:
@@ -128,16 +140,16 @@ def claims(results: Results) -> list[Claim]:
     Returns:
         One claim a residual network of the table, and one on plain networks of different depths.
     """
-    if "cifar_steps" not in results or results["cifar_steps"][-1] < STEPS:
+    if results is None or results.steps[-1] < STEPS:
         return []
-    depths, skip = results["cifar_depths"], results["cifar_residual"].astype(bool)
+    depths, skip = results.depths, results.residual
     found = [
         check.close(f"ResNet-{depth}: test error, %", "He et al. 2016, Table 6", PAPER[depth], error, absolute=BAND)
-        for depth, error in zip(depths[skip].tolist(), results["cifar_test_error"][skip], strict=True)
+        for depth, error in zip(depths[skip].tolist(), results.test_error[skip], strict=True)
         if depth in PAPER
     ]
     if (~skip).sum() > 1:
-        plain = results["cifar_train_error"][~skip, -1]
+        plain = results.train_error[~skip, -1]
         worse = plain[depths[~skip].argmax()] - plain[depths[~skip].argmin()]
         found.append(
             check.above("plain: training error of the deepest minus the shallowest, %", "He et al., Fig. 6", 0.0, worse)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,13 @@ from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.images import Images, load, rows
 from experiments.framework.progress import side_by_side
-from experiments.framework.runner import Experiment, Results
+from experiments.framework.runner import Experiment
 from experiments.residual import bands, cifar, figures, network, normfree, paths, profile, shattering
+from experiments.residual.results import Results, Training
 from experiments.residual.settings import PRESETS, Config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from experiments.residual.network import Params
 
@@ -31,36 +32,54 @@ def run(config: Config) -> Results:
 
     Args:
         config: settings.
-
-    Returns:
-        `depths` (depths,); `loss` (depths, 2, records), `training_error`, `test_accuracy` (depths, 2), plain first;
-        `responses_D`, `deleted_D` (2, D) for each depth D; `path_*` of `split_paths`; what `shattering.over_depth`
-        and `lines`, `profile.measure`, `normfree.measure` and `together` return; and, where networks
-        for CIFAR-10 are asked for, what `cifar.measure` returns.
     """
     data = load(config.data)
     train, test = rows(data, data.train), rows(data, data.test)
     options = {"depth": config.normfree_depth, "steps": config.normfree_steps, "seed": config.seed}
     drawn = (config.shatter_width, config.shatter_networks, config.seed)
     # The longest first, so that none is left alone at the end.
-    parts: dict[str, Callable[[], Results]] = {
+    parts: dict[str, Callable[[], Any]] = {
         "correlation over distance": partial(shattering.lines, config.shatter_width, config.shatter_lines, config.seed),
         "correlation over depth": partial(shattering.over_depth, config.shatter_depths, *drawn),
         **{f"{depth} blocks": partial(trained, depth, train, test, config) for depth in reversed(config.depths)},
         **{f"norm-free, branches of {n}": partial(normfree.measure, train, n, **options) for n in (1, 2)},
         "gradients": partial(profile.measure, train, config.depths[-1], config.width, config.seed),
     }
-    results: Results = {"depths": np.array(config.depths)}
-    for found in side_by_side(parts, "part").values():
-        results |= found
-    for name in ("loss", "training_error", "test_accuracy"):
-        results[name] = np.stack([results.pop(f"{name}_{depth}") for depth in config.depths])
-    results |= normfree.together(results, config.normfree_depth)
-    training = {"steps": config.cifar_steps, "seed": config.seed}
-    return results | cifar.measure("cifar10", config.cifar_depths, config.cifar_plain, **training)
+    found: dict[str, Any] = side_by_side(parts, "part")
+    networks, by_path = zip(*(found[f"{depth} blocks"] for depth in config.depths), strict=True)
+    by_depth = {name: dict(zip(config.depths, values, strict=True)) for name, values in _columns(networks).items()}
+
+    def stacked(name: str) -> np.ndarray:
+        return np.stack(list(by_depth[name].values()))
+
+    return Results(
+        depths=np.array(config.depths),
+        training=Training(
+            loss=stacked("loss"),
+            training_error=stacked("training_error"),
+            test_accuracy=stacked("test_accuracy"),
+            responses=by_depth["responses"],
+            deleted=by_depth["deleted"],
+        ),
+        paths=by_path[-1],
+        profile=found["gradients"],
+        along=found["correlation over distance"],
+        over_depth=found["correlation over depth"],
+        normfree_depth=config.normfree_depth,
+        normfree=found["norm-free, branches of 1"] | found["norm-free, branches of 2"],
+        cifar=cifar.measure(
+            "cifar10", config.cifar_depths, config.cifar_plain, steps=config.cifar_steps, seed=config.seed
+        ),
+    )
 
 
-def trained(depth: int, train: Images, test: Images, config: Config) -> Results:
+def _columns(rows: Sequence[dict[str, np.ndarray]]) -> dict[str, list[np.ndarray]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def trained(
+    depth: int, train: Images, test: Images, config: Config
+) -> tuple[dict[str, np.ndarray], paths.Paths | None]:
     """Train the plain and the residual network of one depth; of the deepest, split the gradient by path length.
 
     Args:
@@ -70,14 +89,14 @@ def trained(depth: int, train: Images, test: Images, config: Config) -> Results:
         config: settings.
 
     Returns:
-        What `train_depth` returns, each name with the depth behind it; and for the deepest what `split_paths` does.
+        What `train_depth` returns but the parameters; and the paths of the deepest.
     """
     found, params = train_depth(depth, train, test, config)
-    results: Results = {f"{name}_{depth}": np.asarray(value) for name, value in found.items()}
+    arrays = {name: np.asarray(value) for name, value in found.items()}
     if depth < config.depths[-1]:
-        return results
+        return arrays, None
     residual = jax.tree.map(lambda both: both[1], params)
-    return results | split_paths(residual, test.first(256), config)
+    return arrays, split_paths(residual, test.first(256), config)
 
 
 def train_depth(depth: int, train: Images, test: Images, config: Config) -> tuple[dict[str, jax.Array], Params]:
@@ -122,18 +141,13 @@ def train_depth(depth: int, train: Images, test: Images, config: Config) -> tupl
     return both(kinds, jax.random.split(jax.random.key(config.seed)), train, test)
 
 
-def split_paths(params: Params, batch: Images, config: Config) -> Results:
+def split_paths(params: Params, batch: Images, config: Config) -> paths.Paths:
     """Split the gradient of a trained residual network by path length.
 
     Args:
         params: of the network.
         batch: images that the gradient is taken on.
         config: settings.
-
-    Returns:
-        `path_exact` (blocks + 1,), norm of the gradient by all paths of each length; `path_lengths` (lengths,),
-        `path_sampled` (lengths, paths), ln of the norm by single paths over that of the path through skips alone;
-        `path_error` (), relative difference of the sum over lengths and the gradient by backpropagation.
     """
     kind, blocks = network.form(skip=True, normalized=True), config.depths[-1]
     lengths = np.unique(np.linspace(0, min(blocks, 30), 11).astype(int))
@@ -150,12 +164,12 @@ def split_paths(params: Params, batch: Images, config: Config) -> Results:
 
     parts, whole, log_norms = split(params, batch, jax.random.key(config.seed))
     summed = batch.x.T @ parts.sum(0)
-    return {
-        "path_exact": np.asarray(jnp.sqrt(jnp.sum(jnp.square(parts), (1, 2)))),
-        "path_lengths": lengths,
-        "path_sampled": np.asarray(log_norms).reshape(len(lengths), -1),
-        "path_error": np.asarray(jnp.linalg.norm(summed - whole) / jnp.linalg.norm(whole)),
-    }
+    return paths.Paths(
+        exact=np.asarray(jnp.sqrt(jnp.sum(jnp.square(parts), (1, 2)))),
+        lengths=lengths,
+        sampled=np.asarray(log_norms).reshape(len(lengths), -1),
+        error=np.asarray(jnp.linalg.norm(summed - whole) / jnp.linalg.norm(whole)),
+    )
 
 
 def claims(results: Results) -> list[Claim]:
@@ -168,22 +182,22 @@ def claims(results: Results) -> list[Claim]:
         The claims.
     """
     return [
-        *depth_claims(results), *profile.claims(results), *path_claims(results),
-        *shattering.claims(results), *normfree_claims(results), *cifar.claims(results),
+        *depth_claims(results), *profile.claims(results.profile), *path_claims(results),
+        *shattering.claims(results.along, results.over_depth), *normfree_claims(results), *cifar.claims(results.cifar),
     ]  # fmt: skip
 
 
 def depth_claims(results: Results) -> list[Claim]:
     """Degradation, responses, and deletion of blocks."""
-    depths, source = results["depths"], "He et al. 2016, Fig. 6"
-    plain, residual = results["training_error"].T
+    depths, source = results.depths, "He et al. 2016, Fig. 6"
+    plain, residual = results.training.training_error.T
     first, last = depths[0], depths[-1]
     shallow = depths[1] if len(depths) > 2 else depths[0]
-    accuracy = results["test_accuracy"]
-    deleted, kept = results[f"deleted_{last}"][1], accuracy[-1, 1]
-    responses = np.array([results[f"responses_{depth}"].mean(1) for depth in depths])
+    accuracy = results.training.test_accuracy
+    deleted, kept = results.training.deleted[last][1], accuracy[-1, 1]
+    responses = np.array([results.training.responses[depth].mean(1) for depth in depths])
     errors = f"training error, {last} blocks minus {first}"
-    largest, gone = (responses[:, 1] / responses[:, 0]).max(), results[f"deleted_{shallow}"][0].mean()
+    largest, gone = (responses[:, 1] / responses[:, 0]).max(), results.training.deleted[shallow][0].mean()
     lost, veit = kept - deleted.mean(), "Veit et al. 2016, Fig. 3"
     return [
         check.above(f"plain: {errors}", source, bands.DEGRADED, plain[-1] - plain[0]),
@@ -197,13 +211,13 @@ def depth_claims(results: Results) -> list[Claim]:
 
 def path_claims(results: Results) -> list[Claim]:
     """Veit et al.: gradients come by short paths."""
-    blocks, source = int(results["depths"][-1]), "Veit et al. 2016, Fig. 6"
-    factor, explained, weights = paths.decay(results)
+    blocks, source = int(results.depths[-1]), "Veit et al. 2016, Fig. 6"
+    factor, explained, weights = paths.decay(results.paths, blocks)
     low, high = paths.effective(weights)
     share = paths.binomial(blocks)
     line = f"ln(gradient by a path) falls linearly with its length (factor {factor:.2f} a branch): R^2"
     longest = f"of {blocks} branches, the most that carry the middle 95 % of the gradient"
-    error = float(results["path_error"])
+    error = float(results.paths.error)
     found = [
         check.below("sum over path lengths against backpropagation, relative", "exact", bands.SAME, error),
         check.above(line, source, bands.LINEAR_FIT, explained),
@@ -218,22 +232,22 @@ def path_claims(results: Results) -> list[Claim]:
 
 def normfree_claims(results: Results) -> list[Claim]:
     """The identity at first, and quick from then on; twice the signal and gradient a block without."""
-    by_name = {str(name): index for index, name in enumerate(results["normfree_names"])}
+    networks, residual = results.normfree, results.normfree["residual"]
     papers = {"ReZero": "Bachlechner et al. 2020", "SkipInit": "De & Smith 2020", "Fixup": "Zhang et al. 2019"}
     found = []
     for name, source in papers.items():
-        jacobian = results["normfree_jacobian"][by_name[name]]
+        jacobian = networks[name].jacobian
         largest = np.abs(jacobian - np.eye(len(jacobian))).max()
         found.append(check.below(f"{name}: stack's Jacobian minus I at first, largest entry", source, 0.0, largest))
-    signal, gradient = (results[f"normfree_{key}_residual"] for key in ("signal", "gradient"))
+    signal, gradient = residual.signal, residual.gradient
     band = normfree.doubling_band(len(gradient))
     for what, grown, blocks in (("signal", signal[-1], len(signal) - 1), ("gradient", gradient[0], len(gradient))):
         line = f"residual without normalization: log2 of the squared {what}'s growth a block"
         found.append(check.close(line, papers["SkipInit"], 1.0, 2 * np.log2(grown) / blocks, absolute=band))
-    losses = results["normfree_loss"]
-    if not losses.size:
+    if not residual.loss.size:
         return found
-    first, last = ({name: x[index].mean() for name, index in by_name.items()} for x in (losses[:, :1], losses[:, -20:]))
+    first = {name: network.loss[:1].mean() for name, network in networks.items()}
+    last = {name: network.loss[-20:].mean() for name, network in networks.items()}
     worst = max(last[name] for name in papers)
     return [
         *found,

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.framework.runner import Results
 from experiments.residual import cifar, paths
+from experiments.residual.results import Results
 from experiments.residual.shattering import KINDS, NETWORKS, PUBLISHED
 from gradflow import plots
 
@@ -31,7 +31,7 @@ def draw(results: Results) -> dict[str, Figure]:
     """
     drawn = {"depth": depth, "paths": path_lengths, "shattering": shattering, "normfree": normfree}
     found = {name: draw_one(results) for name, draw_one in drawn.items()}
-    return found | ({"cifar": cifar10(results)} if "cifar_steps" in results else {})
+    return found | ({"cifar": cifar10(results.cifar)} if results.cifar else {})
 
 
 def _row(title: str) -> tuple[Figure, np.ndarray]:
@@ -48,15 +48,15 @@ def depth(results: Results) -> Figure:
     figure.suptitle("Depth, with and without skip connections", x=0.01, ha="left", fontsize=12)
     _profile(profile, results)
     for index, (name, style) in enumerate(BOTH.items()):
-        left.plot(results["depths"], 100 * results["training_error"][:, index], label=name, **style)
+        left.plot(results.depths, 100 * results.training.training_error[:, index], label=name, **style)
     left.set_xlabel("blocks")
     left.set_ylabel("training error, %")
     left.set_ylim(0, 100)
     left.set_title("(a) error after training")
     left.legend()
-    deepest = int(results["depths"][-1])
+    deepest = int(results.depths[-1])
     for index, (name, style) in enumerate(BOTH.items()):
-        responses = results[f"responses_{deepest}"][index]
+        responses = results.training.responses[deepest][index]
         middle.semilogy(np.arange(1, deepest + 1), responses, label=name, markevery=6, **style)
     middle.set_xlabel("block")
     middle.set_ylabel("deviation of what a branch adds")
@@ -67,9 +67,9 @@ def depth(results: Results) -> Figure:
 
 
 def _profile(axes: Axes, results: Results) -> None:
-    typical = np.exp(np.log(results["profile"].astype(np.float64)).mean(1))
+    typical = np.exp(np.log(results.profile.measured.astype(np.float64)).mean(1))
     blocks = np.arange(1, typical.shape[1] + 1)
-    for theory in results["profile_theory"]:
+    for theory in results.profile.theory:
         axes.semilogy(blocks, theory, color=GREY, linewidth=4)
     for (name, style), values in zip(BOTH.items(), typical, strict=True):
         axes.semilogy(blocks, values, label=name, markevery=6, **style)
@@ -80,14 +80,16 @@ def _profile(axes: Axes, results: Results) -> None:
 
 
 def _deletion(axes: Axes, results: Results) -> None:
-    depths = [int(d) for d in results["depths"]]
+    depths = [int(d) for d in results.depths]
     shallow = depths[1] if len(depths) > 2 else depths[0]
     for index, (name, blocks) in enumerate((("plain", shallow), ("residual", depths[-1]))):
-        accuracy = results[f"deleted_{blocks}"][index]
+        accuracy = results.training.deleted[blocks][index]
         place = np.linspace(0, 1, blocks)
         label = f"{name}, {blocks} blocks"
         axes.plot(place, accuracy, label=label, markevery=max(1, blocks // 9), **BOTH[name])
-        axes.axhline(results["test_accuracy"][depths.index(blocks), index], color=BOTH[name]["color"], linewidth=0.8)
+        axes.axhline(
+            results.training.test_accuracy[depths.index(blocks), index], color=BOTH[name]["color"], linewidth=0.8
+        )
     axes.axhline(0.1, color="#777777", linestyle=":", linewidth=0.8)
     axes.set_ylim(0, 1)
     axes.set_xlabel("place of the deleted block, first (0) to last (1)")
@@ -98,20 +100,20 @@ def _deletion(axes: Axes, results: Results) -> None:
 
 def path_lengths(results: Results) -> Figure:
     """Veit et al.'s Fig. 6: how many paths, how much gradient each, how much together."""
-    blocks = int(results["depths"][-1])
+    blocks = int(results.depths[-1])
     figure, (left, middle, right) = _row(f"The paths through {blocks} residual blocks, after training")
     lengths = np.arange(blocks + 1)
     left.bar(lengths, paths.binomial(blocks), color=GREY, edgecolor="#555555", linewidth=0.4)
     left.set_ylabel("part of all paths")
     left.set_title("(a) how many there are")
-    factor, _, weights = paths.decay(results)
-    single = np.exp(results["path_sampled"].astype(np.float64))
-    middle.semilogy(results["path_lengths"], single, ".", color=GREY, markersize=3)
-    middle.semilogy(results["path_lengths"], single.mean(1), label="mean", **PLAIN)
+    factor, _, weights = paths.decay(results.paths, blocks)
+    single = np.exp(results.paths.sampled.astype(np.float64))
+    middle.semilogy(results.paths.lengths, single, ".", color=GREY, markersize=3)
+    middle.semilogy(results.paths.lengths, single.mean(1), label="mean", **PLAIN)
     middle.set_ylabel("gradient by one path, that by skips alone = 1")
     middle.set_title(f"(b) one path: {factor:.2f} a branch")
     middle.legend()
-    exact = results["path_exact"]
+    exact = results.paths.exact
     right.bar(lengths, weights / weights.sum(), color=GREY, label="norms of single paths added", width=0.9)
     right.plot(lengths, exact / exact.sum(), label="norm of their exact sum", markevery=3, **RESIDUAL)
     right.set_ylabel("part of the gradient")
@@ -127,8 +129,8 @@ def shattering(results: Results) -> Figure:
     figure = Figure(figsize=(10.5, 6.4), layout="constrained")
     grid = figure.subplots(2, 3)
     figure.suptitle("Gradients at neighbouring inputs, at initialization", x=0.01, ha="left", fontsize=12)
-    for axes, letter, name, gradient in zip(grid[0], "abc", PUBLISHED, results["shatter_gradient"], strict=False):
-        axes.plot(results["shatter_x"], gradient, color="black", linewidth=0.9)
+    for axes, letter, name, gradient in zip(grid[0], "abc", PUBLISHED, results.along.gradient, strict=False):
+        axes.plot(results.along.x, gradient, color="black", linewidth=0.9)
         axes.set_xlabel("input")
         axes.set_ylabel("gradient of the output")
         axes.set_title(f"({letter}) {_short(name)}")
@@ -143,9 +145,9 @@ def _short(name: str) -> str:
 
 
 def _over_distance(normalized: Axes, bare: Axes, results: Results) -> None:
-    for theory in results["shatter_autocorrelation_theory"]:
+    for theory in results.along.theory:
         bare.plot(theory, color=GREY, linewidth=4)
-    for name, values, style in zip(NETWORKS, results["shatter_autocorrelation"], plots.line_styles(), strict=False):
+    for name, values, style in zip(NETWORKS, results.along.autocorrelation, plots.line_styles(), strict=False):
         (normalized if "batch norm" in name else bare).plot(values, label=_short(name), **style)
     normalized.set_title("(d) along the line, normalized")
     bare.set_title("(e) not normalized; grey: theory")
@@ -156,11 +158,11 @@ def _over_distance(normalized: Axes, bare: Axes, results: Results) -> None:
 
 
 def _over_depth(axes: Axes, results: Results) -> None:
-    depths = results["shatter_depths"]
-    for theory in results["shatter_theory"]:
+    depths = results.over_depth.depths
+    for theory in results.over_depth.theory:
         axes.loglog(depths, theory, color=GREY, linewidth=4)
     for (name, values), style in zip(
-        zip(KINDS, results["shatter_correlation"], strict=True), plots.line_styles(), strict=False
+        zip(KINDS, results.over_depth.measured, strict=True), plots.line_styles(), strict=False
     ):
         axes.loglog(depths, np.where(values > FAINTEST, values, np.nan), label=_short(name), **style)
     every = np.linspace(1, depths[-1])
@@ -176,27 +178,26 @@ def _over_depth(axes: Axes, results: Results) -> None:
 
 def normfree(results: Results) -> Figure:
     """Signal and gradient along the stack at initialization, and training."""
-    layers = int(results["normfree_depth"])
+    layers, networks = results.normfree_depth, results.normfree
     figure, (left, middle, right) = _row(f"No normalization: {layers} layers, branches of one or two")
-    names = [str(name) for name in results["normfree_names"]]
     # Three of them start as the same stack: markers in turn show the lines that lie on each other.
     styles = {name: {**style, "markevery": (0.05 * k, 0.25)}
-              for k, (name, style) in enumerate(zip(names, plots.line_styles(), strict=False))}  # fmt: skip
-    for axes, key, where in ((left, "signal", "first"), (middle, "gradient", "last")):
-        for name in names:
-            values = results[f"normfree_{key}_{name}"]
+              for k, (name, style) in enumerate(zip(networks, plots.line_styles(), strict=False))}  # fmt: skip
+    for name, network in networks.items():
+        for axes, values in ((left, network.signal), (middle, network.gradient)):
             axes.semilogy(np.arange(len(values)) * layers / len(values), values, label=name, **styles[name])
+    for axes, where in ((left, "first"), (middle, "last")):
         axes.set(xlabel="layer", ylabel=f"rms over that at the {where} block")
     left.set_title("(a) stream at initialization")
     middle.set_title("(b) its gradient at initialization")
     left.legend(loc="upper left")
     right.set_title(f"(c) training, mean of {SMOOTHED} steps")
-    if not results["normfree_loss"].size:
+    if not networks["residual"].loss.size:
         right.set_axis_off()
         right.text(0.5, 0.5, "not trained at this size", ha="center", transform=right.transAxes)
         return figure
-    for name, losses in zip(names, results["normfree_loss"], strict=True):
-        smooth = np.convolve(losses, np.full(SMOOTHED, 1 / SMOOTHED), "valid")
+    for name, network in networks.items():
+        smooth = np.convolve(network.loss, np.full(SMOOTHED, 1 / SMOOTHED), "valid")
         right.semilogy(np.arange(len(smooth)) + SMOOTHED, smooth, label=name, **styles[name])
     right.set(xlabel="training step", ylabel="training loss", ylim=(0.2, TALLEST))
     right.set_yticks([0.2, 0.5, 1, 2, 5, 10], ["0.2", "0.5", "1", "2", "5", "10"])
@@ -204,20 +205,20 @@ def normfree(results: Results) -> Figure:
     return figure
 
 
-def cifar10(results: Results) -> Figure:
+def cifar10(results: cifar.Training) -> Figure:
     """He et al.'s Fig. 6: training error over steps; and their Table 6."""
     figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     figure.suptitle("CIFAR-10 by He et al.'s recipe", x=0.01, ha="left", fontsize=12)
-    networks = zip(results["cifar_depths"].tolist(), results["cifar_residual"].tolist(), strict=True)
+    networks = zip(results.depths.tolist(), results.residual.tolist(), strict=True)
     names = [cifar.label(network) for network in networks]
-    for name, errors, style in zip(names, results["cifar_train_error"], plots.line_styles(), strict=False):
-        left.plot(results["cifar_steps"], errors, label=name, markevery=0.2, **style)
+    for name, errors, style in zip(names, results.train_error, plots.line_styles(), strict=False):
+        left.plot(results.steps, errors, label=name, markevery=0.2, **style)
     left.set(xlabel="training step", ylabel="training error, %", title="(a) training", ylim=(0, None))
     left.legend()
     published = [cifar.PAPER.get(int(name.split("-")[1]) if name.startswith("R") else 0) for name in names]
     places = np.arange(len(names))
-    right.plot(places, results["cifar_test_error"], "o", color="black", label="here")
+    right.plot(places, results.test_error, "o", color="black", label="here")
     right.plot(places, [np.nan if value is None else value for value in published], "_", color="#D55E00", markersize=16,
                markeredgewidth=2, label="He et al., Table 6")  # fmt: skip
     right.set_xticks(places, names, rotation=45, ha="right")

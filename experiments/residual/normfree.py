@@ -8,6 +8,7 @@ numbers in place of the biases. What sets networks of the same branches apart is
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -20,7 +21,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
 from experiments.framework.images import Images, sampled
-from experiments.framework.runner import Results
 
 WIDTH, BATCH, RATE = 128, 128, 0.01
 PROBED = 64  # images that signal and gradient at initialization are measured on
@@ -45,6 +45,16 @@ class Form(NamedTuple):
     kernels: Any
     output: Any
     learned: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One network: what `beginning` gives, and the training loss of every step, none without training."""
+
+    signal: Float[np.ndarray, " blocks"]
+    gradient: Float[np.ndarray, " blocks"]
+    jacobian: Float[np.ndarray, "width width"]
+    loss: Float[np.ndarray, " steps"]
 
 
 def forms(depth: int) -> dict[int, dict[str, Form]]:
@@ -247,7 +257,7 @@ def doubling_band(blocks: int) -> float:
     return (3 * math.sqrt(variance / blocks) + variance / 2) / math.log(2)
 
 
-def measure(data: Images, layers: int, *, depth: int, steps: int, seed: int) -> Results:
+def measure(data: Images, layers: int, *, depth: int, steps: int, seed: int) -> dict[str, Network]:
     """Measure the networks with branches of one length at initialization, and train them, as one program.
 
     Args:
@@ -258,8 +268,7 @@ def measure(data: Images, layers: int, *, depth: int, steps: int, seed: int) -> 
         seed: of everything.
 
     Returns:
-        `normfree_jacobian_NAME` (width, width), `normfree_loss_NAME` (steps,), empty without training;
-        `normfree_signal_NAME` and `normfree_gradient_NAME` (blocks,) of each network, from `beginning`.
+        Name to network.
     """
     kinds = forms(depth)[layers]
     stacked = jax.tree.map(lambda *leaves: jnp.asarray(leaves, jnp.float32), *kinds.values())
@@ -269,23 +278,6 @@ def measure(data: Images, layers: int, *, depth: int, steps: int, seed: int) -> 
         trained = jax.jit(jax.vmap(functools.partial(train, data=data, steps=steps, **options)))
         found["loss"] = trained(stacked) if steps else jnp.zeros((len(kinds), 0))
     return {
-        f"normfree_{key}_{name}": np.asarray(rows[index])
+        name: Network(**{key: np.asarray(rows[index]) for key, rows in found.items()})
         for index, name in enumerate(kinds)
-        for key, rows in found.items()
     }
-
-
-def together(found: Results, depth: int) -> Results:
-    """Stack what claims and figures go through network by network.
-
-    Args:
-        found: from `measure`, of branches of both lengths.
-        depth: layers of all branches together.
-
-    Returns:
-        `normfree_depth` (); `normfree_names` (5,); `normfree_jacobian` (5, width, width); `normfree_loss` (5, steps).
-    """
-    names = [name for kinds in forms(depth).values() for name in kinds]
-    stacked = {f"normfree_{key}": np.stack([found[f"normfree_{key}_{name}"] for name in names])
-               for key in ("jacobian", "loss")}  # fmt: skip
-    return {"normfree_depth": np.array(depth), "normfree_names": np.array(names), **stacked}

@@ -7,18 +7,35 @@ is the coefficient of t^k in the product of (I + t J_l), which one pass over the
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from experiments.framework.images import Images
-from experiments.framework.runner import Results
 from experiments.residual import network
 from experiments.residual.network import Form, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """The gradient of a trained network by path length.
+
+    Attributes:
+        exact: norm of the gradient by all paths of each length.
+        lengths: of the paths that were drawn.
+        sampled: ln of the norm by single paths over that of the path through skips alone.
+        error: relative difference of the sum over lengths and the gradient by backpropagation.
+    """
+
+    exact: Float[np.ndarray, " blocks+1"]
+    lengths: Int[np.ndarray, " lengths"]
+    sampled: Float[np.ndarray, "lengths paths"]
+    error: Float[np.ndarray, ""]
 
 
 def inputs_of_blocks(params: Params, batch: Images, kind: Form) -> tuple[Array, Float[Array, "blocks batch width"]]:
@@ -136,18 +153,18 @@ def effective(weights: Float[np.ndarray, " lengths"], mass: float = 0.95) -> tup
     return int(low), int(high)
 
 
-def decay(results: Results) -> tuple[float, float, np.ndarray]:
+def decay(found: Paths, blocks: int) -> tuple[float, float, np.ndarray]:
     """Fit the decay of the gradient by a path with its length, and weigh lengths by their number of paths.
 
     Args:
-        results: from `run`.
+        found: lengths and gradients of single paths.
+        blocks: of the network.
 
     Returns:
         Factor a branch; R^2 of the fit; gradient by all paths of each length, norms added up (Veit et al. Fig. 6).
     """
-    lengths, blocks = results["path_lengths"], int(results["depths"][-1])
-    logs = np.log(np.exp(results["path_sampled"].astype(np.float64)).mean(1))
-    slope, start = np.polyfit(lengths, logs, 1)
-    explained = np.corrcoef(lengths, logs)[0, 1] ** 2
+    logs = np.log(np.exp(found.sampled.astype(np.float64)).mean(1))
+    slope, start = np.polyfit(found.lengths, logs, 1)
+    explained = np.corrcoef(found.lengths, logs)[0, 1] ** 2
     weights = binomial(blocks) * np.exp(start + slope * np.arange(blocks + 1))
     return float(np.exp(slope)), float(explained), weights

@@ -8,6 +8,8 @@ power of depth.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,6 @@ import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.images import Images
-from experiments.framework.runner import Results
 from experiments.residual import network
 from experiments.residual.network import Form
 
@@ -25,6 +26,14 @@ NETWORKS, BATCH = 32, 64
 # Networks of a width of 64 spread by .03 (plain) and .005: three standard errors of a mean over 32; and what images
 # add, less unlike each other than the examples of the theory: up to .003 (residual) in pilot runs on seeds 10 and 11.
 BANDS = {"plain": 0.02, "residual": 0.008}
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Gradient over blocks at initialization, plain networks first, and by theory."""
+
+    measured: Float[np.ndarray, "2 networks blocks"]
+    theory: Float[np.ndarray, "2 blocks"]
 
 
 def gradients(key: PRNGKeyArray, kind: Form, images: Images, *, blocks: int, width: int) -> Float[Array, " blocks"]:
@@ -57,7 +66,7 @@ def predicted(blocks: int, variance: float, *, skip: bool) -> Float[np.ndarray, 
     return np.sqrt(np.append(squares, 1.0))
 
 
-def measure(images: Images, blocks: int, width: int, seed: int) -> Results:
+def measure(images: Images, blocks: int, width: int, seed: int) -> Profile:
     """Measure 32 networks of either kind on one batch.
 
     Args:
@@ -65,9 +74,6 @@ def measure(images: Images, blocks: int, width: int, seed: int) -> Results:
         blocks: of the networks.
         width: of their streams.
         seed: of their randomness.
-
-    Returns:
-        `profile` (2, networks, blocks), from `gradients`, and `profile_theory` (2, blocks), plain first.
     """
     batch = images.first(BATCH)
     keys = jax.random.split(jax.random.key(seed), NETWORKS)
@@ -80,10 +86,10 @@ def measure(images: Images, blocks: int, width: int, seed: int) -> Results:
         return jax.lax.map(one, kinds)
 
     entering = float(jnp.var(batch.x, 0).mean())
-    return {
-        "profile": np.asarray(both(Form(jnp.asarray([0.0, 1.0]), jnp.ones(2), jnp.ones(2)))),
-        "profile_theory": np.stack([predicted(blocks, entering, skip=skip) for skip in (False, True)]),
-    }
+    return Profile(
+        measured=np.asarray(both(Form(jnp.asarray([0.0, 1.0]), jnp.ones(2), jnp.ones(2)))),
+        theory=np.stack([predicted(blocks, entering, skip=skip) for skip in (False, True)]),
+    )
 
 
 def rates(profiles: Float[np.ndarray, "networks blocks"]) -> Float[np.ndarray, " networks"]:
@@ -98,7 +104,7 @@ def rates(profiles: Float[np.ndarray, "networks blocks"]) -> Float[np.ndarray, "
     return np.exp(-np.polyfit(np.arange(upper.shape[1]), upper.T, 1)[0])
 
 
-def claims(results: Results) -> list[Claim]:
+def claims(results: Profile) -> list[Claim]:
     """Hold the growth of the gradient over blocks against theory: it explodes in the plain network alone.
 
     Args:
@@ -106,9 +112,7 @@ def claims(results: Results) -> list[Claim]:
     """
     sources = {"plain": "Yang et al. 2019", "residual": "1 + 1 / v"}
     found = []
-    for (name, band), profiles, theory in zip(
-        BANDS.items(), results["profile"], results["profile_theory"], strict=True
-    ):
+    for (name, band), profiles, theory in zip(BANDS.items(), results.measured, results.theory, strict=True):
         claim = f"{name}, at initialization: factor of the squared gradient a block, upper half"
         expected, measured = rates(theory[None]).mean(), rates(profiles).mean()
         found.append(check.close(claim, sources[name], float(expected), float(measured), absolute=band))

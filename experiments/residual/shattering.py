@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 
@@ -13,7 +14,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
-from experiments.framework.runner import Results
 from experiments.residual import network
 from experiments.residual.network import Form, Params
 
@@ -43,6 +43,25 @@ KINDS = {
     "plain + batch norm": network.form(skip=False, normalized=True),
     "residual + batch norm": network.form(skip=True, normalized=True),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """Gradients along a line of inputs: one network of each kind, and autocorrelations, by theory where bare."""
+
+    x: Float[np.ndarray, " points"]
+    gradient: Float[np.ndarray, "networks points"]
+    autocorrelation: Float[np.ndarray, "networks lags"]
+    theory: Float[np.ndarray, "2 lags"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlation:
+    """Correlation of the gradients at two inputs over depth, of each of `KINDS`."""
+
+    depths: Int[np.ndarray, " depths"]
+    measured: Float[np.ndarray, "kinds depths"]
+    theory: Float[np.ndarray, "kinds depths"]
 
 
 def grid_gradients(
@@ -201,17 +220,13 @@ def predicted_correlation(blocks: int, *, skip: bool, normalized: bool = False) 
     )
 
 
-def lines(width: int, count: int, seed: int) -> Results:
+def lines(width: int, count: int, seed: int) -> Lines:
     """Measure gradients along a line of inputs, Balduzzi et al.'s Figs 1 and 2.
 
     Args:
         width: of the stream.
         count: networks that autocorrelations are averaged over.
         seed: of the randomness.
-
-    Returns:
-        `shatter_x` (points,), `shatter_gradient` (networks, points), one each; `shatter_autocorrelation`
-        (networks, lags); `shatter_autocorrelation_theory` (2, lags), of plain and residual ones without normalization.
     """
     depths = jnp.array([blocks for blocks, _ in NETWORKS.values()])
     kinds = _stacked(kind for _, kind in NETWORKS.values())
@@ -219,12 +234,12 @@ def lines(width: int, count: int, seed: int) -> Results:
     gradients = np.asarray(_over_networks(one, count, seed))
     bare = list(FURTHER)[1:]
     theory = [predicted_autocorrelation(NETWORKS[name][0], LAGS, skip=bool(NETWORKS[name][1].skip)) for name in bare]
-    return {
-        "shatter_x": np.linspace(-LIMIT, LIMIT, POINTS),
-        "shatter_gradient": gradients[0],
-        "shatter_autocorrelation": np.stack([autocorrelation(rows, LAGS) for rows in gradients.swapaxes(0, 1)]),
-        "shatter_autocorrelation_theory": np.stack(theory),
-    }
+    return Lines(
+        x=np.linspace(-LIMIT, LIMIT, POINTS),
+        gradient=gradients[0],
+        autocorrelation=np.stack([autocorrelation(rows, LAGS) for rows in gradients.swapaxes(0, 1)]),
+        theory=np.stack(theory),
+    )
 
 
 def _stacked(forms: Iterable[Form]) -> Form:
@@ -236,7 +251,7 @@ def _over_networks(one: Callable[[PRNGKeyArray], Array], count: int, seed: int) 
     return jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=min(AT_ONCE, count)))(keys)
 
 
-def over_depth(depths: tuple[int, ...], width: int, networks: int, seed: int) -> Results:
+def over_depth(depths: tuple[int, ...], width: int, networks: int, seed: int) -> Correlation:
     """Measure the correlation of gradients over depth.
 
     Args:
@@ -244,9 +259,6 @@ def over_depth(depths: tuple[int, ...], width: int, networks: int, seed: int) ->
         width: of the stream.
         networks: drawn.
         seed: of their randomness.
-
-    Returns:
-        `shatter_depths` (depths,); `shatter_correlation`, `shatter_theory` (kinds, depths), in the order of `KINDS`.
     """
     kinds, found = list(KINDS.values()), []
     for chosen, batch in ((kinds[:2], 2), (kinds[2:], BATCH)):
@@ -255,24 +267,25 @@ def over_depth(depths: tuple[int, ...], width: int, networks: int, seed: int) ->
     theory = [
         predicted_correlation(max(depths), skip=bool(kind.skip), normalized=bool(kind.normalized)) for kind in kinds
     ]
-    return {
-        "shatter_depths": np.array(depths),
-        "shatter_correlation": np.concatenate(found),
-        "shatter_theory": np.stack(theory)[:, np.array(depths) - 1],
-    }
+    return Correlation(
+        depths=np.array(depths),
+        measured=np.concatenate(found),
+        theory=np.stack(theory)[:, np.array(depths) - 1],
+    )
 
 
-def claims(results: Results) -> list[Claim]:
+def claims(along: Lines, over_depths: Correlation) -> list[Claim]:
     """Hold correlations of gradients over depth and distance against theory.
 
     Args:
-        results: from `lines` and `over_depth`.
+        along: from `lines`.
+        over_depths: from `over_depth`.
     """
     source, near = "Balduzzi et al. 2017", "autocorrelation of gradients at a distance of 1 point"
     over = "correlation of gradients over depth"
-    correlation, depths = results["shatter_correlation"], results["shatter_depths"]
-    errors = np.abs(correlation - results["shatter_theory"]).max(1)
-    neighbour = dict(zip(NETWORKS, results["shatter_autocorrelation"][:, 1], strict=True))
+    correlation, depths = over_depths.measured, over_depths.depths
+    errors = np.abs(correlation - over_depths.theory).max(1)
+    neighbour = dict(zip(NETWORKS, along.autocorrelation[:, 1], strict=True))
     plain, residual = list(PUBLISHED)[1:]
     found = [
         *(check.below(f"{name}: {over}, largest error of theory", source, BAND, error)
@@ -280,7 +293,7 @@ def claims(results: Results) -> list[Claim]:
         check.below(f"{plain}: {near}", f"{source}, Fig. 2", 0.15, neighbour[plain]),
         check.above(f"{residual}: {near}", f"{source}, Fig. 2", 0.8, neighbour[residual]),
         *(check.close(f"{name}: {near}", "Gaussian process", theory[1], neighbour[name], absolute=BAND)
-          for name, theory in zip(list(FURTHER)[1:], results["shatter_autocorrelation_theory"], strict=True)),
+          for name, theory in zip(list(FURTHER)[1:], along.theory, strict=True)),
     ]  # fmt: skip
     if depths[-1] >= 20 and 5 in depths:
         first, last = correlation[-1, depths.tolist().index(5)], correlation[-1, -1]
