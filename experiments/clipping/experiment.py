@@ -6,10 +6,11 @@ import numpy as np
 
 import experiments.clipping as package
 from experiments.clipping import bands, figures, order, smoothness, surface
+from experiments.clipping.results import Results
 from experiments.clipping.settings import PRESETS, Config
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
-from experiments.framework.runner import Experiment, Results
+from experiments.framework.runner import Experiment
 
 PASCANU, ZHANG = "Pascanu et al. 2013", "Zhang et al. 2020"
 
@@ -19,18 +20,18 @@ def run(config: Config) -> Results:
 
     Args:
         config: settings.
-
-    Returns:
-        What `measure` and `measure_quartic` of `surface`, `measure` of `smoothness`, and `by_length`
-        and `at_length` of `order` return.
     """
-    return {
-        **surface.measure(config.grid, config.starts, config.path_steps, config.seed),
-        **surface.measure_quartic(),
-        **smoothness.measure(config.smooth_runs, config.smooth_updates, config.smooth_every, config.seed),
-        **order.by_length(config.lengths, config.runs, config.updates, config.seed),
-        **order.at_length(config.long_length, config.runs, config.long_updates, config.every, config.seed),
-    }
+    grid, path = surface.measure(config.grid, config.starts, config.path_steps, config.seed)
+    along, radius = smoothness.measure(config.smooth_runs, config.smooth_updates, config.smooth_every, config.seed)
+    return Results(
+        surface=grid,
+        path=path,
+        quartic=surface.measure_quartic(),
+        smooth=along,
+        radius=radius,
+        by_length=order.by_length(config.lengths, config.runs, config.updates, config.seed),
+        long=order.at_length(config.long_length, config.runs, config.long_updates, config.every, config.seed),
+    )
 
 
 def claims(results: Results) -> list[Claim]:
@@ -53,19 +54,19 @@ def claims(results: Results) -> list[Claim]:
 
 def surface_claims(results: Results) -> list[Claim]:
     """The cliff, and what it does to descent."""
-    gradient, source = results["surface_gradient"], f"{PASCANU}, Fig. 6"
+    gradient, source = results.surface.gradient, f"{PASCANU}, Fig. 6"
     row, column = np.unravel_index(np.argmax(gradient), gradient.shape)
     longest = steps_taken(results).max(1)
-    ends = results["path_error"][:, -1]
+    ends = results.path.error[:, -1]
     bound = surface.RATE * surface.LIMIT * (1 + bands.ROUNDING)
     steepest = "one unit: steepest place of the surface"
     thrown = "one unit: longest plain step over the longest clipped one, median over starts"
     return [
         check.above("one unit: largest gradient norm over the median", source, bands.STEEP,
                     gradient.max() / np.median(gradient)),
-        check.close(f"{steepest}, w", source, bands.CLIFF[0], results["surface_weights"][row],
+        check.close(f"{steepest}, w", source, bands.CLIFF[0], results.surface.weights[row],
                     absolute=bands.CLIFF_BAND),
-        check.close(f"{steepest}, b", source, bands.CLIFF[1], results["surface_biases"][column],
+        check.close(f"{steepest}, b", source, bands.CLIFF[1], results.surface.biases[column],
                     absolute=bands.CLIFF_BAND),
         check.below("one unit: longest clipped step, rate times limit", "Algorithm 1", bound, longest[1].max()),
         check.above(thrown, source, bands.THROWN, np.median(longest[0]) / longest[1].max()),
@@ -80,19 +81,17 @@ def steps_taken(results: Results) -> np.ndarray:
     Args:
         results: from `run`.
     """
-    return np.linalg.norm(np.diff(results["path_places"].astype(np.float64), axis=1), axis=-1)
+    return np.linalg.norm(np.diff(results.path.places.astype(np.float64), axis=1), axis=-1)
 
 
 def quartic_claims(results: Results) -> list[Claim]:
     """x^4: the same rate with and without clipping, and the bound that makes clipping safe."""
-    x = results["quartic_x"][:, 2].astype(np.float64)
+    x = results.quartic.x[:, 2].astype(np.float64)
     excess = 12 * x**2 - 16 - np.abs(4 * x**3)
-    first = results["quartic_first"]
+    first = results.quartic.first
     slower = "x^4: steps at rate 1 / (12 x_0^2), safe without clipping, over steps with clipping"
     return [
-        check.above(
-            "x^4, rate .01: largest |x| of plain descent", ZHANG, 1e9, np.abs(results["quartic_x"][:, 0]).max()
-        ),
+        check.above("x^4, rate .01: largest |x| of plain descent", ZHANG, 1e9, np.abs(results.quartic.x[:, 0]).max()),
         check.close("x^4, rate .01: steps of clipped descent to |gradient| < .001", ZHANG, 4052, first[2], absolute=5),
         check.close(slower, "gradient flow", surface.slower_without_clipping(), first[1] / first[2], relative=0.01),
         check.below("x^4: f'' - (16 + |f'|), largest on the way", f"{ZHANG}: (L0, L1)-smooth", 0.0, excess.max()),
@@ -101,10 +100,10 @@ def quartic_claims(results: Results) -> list[Claim]:
 
 def radius_claims(results: Results) -> list[Claim]:
     """Below a spectral radius of 1 gradients must vanish over time; above it they may explode, or not."""
-    radii, gradient = results["radii"], results["radius_gradient"][..., 0]
-    rates = smoothness.fitted_rates(results["radius_gradient"][0])
+    radii, gradient = results.radius.radii, results.radius.gradient[..., 0]
+    rates = smoothness.fitted_rates(results.radius.gradient[0])
     below = radii < 1
-    steps = results["radius_gradient"].shape[-1]
+    steps = results.radius.gradient.shape[-1]
     over = f"gradient over {steps} steps of time, first over last"
     return [
         check.below("linear units: rate of dL/dh_t over the spectral radius, largest error", "eigenvalues",
@@ -119,7 +118,7 @@ def radius_claims(results: Results) -> list[Claim]:
 
 def smoothness_claims(results: Results) -> list[Claim]:
     """Zhang et al.: smoothness is no constant of a loss; it grows with the gradient."""
-    gradient, local, source = results["smooth_gradient"], results["smooth_local"], f"{ZHANG}, Fig. 1"
+    gradient, local, source = results.smooth.gradient, results.smooth.local, f"{ZHANG}, Fig. 1"
     slope, correlation = smoothness.fitted_power(gradient, local)
     low, high = np.percentile(local, (10, 90))
     found = [
@@ -133,15 +132,15 @@ def smoothness_claims(results: Results) -> list[Claim]:
 
 def order_claims(results: Results) -> list[Claim]:
     """Temporal order: what clipping does to the norm of the gradient, and who learns."""
-    title, source = f"temporal order, T = {results['long_length']}, smart tanh", f"{PASCANU}, Fig. 7"
+    title, source = f"temporal order, T = {results.long.length}, smart tanh", f"{PASCANU}, Fig. 7"
     plain, clipped = (list(order.LIMITS).index(name) for name in ("none", "norm"))
-    after = results["long_after"][clipped].max()
+    after = results.long.after[clipped].max()
     found = [
         check.below(f"{title}: largest norm after clipping", "Algorithm 1", order.BY_NORM * (1 + bands.ROUNDING), after)
     ]
-    if results["long_every"] * results["long_loss"].shape[-1] < bands.LEARNING:
+    if results.long.every * results.long.loss.shape[-1] < bands.LEARNING:
         return found
-    errors, before = results["long_error"], results["long_before"]
+    errors, before = results.long.error, results.long.before
     learned = (errors < order.SOLVED).sum(1)
     return [
         *found,
@@ -151,14 +150,14 @@ def order_claims(results: Results) -> list[Claim]:
                     errors[plain].mean() - errors[clipped].mean()),
         check.above(f"{title}: clipped networks that learn it", source, 1, learned[clipped]),
         check.below(f"{title}: networks not clipped that learn it", source, 0, learned[plain]),
-        *(length_claims(results) if len(results["lengths"]) > 1 else ()),
+        *(length_claims(results) if len(results.by_length.lengths) > 1 else ()),
     ]  # fmt: skip
 
 
 def length_claims(results: Results) -> list[Claim]:
     """Clipped networks by initialization and length: the longer the sequences, the more the start matters."""
-    source, (shortest, *_, longest) = f"{PASCANU}, Fig. 7", results["lengths"]
-    errors = {init: results["order_error"][:, order.ARMS.index((init, "norm"))] for init in order.INITS}
+    source, (shortest, *_, longest) = f"{PASCANU}, Fig. 7", results.by_length.lengths
+    errors = {init: results.by_length.error[:, order.ARMS.index((init, "norm"))] for init in order.INITS}
     means = {init: found.mean(1) for init, found in errors.items()}
     easy = np.stack([errors["tanh"][0], errors["smart tanh"][0]]) < order.SOLVED
     title = "temporal order, clipped"

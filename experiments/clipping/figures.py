@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from experiments.clipping import order, smoothness, surface
-from experiments.framework.runner import Results
+from experiments.clipping.results import Results
 from gradflow import plots
 
 PLAIN, CLIPPED, THIRD, FOURTH = plots.line_styles()[:4]
@@ -64,7 +64,7 @@ def shown_path(results: Results) -> int:
     Args:
         results: from `run`.
     """
-    places = results["path_places"]
+    places = results.path.places
     low, high = (np.array(limits) for limits in zip(surface.WEIGHTS, surface.BIASES, strict=True))
     inside = ((places >= low) & (places <= high)).all((0, 1, 3))
     thrown = np.linalg.norm(np.diff(places[0], axis=0), axis=-1).max(0) > JUMP
@@ -76,9 +76,9 @@ def cliff(results: Results) -> Figure:
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     figure.suptitle(f"A cliff in the error of one recurrent unit, {surface.TIME} steps", x=0.01, ha="left", fontsize=12)
     index = shown_path(results)
-    jumps = np.linalg.norm(np.diff(results["path_places"][0, :, index], axis=0), axis=-1)
+    jumps = np.linalg.norm(np.diff(results.path.places[0, :, index], axis=0), axis=-1)
     shown = np.s_[: int(np.argmax(jumps)) + AFTERWARDS]
-    paths = [(results["path_places"][run, shown, index], results["path_error"][run, shown, index]) for run in (0, 1)]
+    paths = [(results.path.places[run, shown, index], results.path.error[run, shown, index]) for run in (0, 1)]
     space = figure.add_subplot(1, 2, 1, projection="3d")
     _in_space(space, results, paths)
     axes = figure.add_subplot(1, 2, 2)
@@ -97,8 +97,8 @@ def _markers(places: np.ndarray) -> list[int]:
 
 
 def _from_above(axes: Axes, results: Results) -> None:
-    weights, biases, errors = results["surface_weights"], results["surface_biases"], results["surface_error"]
-    gradient = results["surface_gradient"]
+    weights, biases, errors = results.surface.weights, results.surface.biases, results.surface.error
+    gradient = results.surface.gradient
     limits = LogNorm(1e-3, gradient.max())
     mesh = axes.pcolormesh(
         weights, biases, np.maximum(gradient, 1e-3).T, norm=limits, cmap="Greys", rasterized=True, shading="nearest"
@@ -138,77 +138,77 @@ def along_the_cliff(results: Results) -> tuple[np.ndarray, np.ndarray, np.ndarra
     Args:
         results: from `run`.
     """
-    rows = np.arange(0, len(results["surface_weights"]), COARSE)
-    drops = np.argmax(np.abs(np.diff(results["surface_error"][rows])), axis=1)
-    count = len(results["surface_biases"])
+    rows = np.arange(0, len(results.surface.weights), COARSE)
+    drops = np.argmax(np.abs(np.diff(results.surface.error[rows])), axis=1)
+    count = len(results.surface.biases)
     far = np.arange(COARSE, count, COARSE)
     offsets = np.concatenate([-far[::-1], np.arange(1 - COARSE, COARSE), far])
     columns = np.clip(drops[:, None] + offsets, 0, count - 1)
-    weights = np.broadcast_to(results["surface_weights"][rows, None], columns.shape)
-    return weights, results["surface_biases"][columns], results["surface_error"][rows[:, None], columns]
+    weights = np.broadcast_to(results.surface.weights[rows, None], columns.shape)
+    return weights, results.surface.biases[columns], results.surface.error[rows[:, None], columns]
 
 
 def norms(results: Results) -> Figure:
     """Global norm over training, before and after clipping, for four ways of it."""
-    runs, records = results["long_before"].shape[1:]
+    runs, records = results.long.before.shape[1:]
     figure = Figure(figsize=(10.5, 5.8), layout="constrained")
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     figure.suptitle(
-        f"Norm of the gradient over training: temporal order, T = {results['long_length']}, smart tanh",
+        f"Norm of the gradient over training: temporal order, T = {results.long.length}, smart tanh",
         x=0.01, ha="left", fontsize=12,
     )  # fmt: skip
-    updates = results["long_every"] * np.arange(1, records + 1)
+    updates = results.long.every * np.arange(1, records + 1)
     for index, (axes, clip) in enumerate(zip(grid.flat, order.LIMITS, strict=True)):
-        before, after = (results[f"long_{name}"][index].max(0) for name in ("before", "after"))
-        learned = int((results["long_error"][index] < order.SOLVED).sum())
+        before, after = results.long.before[index].max(0), results.long.after[index].max(0)
+        learned = int((results.long.error[index] < order.SOLVED).sum())
         axes.semilogy(updates, before, label="before clipping", **without_marker(PLAIN) | {"linewidth": 0.7})
         if clip != "none":
             axes.semilogy(updates, after, label="after", **without_marker(CLIPPED) | {"linestyle": "-"})
         axes.set_title(f"({'abcd'[index]}) {WORDS[clip]}: {learned} of {runs} learn")
-        axes.set_ylim(1e-3, 3 * max(10, results["long_before"].max()))
+        axes.set_ylim(1e-3, 3 * max(10, results.long.before.max()))
         axes.legend(loc="upper left", ncols=2)
     for axes in grid[1]:
         axes.set_xlabel("update")
     for axes in grid[:, 0]:
-        axes.set_ylabel(f"largest norm in {results['long_every']} updates\nof {runs} networks")
+        axes.set_ylabel(f"largest norm in {results.long.every} updates\nof {runs} networks")
     return figure
 
 
 def temporal_order(results: Results) -> Figure:
     """Pascanu et al.'s Fig. 7: how often the order is learned, by length, initialization and clipping."""
-    inits = list(order.INITS) if results["lengths"].size else []
+    inits = list(order.INITS) if results.by_length.lengths.size else []
     figure = Figure(figsize=(11.5 if inits else 5, 5.8), layout="constrained")
     grid = figure.subplots(2, len(inits) + 1, sharex="col", sharey="row", squeeze=False)
     figure.suptitle("Temporal order: who learns it, by length of the sequences", x=0.01, ha="left", fontsize=12)
     for column, init in enumerate(inits):
         _by_length(grid[0, column], grid[1, column], init, results)
         grid[0, column].set_title(f"({'abc'[column]}) {init}")
-    grid[0, -1].set_title(f"({'abcd'[len(inits)]}) smart tanh, T = {results['long_length']}")
+    grid[0, -1].set_title(f"({'abcd'[len(inits)]}) smart tanh, T = {results.long.length}")
     _by_clipping(grid[0, -1], grid[1, -1], results)
     for axes in grid[1]:
         axes.axhline(0.75, color="#777777", linestyle=":", linewidth=0.9)
     grid[0, 0].set_ylim(0, 1)
     grid[1, 0].set_ylim(0, 0.8)
-    grid[0, 0].set_ylabel(f"part of {results['long_error'].shape[-1]} networks with\nless than 1 % errors")
+    grid[0, 0].set_ylabel(f"part of {results.long.error.shape[-1]} networks with\nless than 1 % errors")
     grid[1, 0].set_ylabel("error, mean (dots: each network);\ndotted: chance")
     figure.legend(*grid[0, -1].get_legend_handles_labels(), loc="outside lower center", ncols=4 if inits else 1)
     return figure
 
 
 def _by_length(top: Axes, bottom: Axes, init: str, results: Results) -> None:
-    lengths = results["lengths"]
+    lengths = results.by_length.lengths
     for clip, style in LINES.items():
         if (init, clip) in order.ARMS:
-            errors = results["order_error"][:, order.ARMS.index((init, clip))]
+            errors = results.by_length.error[:, order.ARMS.index((init, clip))]
             top.plot(lengths, (errors < order.SOLVED).mean(1), clip_on=False, **style)
             bottom.plot(lengths, errors.mean(1), clip_on=False, **style)
             bottom.plot(lengths, errors, ".", color=style["color"], markersize=3, alpha=0.6)
-    bottom.set_xlabel(f"length T, {results['order_updates']} updates")
+    bottom.set_xlabel(f"length T, {results.by_length.updates} updates")
     bottom.set_xticks(lengths)
 
 
 def _by_clipping(top: Axes, bottom: Axes, results: Results) -> None:
-    for place, (errors, (clip, style)) in enumerate(zip(results["long_error"], LINES.items(), strict=True)):
+    for place, (errors, (clip, style)) in enumerate(zip(results.long.error, LINES.items(), strict=True)):
         learned = (errors < order.SOLVED).mean()
         top.vlines(place, 0, learned, color=style["color"], linewidth=1)
         top.plot(place, learned, label=WORDS[clip], clip_on=False, zorder=3, **style)
@@ -216,7 +216,7 @@ def _by_clipping(top: Axes, bottom: Axes, results: Results) -> None:
         bottom.plot(np.full(len(errors), place), errors, ".", color=style["color"], markersize=3, alpha=0.6)
     bottom.set_xticks(range(len(LINES)), list(LINES))
     bottom.set_xlim(-0.5, len(LINES) - 0.5)
-    bottom.set_xlabel(f"clipping, {results['long_every'] * results['long_loss'].shape[-1]} updates")
+    bottom.set_xlabel(f"clipping, {results.long.every * results['long_loss'].shape[-1]} updates")
 
 
 def curvature(results: Results) -> Figure:
@@ -226,9 +226,9 @@ def curvature(results: Results) -> Figure:
     figure.suptitle("Where the curvature grows with the gradient", x=0.01, ha="left", fontsize=12)
     _quartic(left, results)
     _scatter(middle, results)
-    back = -np.arange(results["radius_gradient"].shape[-1])[::-1]
+    back = -np.arange(results.radius.gradient.shape[-1])[::-1]
     for radius, linear, bent, style in zip(
-        results["radii"], *results["radius_gradient"], plots.line_styles(), strict=False
+        results.radius.radii, *results.radius.gradient, plots.line_styles(), strict=False
     ):
         line = without_marker(style) | {"linestyle": "-"}
         right.semilogy(back, linear, label=f"{radius:g}", **line)
@@ -242,10 +242,10 @@ def curvature(results: Results) -> Figure:
 
 
 def _quartic(axes: Axes, results: Results) -> None:
-    steps = np.arange(1, len(results["quartic_x"]) + 1)
-    first = results["quartic_first"]
+    steps = np.arange(1, len(results.quartic.x) + 1)
+    first = results.quartic.first
     names = ("plain, rate .01", "plain, rate 1/1200", f"clipped at 1, rate .01: {first[2]} steps")
-    for name, x, style in zip(names, results["quartic_x"].T, (THIRD, PLAIN, CLIPPED), strict=True):
+    for name, x, style in zip(names, results.quartic.x.T, (THIRD, PLAIN, CLIPPED), strict=True):
         size = np.abs(x.astype(np.float64))
         shown = size < 1e6
         axes.loglog(steps[shown], size[shown], label=name, **without_marker(style))
@@ -257,7 +257,7 @@ def _quartic(axes: Axes, results: Results) -> None:
 
 
 def _scatter(axes: Axes, results: Results) -> None:
-    gradient, local = results["smooth_gradient"], results["smooth_local"]
+    gradient, local = results.smooth.gradient, results.smooth.local
     slope, correlation = smoothness.fitted_power(gradient, local)
     progress = np.broadcast_to(np.linspace(0, 1, gradient.shape[1]), gradient.shape)
     points = axes.scatter(gradient, local, c=progress, s=9, cmap=plots.HEAT, linewidths=0)

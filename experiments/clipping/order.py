@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 import gradflow as gf
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 from gradflow.data.sequences import Task, TemporalOrder
 
 NONE = 1e30  # a limit that nothing reaches; inf would give inf * 0
@@ -61,6 +61,29 @@ class NormState(NamedTuple):
     """Norm of the gradient that passed last."""
 
     norm: Float[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class ByLength:
+    """Part of wrongly classified sequences of each of `ARMS`, by length."""
+
+    inits: Shaped[np.ndarray, " arms"]
+    clips: Shaped[np.ndarray, " arms"]
+    lengths: Int[np.ndarray, " lengths"]
+    updates: int
+    error: Float[np.ndarray, "lengths arms runs"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AtLength:
+    """Long training at one length, clipped in each way of `LIMITS`: see `train`, and errors at the end."""
+
+    length: int
+    every: int
+    error: Float[np.ndarray, "kinds runs"]
+    loss: Float[np.ndarray, "kinds runs records"]
+    before: Float[np.ndarray, "kinds runs records"]
+    after: Float[np.ndarray, "kinds runs records"]
 
 
 def watched() -> Any:
@@ -255,7 +278,7 @@ def in_halves(
     return jax.tree.map(lambda *both: np.concatenate(both), *found)
 
 
-def by_length(lengths: Sequence[int], runs: int, updates: int, seed: int) -> Results:
+def by_length(lengths: Sequence[int], runs: int, updates: int, seed: int) -> ByLength:
     """Train every arm on sequences of every length.
 
     Args:
@@ -263,23 +286,20 @@ def by_length(lengths: Sequence[int], runs: int, updates: int, seed: int) -> Res
         runs: networks of each kind.
         updates: of each.
         seed: of everything.
-
-    Returns:
-        `arm_inits`, `arm_clips` (arms,) names; `lengths`; `order_updates`; `order_error` (lengths, arms, runs).
     """
     keys = jax.random.split(jax.random.key(seed), runs)
     found = [in_halves(length, ARMS, keys, updates, updates) for length in track(lengths, "length", "T = {}".format)]
     errors = [each["error"] for each in found]
-    return {
-        "arm_inits": np.array([init for init, _ in ARMS]),
-        "arm_clips": np.array([clip for _, clip in ARMS]),
-        "lengths": np.array(lengths, int),
-        "order_updates": np.array(updates),
-        "order_error": np.array(errors).reshape(len(lengths), len(ARMS), runs),
-    }
+    return ByLength(
+        inits=np.array([init for init, _ in ARMS]),
+        clips=np.array([clip for _, clip in ARMS]),
+        lengths=np.array(lengths, int),
+        updates=updates,
+        error=np.array(errors).reshape(len(lengths), len(ARMS), runs),
+    )
 
 
-def at_length(length: int, runs: int, updates: int, every: int, seed: int) -> Results:
+def at_length(length: int, runs: int, updates: int, every: int, seed: int) -> AtLength:
     """Train networks with sparse weights for longer, without clipping and with all kinds of it.
 
     Args:
@@ -288,16 +308,8 @@ def at_length(length: int, runs: int, updates: int, every: int, seed: int) -> Re
         updates: of each.
         every: of them a record.
         seed: of everything.
-
-    Returns:
-        `long_length`, `long_every`; `long_error` (kinds, runs), the kinds in the order of `LIMITS`; `long_loss`,
-        `long_before`, `long_after` (kinds, runs, records), see `train`.
     """
     keys = jax.random.split(jax.random.key(seed), runs)
     arms = [("smart tanh", clip) for clip in LIMITS]
     found = [in_halves(one, arms, keys, updates, every) for one in track([length], "long training", "T = {}".format)]
-    return {
-        "long_length": np.array(length),
-        "long_every": np.array(every),
-        **{f"long_{name}": value for name, value in found[0].items()},
-    }
+    return AtLength(length, every, **found[0])

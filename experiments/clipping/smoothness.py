@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
 from experiments.clipping import order
-from experiments.framework.runner import Results
 from gradflow.data.sequences import TemporalOrder
 
 LENGTH = 20
@@ -25,6 +25,22 @@ ARM = (*order.INITS["smart tanh"], *order.LIMITS["norm"])
 RADII = (0.8, 0.95, 1.05, 1.2)
 RADIUS_STEPS, RADIUS_HIDDEN = 200, 50
 SETTLED = 50  # steps from the end that a rate is fitted without: there the cotangent has not turned yet
+
+
+@dataclasses.dataclass(frozen=True)
+class Smoothness:
+    """Norm of the gradient and local smoothness along training."""
+
+    gradient: Float[np.ndarray, "runs records"]
+    local: Float[np.ndarray, "runs records"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Radii:
+    """dL/dh over time by spectral radius, linear units first."""
+
+    radii: Float[np.ndarray, " radii"]
+    gradient: Float[np.ndarray, "2 radii steps"]
 
 
 def local_smoothness(gradient: Any, before: Array, after: Array, parts: int = PARTS) -> Float[Array, ""]:
@@ -117,7 +133,7 @@ def over_time(radius: Array, bend: Array, key: PRNGKeyArray) -> Float[Array, " s
     return profile / profile[-1]
 
 
-def measure(runs: int, updates: int, every: int, seed: int) -> Results:
+def measure(runs: int, updates: int, every: int, seed: int) -> tuple[Smoothness, Radii]:
     """Measure smoothness along training, and gradients over time.
 
     Args:
@@ -127,19 +143,13 @@ def measure(runs: int, updates: int, every: int, seed: int) -> Results:
         seed: of everything.
 
     Returns:
-        `smooth_gradient`, `smooth_local` (runs, records); `radii` (radii,), `radius_gradient` (2, radii, steps),
-        linear units first.
+        Both.
     """
     keys = jax.random.split(jax.random.key(seed), runs)
     trained = jax.jit(jax.vmap(lambda key: along_training(key, updates, every)))(keys)
     both = jax.vmap(jax.vmap(over_time, (0, None, None)), (None, 0, None))
     profiles = both(jnp.asarray(RADII), jnp.asarray([0.0, 1.0]), keys[0])
-    return {
-        "smooth_gradient": np.asarray(trained[0]),
-        "smooth_local": np.asarray(trained[1]),
-        "radii": np.array(RADII),
-        "radius_gradient": np.asarray(profiles),
-    }
+    return Smoothness(*map(np.asarray, trained)), Radii(np.array(RADII), np.asarray(profiles))
 
 
 def fitted_rates(profiles: Float[np.ndarray, "*profiles steps"]) -> Float[np.ndarray, "*profiles"]:

@@ -6,6 +6,7 @@ over time, forward: dx_t/dw = sigma(x_(t-1)) + w sigma'(x_(t-1)) dx_(t-1)/dw, an
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -13,8 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-
-from experiments.framework.runner import Results
 
 STATE, TARGET, TIME = 0.5, 0.7, 50
 WEIGHTS, BIASES = (3.0, 7.0), (-4.0, 0.0)
@@ -94,7 +93,34 @@ def descend(
     return jax.lax.scan(step, starts, length=steps)[1]
 
 
-def measure(points: int, paths: int, steps: int, seed: int) -> Results:
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Error and norm of the gradient over the plane of w and b."""
+
+    weights: Float[np.ndarray, " points"]
+    biases: Float[np.ndarray, " points"]
+    error: Float[np.ndarray, "points points"]
+    gradient: Float[np.ndarray, "points points"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Descent:
+    """Paths of descent, plain first, then clipped."""
+
+    places: Float[np.ndarray, "2 steps paths 2"]
+    error: Float[np.ndarray, "2 steps paths"]
+    gradient: Float[np.ndarray, "2 steps paths"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Quartic:
+    """Descent on x^4, plain, plain at the rate 1 / (12 x_0^2), clipped: x, and steps until |gradient| < 1e-3."""
+
+    x: Float[np.ndarray, "steps 3"]
+    first: Int[np.ndarray, "3"]
+
+
+def measure(points: int, paths: int, steps: int, seed: int) -> tuple[Grid, Descent]:
     """Evaluate the surface, and descend on it with and without clipping.
 
     Args:
@@ -104,26 +130,18 @@ def measure(points: int, paths: int, steps: int, seed: int) -> Results:
         seed: of the starts.
 
     Returns:
-        `surface_weights`, `surface_biases` (points,), `surface_error`, `surface_gradient` (points, points), weights
-        first; `path_places` (2, steps, paths, 2), plain first, `path_error`, `path_gradient` (2, steps, paths).
+        Both.
     """
     weights, biases = np.linspace(*WEIGHTS, points), np.linspace(*BIASES, points)
-    grid = jnp.meshgrid(jnp.float32(weights), jnp.float32(biases), indexing="ij")
-    at = jax.jit(surface)(*grid)
+    mesh = jnp.meshgrid(jnp.float32(weights), jnp.float32(biases), indexing="ij")
+    at = jax.jit(surface)(*mesh)
     around = jax.random.uniform(jax.random.key(seed), (paths, 2), minval=-SPREAD, maxval=SPREAD)
     starts = jnp.asarray(START) + around.at[0].set(0.0)
     limits = jnp.repeat(jnp.asarray([UNLIMITED, LIMIT]), paths)
     found = descend(jnp.tile(starts, (2, 1)), limits, RATE, steps)
     places, errors, norms = (np.stack(np.split(np.asarray(x), 2, axis=1)) for x in found)
-    return {
-        "surface_weights": weights,
-        "surface_biases": biases,
-        "surface_error": np.asarray(at.error),
-        "surface_gradient": np.asarray(at.gradient_norm),
-        "path_places": places,
-        "path_error": errors,
-        "path_gradient": norms,
-    }
+    grid = Grid(weights, biases, np.asarray(at.error), np.asarray(at.gradient_norm))
+    return grid, Descent(places, errors, norms)
 
 
 @functools.partial(jax.jit, static_argnames="steps")
@@ -170,13 +188,8 @@ def slower_without_clipping() -> float:
     return flow(QUARTIC_START, end) * 12 * QUARTIC_START**2 * QUARTIC_RATE / clipped
 
 
-def measure_quartic() -> Results:
-    """Descend on x^4: at the rate .01 plain and clipped, and at the largest rate that is stable without clipping.
-
-    Returns:
-        `quartic_x` (steps, 3), `quartic_first` (3,), steps until |gradient| < 1e-3; plain, plain with the rate
-        1 / (12 x_0^2), clipped at 1.
-    """
+def measure_quartic() -> Quartic:
+    """Descend on x^4: at the rate .01 plain and clipped, and at the largest rate that is stable without clipping."""
     slow = 1 / (12 * QUARTIC_START**2)
     found = quartic(jnp.asarray([UNLIMITED, UNLIMITED, LIMIT]), jnp.asarray([QUARTIC_RATE, slow, QUARTIC_RATE]))
-    return {"quartic_x": np.asarray(found[0]), "quartic_first": np.asarray(found[1])}
+    return Quartic(np.asarray(found[0]), np.asarray(found[1]))

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.framework.runner import Results
 from experiments.recurrent import theory
-from experiments.recurrent.training import ARMS
+from experiments.recurrent.results import Results
+from experiments.recurrent.training import ARMS, Trained
 from gradflow import plots
 
 GREY = "#BBBBBB"
@@ -44,14 +44,9 @@ def draw(results: Results) -> dict[str, Figure]:
     }
 
 
-def longest(results: Results) -> str:
-    """Name the task that all networks are trained on."""
-    return f"adding_{results['adding_lengths'][-1]}"
-
-
-def names(results: Results, task: str) -> list[str]:
-    """Name the networks that were trained on a task, in order."""
-    return [str(name) for name in results[f"{task}_arms"]]
+def longest(results: Results) -> Trained:
+    """Return the task that all networks are trained on."""
+    return list(results.adding.values())[-1]
 
 
 def relative(profile: Float[np.ndarray, "... steps"]) -> Float[np.ndarray, "... steps"]:
@@ -65,7 +60,7 @@ def initialization(results: Results) -> Figure:
     grid = figure.subplots(2, 3)
     figure.suptitle("Before training: the gradient on its way back in time", x=0.01, ha="left", fontsize=12)
     for axes, letter, name, profiles in zip(
-        grid[0], "abc", theory.RADIUS_CELLS, results["radius_gradient"], strict=True
+        grid[0], "abc", theory.RADIUS_CELLS, results.theory.radius_gradient, strict=True
     ):
         _fan(axes, profiles)
         axes.set_title(f"({letter}) {name}")
@@ -89,10 +84,10 @@ def _fan(axes: Axes, profiles: Float[np.ndarray, "radii steps"]) -> None:
 
 
 def _retention(axes: Axes, results: Results) -> None:
-    steps = int(results["steps"])
+    steps = results.steps
     labels = [*(f"forget bias {bias:g}" for bias in theory.FORGET_BIASES), "chrono"]
     for label, profile, expected, style in zip(
-        labels, results["retention"], results["retention_theory"], LINES, strict=False
+        labels, results.theory.retention, results.theory.retention_theory, LINES, strict=False
     ):
         axes.plot(np.arange(steps + 1)[::-1], profile, label=label, markevery=steps // 6, **style)
         axes.plot(steps, expected, "*", color=style["color"], markersize=13, clip_on=False, zorder=5)
@@ -105,8 +100,8 @@ def _retention(axes: Axes, results: Results) -> None:
 
 
 def _plain_rates(axes: Axes, results: Results) -> None:
-    axes.plot(theory.CURVE, results["rnn_curve"], color=GREY, lw=4, label=r"mean field: $\chi_1$", zorder=1)
-    for number, rates in enumerate(results["rnn_rate"].T):
+    axes.plot(theory.CURVE, results.theory.rnn_curve, color=GREY, lw=4, label=r"mean field: $\chi_1$", zorder=1)
+    for number, rates in enumerate(results.theory.rnn_rate.T):
         axes.plot(
             theory.SIGMAS, rates, ls="none", marker="o", color="black", mfc="none", label=None if number else "networks"
         )
@@ -118,16 +113,16 @@ def _plain_rates(axes: Axes, results: Results) -> None:
 
 
 def _gated_rates(axes: Axes, results: Results) -> None:
-    places = np.arange(len(results["gated_names"]))
-    shared, fresh = results["gated_rate"].mean(-1).T
+    places = np.arange(len(results.theory.gated_names))
+    shared, fresh = results.theory.gated_rate.mean(-1).T
     axes.bar(places - 0.2, fresh, 0.4, color=GREY, edgecolor="black", label="weights drawn anew at every step")
     axes.bar(
         places + 0.2, shared, 0.4, color=plots.COLORS[1], edgecolor="black", label="the same weights at every step"
     )
-    for place, value in zip(places, results["gated_theory"], strict=True):
+    for place, value in zip(places, results.theory.gated_theory, strict=True):
         axes.plot((place - 0.42, place + 0.02), (value, value), color=plots.COLORS[2], lw=2.5)
     axes.plot([], [], color=plots.COLORS[2], lw=2.5, label="mean field")
-    axes.set_xticks(places, [str(name).replace(", ", ",\n") for name in results["gated_names"]], fontsize=8)
+    axes.set_xticks(places, [str(name).replace(", ", ",\n") for name in results.theory.gated_names], fontsize=8)
     axes.set_ylim(0, 1.35)
     axes.set_ylabel("squared gradient, factor a step back")
     axes.set_title("(f) gated cells")
@@ -137,15 +132,13 @@ def _gated_rates(axes: Axes, results: Results) -> None:
 def over_time(results: Results) -> Figure:
     """Gradient over time before and after training on the adding problem, one panel a network."""
     task = longest(results)
-    arms = names(results, task)
+    arms = task.arms.tolist()
     columns = min(4, len(arms))
     rows = math.ceil(len(arms) / columns)
     figure = Figure(figsize=(max(7.5, 2.9 * columns + 0.4), 2.5 * rows + 1.2), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    steps = np.arange(1, results[f"{task}_gradient"].shape[-1] + 1)
-    for axes, name, h, c in zip(
-        grid.flat, arms, results[f"{task}_gradient"], results[f"{task}_gradient_c"], strict=False
-    ):
+    steps = np.arange(1, task.gradient.shape[-1] + 1)
+    for axes, name, h, c in zip(grid.flat, arms, task.gradient, task.gradient_c, strict=False):
         lines = [(h[0], r"$h_t$, before", BEFORE), (h[-1], r"$h_t$, after", AFTER)]
         if (c != h).any():
             lines += [(c[0], r"$c_t$, before", BEFORE | {"marker": "", "color": GREY}), (c[-1], r"$c_t$, after", CELL)]
@@ -179,14 +172,14 @@ def _label_lowest(grid: np.ndarray, count: int, label: str) -> None:
 def heatmaps(results: Results) -> Figure:
     """Gradient over time as colours, over training."""
     task = longest(results)
-    arms = names(results, task)
+    arms = task.arms.tolist()
     columns = min(4, len(arms))
     rows = math.ceil(len(arms) / columns)
     figure = Figure(figsize=(max(9.5, 2.9 * columns + 1.2), 2.5 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    records = np.arange(results[f"{task}_gradient"].shape[1]) * int(results["every"])
-    learned = (results[f"{task}_loss"] <= LEARNED).cumsum(1) == 1
-    for axes, name, profiles, first in zip(grid.flat, arms, results[f"{task}_gradient"], learned, strict=False):
+    records = np.arange(task.gradient.shape[1]) * results.every
+    learned = (task.loss <= LEARNED).cumsum(1) == 1
+    for axes, name, profiles, first in zip(grid.flat, arms, task.gradient, learned, strict=False):
         plots.heatmap(
             np.clip(relative(profiles), *HEAT_LIMITS).T, records, label="", limits=HEAT_LIMITS, xlabel="", ylabel="",
             title=name, colorbar=False, axes=axes,
@@ -212,10 +205,10 @@ def heatmaps(results: Results) -> Figure:
 def tasks(results: Results) -> Figure:
     """Learning curves of all tasks."""
     panels = [
-        *((f"adding_{length}", f"adding, T = {length}", "mean squared error") for length in results["adding_lengths"]),
-        *((f"original_{t}", f"adding of 1997, T = {t}", "mean squared error") for t in results["original_lengths"]),
-        *((f"copy_{pause}", f"copy memory, T = {pause}", "nats a step") for pause in results["copy_pauses"]),
-        *((str(reading).replace(" ", "_"), f"images by {reading}", "nats") for reading in results["readings"]),
+        *((task, f"adding, T = {length}", "mean squared error") for length, task in results.adding.items()),
+        *((task, f"adding of 1997, T = {t}", "mean squared error") for t, task in results.original.items()),
+        *((task, f"copy memory, T = {pause}", "nats a step") for pause, task in results.copy.items()),
+        *((task, f"images by {reading}", "nats") for reading, task in results.images.items()),
     ]
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -233,14 +226,14 @@ def tasks(results: Results) -> Figure:
     return figure
 
 
-def _curves(axes: Axes, results: Results, task: str) -> None:
-    losses = results[f"{task}_loss"]
+def _curves(axes: Axes, results: Results, task: Trained) -> None:
+    losses = task.loss
     steps = (np.arange(losses.shape[1]) + 1) * _updates(results, task) / losses.shape[1]
-    for name, curve in zip(names(results, task), losses, strict=True):
+    for name, curve in zip(task.arms.tolist(), losses, strict=True):
         axes.plot(steps, curve, label=name, markevery=max(1, len(steps) // 6), **STYLES[name])
-    if f"{task}_baseline" in results:
-        axes.axhline(float(results[f"{task}_baseline"]), color="#777777", lw=1.4, ls=":")
-    if task.startswith("adding"):
+    if task.baseline is not None:
+        axes.axhline(task.baseline, color="#777777", lw=1.4, ls=":")
+    if any(task is one for one in results.adding.values()):
         axes.set_yscale("log")
         axes.set_ylim(top=TALLEST)
     axes.set_xlabel("training step")
@@ -253,5 +246,5 @@ def _legend_of(panels: Sequence[Axes]) -> tuple[list[Any], list[str]]:
     return [found[name] for name in ordered], ordered
 
 
-def _updates(results: Results, task: str) -> int:
-    return results[f"{task}_loss"].shape[1] * int(results["every"])
+def _updates(results: Results, task: Trained) -> int:
+    return task.loss.shape[1] * results.every

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import gradflow as gf
 from experiments.framework.images import load
-from experiments.framework.runner import Results
 from experiments.recurrent import training
-from experiments.recurrent.training import Problem, Setup
+from experiments.recurrent.training import Problem, Setup, Trained
 from gradflow.data import Batch
 from gradflow.data.sequences import Adding, AddingOriginal, CopyMemory, Task
 
@@ -43,50 +43,50 @@ class Training(NamedTuple):
 READINGS = ("rows", "pixels", "permuted pixels")
 
 
-def adding(length: int, arms: Sequence[str], options: Training) -> Results:
+@dataclasses.dataclass(frozen=True)
+class Baselines:
+    """What ignoring the sequence costs: error of predicting 1 in adding, nats a step of copy memory by pause."""
+
+    adding: Float[np.ndarray, ""]
+    pauses: Int[np.ndarray, " pauses"]
+    copy: Float[np.ndarray, " pauses"]
+
+
+def adding(length: int, arms: Sequence[str], options: Training) -> Trained:
     """Train on the adding problem.
 
     Args:
         length: T.
         arms: names of networks.
         options: of training.
-
-    Returns:
-        What `training.measure` returns, with `adding_T_` in front.
     """
-    return _drawn(f"adding_{length}", Adding(length), length, arms, options)
+    return _drawn("adding", Adding(length), length, arms, options)
 
 
-def original(length: int, arms: Sequence[str], options: Training) -> Results:
+def original(length: int, arms: Sequence[str], options: Training) -> Trained:
     """Train on the adding problem as Hochreiter & Schmidhuber posed it.
 
     Args:
         length: least length of a sequence.
         arms: names of networks.
         options: of training.
-
-    Returns:
-        What `training.measure` returns, with `original_T_` in front.
     """
     task = AddingOriginal(length)
-    return _drawn(f"original_{length}", task, task.longest, arms, options)
+    return _drawn("original", task, task.longest, arms, options)
 
 
-def copy(pause: int, arms: Sequence[str], options: Training) -> Results:
+def copy(pause: int, arms: Sequence[str], options: Training) -> Trained:
     """Train on copy memory.
 
     Args:
         pause: T.
         arms: names of networks.
         options: of training.
-
-    Returns:
-        What `training.measure` returns, with `copy_T_` in front.
     """
-    return _drawn(f"copy_{pause}", CopyMemory(pause), pause + 20, arms, options)
+    return _drawn("copy", CopyMemory(pause), pause + 20, arms, options)
 
 
-def images(name: str, reading: str, arms: Sequence[str], options: Training) -> Results:
+def images(name: str, reading: str, arms: Sequence[str], options: Training) -> Trained:
     """Train on images, one row or one pixel a step.
 
     Args:
@@ -94,9 +94,6 @@ def images(name: str, reading: str, arms: Sequence[str], options: Training) -> R
         reading: one of `READINGS`.
         arms: names of networks.
         options: of training.
-
-    Returns:
-        What `training.measure` returns, with the reading, blanks as underscores, in front.
     """
     data = load(name)
     order = jax.random.key(options.seed)
@@ -115,20 +112,15 @@ def images(name: str, reading: str, arms: Sequence[str], options: Training) -> R
     held_out = jax.tree.map(lambda x: x[:HELD_OUT], read(data.test))
     classes = len(data.class_names)
     setup = Setup(reading, train.inputs.shape[1], classes, False, False, options.hidden, options.updates, options.every)
-    found = training.measure(arms, setup, Problem(source, held_out), options.seed)
-    return {f"{reading.replace(' ', '_')}_{key}": value for key, value in found.items()}
+    return training.measure(arms, setup, Problem(source, held_out), options.seed)
 
 
-def baselines(pauses: Sequence[int], seed: int) -> Results:
+def baselines(pauses: Sequence[int], seed: int) -> Baselines:
     """Measure what ignoring the sequence costs, on sequences drawn.
 
     Args:
         pauses: of copy memory.
         seed: of the sequences.
-
-    Returns:
-        `baseline_adding` (), mean squared error of predicting 1; `baseline_pauses`, `baseline_copy` (pauses,), nats a
-        step of what predicts blanks where they are due and all symbols equally afterwards.
     """
     adding_key, copy_key = jax.random.split(jax.random.key(seed))
 
@@ -138,11 +130,11 @@ def baselines(pauses: Sequence[int], seed: int) -> Results:
         return jnp.mean(jnp.square(sums - 1)), [memoryless(CopyMemory(pause), copy_key) for pause in pauses]
 
     error, nats = measured()
-    return {
-        "baseline_adding": np.asarray(error),
-        "baseline_pauses": np.array(pauses),
-        "baseline_copy": np.array(nats),
-    }
+    return Baselines(
+        adding=np.asarray(error),
+        pauses=np.array(pauses),
+        copy=np.array(nats),
+    )
 
 
 def memoryless(task: CopyMemory, key: PRNGKeyArray) -> Float[Array, ""]:
@@ -160,15 +152,13 @@ def memoryless(task: CopyMemory, key: PRNGKeyArray) -> Float[Array, ""]:
     return -jnp.mean(log_p[steps, targets])
 
 
-def _drawn(prefix: str, task: Task, steps: int, arms: Sequence[str], options: Training) -> Results:
+def _drawn(name: str, task: Task, steps: int, arms: Sequence[str], options: Training) -> Trained:
     source = gf.data.generate(task, options.batch)
     held_out = task.sample(jax.random.fold_in(jax.random.key(options.seed), 1), HELD_OUT)
     every_step = isinstance(task, CopyMemory)
     setup = Setup(
-        prefix.split("_")[0], steps, task.outputs, not every_step, every_step, options.hidden, options.updates,
+        name, steps, task.outputs, not every_step, every_step, options.hidden, options.updates,
         options.every,
     )  # fmt: skip
     found = training.measure(arms, setup, Problem(source, held_out), options.seed)
-    return {f"{prefix}_{key}": value for key, value in found.items()} | {
-        f"{prefix}_baseline": np.array(task.baseline())
-    }
+    return dataclasses.replace(found, baseline=task.baseline())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 import gradflow as gf
-from experiments.framework.runner import Results
 from gradflow.models import cells
 from gradflow.models.cells import Cell
 
@@ -46,7 +46,34 @@ class Draw(NamedTuple):
     fresh: float | Array
 
 
-def measure(width: int, steps: int, networks: int, seed: int) -> Results:
+@dataclasses.dataclass(frozen=True)
+class Theory:
+    """What theory knows of random recurrent networks, beside what is measured.
+
+    Attributes:
+        retention: rms of dL/dc_t of LSTMs with tiny weights over that of the last step, by forget bias, chrono last.
+        retention_theory: what it should be after all steps.
+        radius_gradient: dL/dh_t of simple RNNs over that of the last step.
+        rnn_rate: factor of the squared gradient a step back.
+        rnn_theory: chi_1.
+        rnn_curve: chi_1 at `CURVE`.
+        gated_names: the LSTM by forget bias, then the GRU.
+        gated_rate: with shared weights, then with fresh ones.
+        gated_theory: chi.
+    """
+
+    retention: Float[np.ndarray, "cells steps+1"]
+    retention_theory: Float[np.ndarray, " cells"]
+    radius_gradient: Float[np.ndarray, "cells radii steps"]
+    rnn_rate: Float[np.ndarray, "sigmas networks"]
+    rnn_theory: Float[np.ndarray, " sigmas"]
+    rnn_curve: Float[np.ndarray, " points"]
+    gated_names: Shaped[np.ndarray, " gated"]
+    gated_rate: Float[np.ndarray, "gated 2 networks"]
+    gated_theory: Float[np.ndarray, " gated"]
+
+
+def measure(width: int, steps: int, networks: int, seed: int) -> Theory:
     """Measure all that theory knows of, in two threads: most of the time is compilation.
 
     Args:
@@ -54,20 +81,15 @@ def measure(width: int, steps: int, networks: int, seed: int) -> Results:
         steps: that gradients go back.
         networks: random networks for each mean-field rate.
         seed: of everything.
-
-    Returns:
-        What `retention`, `radii` and `mean_field` return.
     """
     with ThreadPoolExecutor(max_workers=2) as pool:
-        parts = [
-            pool.submit(mean_field, width, networks, seed),
-            pool.submit(retention, width, steps, seed),
-            pool.submit(radii, width // 2, steps, seed),
-        ]
-        return {name: value for part in parts for name, value in part.result().items()}
+        rates = pool.submit(mean_field, width, networks, seed)
+        retained = pool.submit(retention, width, steps, seed)
+        profiles = pool.submit(radii, width // 2, steps, seed)
+        return Theory(*retained.result(), radius_gradient=profiles.result(), **rates.result())
 
 
-def retention(hidden: int, steps: int, seed: int) -> Results:
+def retention(hidden: int, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Measure dL/dc_t of LSTMs whose weights are tiny, so that gates are what their biases make them.
 
     Args:
@@ -76,8 +98,7 @@ def retention(hidden: int, steps: int, seed: int) -> Results:
         seed: of weights and inputs.
 
     Returns:
-        `retention` (biases + 1, steps + 1), rms of dL/dc_t relative to the last step, chrono last; `retention_theory`
-        (biases + 1,), what it should be after all steps.
+        `Theory.retention` and `Theory.retention_theory`.
     """
     task = gf.data.sequences.Adding(steps + 1)
     init_key, data_key = jax.random.split(jax.random.key(seed))
@@ -107,7 +128,7 @@ def retention(hidden: int, steps: int, seed: int) -> Results:
 
     measured = np.stack([gradient(params) for params in drawn(init_key)])
     theory = [*(_logistic(bias) ** steps for bias in FORGET_BIASES), chrono_retention(steps)[0]]
-    return {"retention": measured / measured[:, -1:], "retention_theory": np.array(theory)}
+    return measured / measured[:, -1:], np.array(theory)
 
 
 def chrono_retention(steps: int) -> tuple[float, float]:
@@ -127,16 +148,13 @@ def chrono_retention(steps: int) -> tuple[float, float]:
     return float(np.sqrt(kept.mean())), float(np.sqrt(9 / 5) * kept.std() / kept.mean())
 
 
-def radii(hidden: int, steps: int, seed: int) -> Results:
+def radii(hidden: int, steps: int, seed: int) -> Float[np.ndarray, "cells radii steps"]:
     """Measure dL/dh_t of simple RNNs whose recurrent matrix is a multiple of an orthogonal one.
 
     Args:
         hidden: units.
         steps: of the sequences.
         seed: of weights and inputs.
-
-    Returns:
-        `radius_gradient` (cells, radii, steps), relative to the last step.
     """
     matrix_key, input_key, readout_key = jax.random.split(jax.random.key(seed), 3)
     rotation = jax.random.orthogonal(matrix_key, hidden)
@@ -151,10 +169,10 @@ def radii(hidden: int, steps: int, seed: int) -> Results:
 
     settings = ((_linear, WEAK), (jnp.tanh, WEAK), (jnp.tanh, STRONG))
     found = [np.asarray(profile(phi, jnp.asarray(RADII), jnp.float32(variance))) for phi, variance in settings]
-    return {"radius_gradient": np.stack(found) / np.stack(found)[..., -1:]}
+    return np.stack(found) / np.stack(found)[..., -1:]
 
 
-def mean_field(hidden: int, networks: int, seed: int) -> Results:
+def mean_field(hidden: int, networks: int, seed: int) -> dict[str, np.ndarray]:
     """Measure the rate of the squared gradient of wide random cells, beside mean-field theory.
 
     Args:
@@ -163,9 +181,7 @@ def mean_field(hidden: int, networks: int, seed: int) -> Results:
         seed: of weights and inputs.
 
     Returns:
-        `rnn_rate` (sigmas, networks), `rnn_theory` (sigmas,), `rnn_curve`, theory at `CURVE`; `gated_rate` (cells, 2,
-        networks), shared weights and then fresh ones, `gated_theory`, `gated_names` (cells,): the LSTM by forget bias,
-        then the GRU.
+        The fields of `Theory` that begin with `rnn` and `gated`.
     """
     key = jax.random.key(seed)
     theory = gf.theory

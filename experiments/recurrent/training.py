@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 import gradflow as gf
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 from gradflow import training
 from gradflow.data import Batch
 
@@ -94,6 +94,31 @@ class Problem(NamedTuple):
     held_out: Batch
 
 
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Networks that were trained on one task.
+
+    Attributes:
+        arms: their names.
+        loss: mean of each record.
+        gradient: rms of dL/dh_t at the first training step of each record and after the last.
+        gradient_c: the same of dL/dc_t, or again of dL/dh_t where there is no c.
+        test_loss: on what was held out.
+        accuracy: there; the part of outputs within .04 of a real target.
+        finite: whether no step had to be refused.
+        baseline: loss of what ignores the sequence, where that is known.
+    """
+
+    arms: Shaped[np.ndarray, " arms"]
+    loss: Float[np.ndarray, "arms records"]
+    gradient: Float[np.ndarray, "arms records+1 steps"]
+    gradient_c: Float[np.ndarray, "arms records+1 steps"]
+    test_loss: Float[np.ndarray, " arms"]
+    accuracy: Float[np.ndarray, " arms"]
+    finite: Bool[np.ndarray, " arms"]
+    baseline: float | None = None
+
+
 def network(arm: Arm, setup: Setup) -> gf.models.Recurrent:
     """Build the network of an arm.
 
@@ -112,7 +137,7 @@ def network(arm: Arm, setup: Setup) -> gf.models.Recurrent:
     )
 
 
-def measure(names: Sequence[str], setup: Setup, problem: Problem, seed: int) -> Results:
+def measure(names: Sequence[str], setup: Setup, problem: Problem, seed: int) -> Trained:
     """Train arms on the same sequences in the same order, two at a time.
 
     Args:
@@ -120,12 +145,6 @@ def measure(names: Sequence[str], setup: Setup, problem: Problem, seed: int) -> 
         setup: sizes, training.
         problem: sequences.
         seed: of initialization and data.
-
-    Returns:
-        `arms` (arms,) names; `loss` (arms, records); `gradient` (arms, records + 1, steps), rms of dL/dh_t at the
-        first training step of each record and after the last; `gradient_c`, the same of dL/dc_t, or again of dL/dh_t
-        where there is no c; `test_loss`, `accuracy` (arms,) on what was held out, accuracy being the part of outputs
-        within .04 of a real target; `finite` (arms,) whether no step had to be refused.
     """
     arms = [BY_NAME[name] for name in names]
     pool = ThreadPoolExecutor(max_workers=2)
@@ -137,7 +156,7 @@ def measure(names: Sequence[str], setup: Setup, problem: Problem, seed: int) -> 
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     stacked = {name: np.stack([record[name] for record in found]) for name in found[0]}
-    return {"arms": np.array(names), **stacked}
+    return Trained(np.array(names), baseline=None, **stacked)
 
 
 def _train_arm(arm: Arm, setup: Setup, problem: Problem, seed: int) -> dict[str, Array]:

@@ -25,7 +25,8 @@ def _part(kind: Any, name: str, values: dict[str, Any]) -> Any:
         return made(kind, inner)
     if typing.get_origin(kind) is dict:
         keys = dict.fromkeys(path.partition(".")[0] for path in inner)
-        return {key: _part(typing.get_args(kind)[1], key, inner) for key in keys}
+        key_kind, value_kind = typing.get_args(kind)
+        return {key_kind(key): _part(value_kind, key, inner) for key in keys}
     return np.nan
 
 
@@ -34,7 +35,10 @@ def replaced(results: Any, changes: dict[str, Any]) -> Any:
     for path, value in changes.items():
         name, _, rest = path.partition(".")
         new = replaced(_get(results, name), {rest: value}) if rest else value
-        results = results | {name: new} if isinstance(results, dict) else dataclasses.replace(results, **{name: new})
+        if isinstance(results, dict):
+            results = results | {_key(results, name): new}
+        else:
+            results = dataclasses.replace(results, **{name: new})
     return results
 
 
@@ -47,4 +51,9 @@ def changed(results: Any, path: str, change: Callable[[Any], Any]) -> Any:
 
 
 def _get(results: Any, name: str) -> Any:
-    return results[name] if isinstance(results, dict) else getattr(results, name)
+    return results[_key(results, name)] if isinstance(results, dict) else getattr(results, name)
+
+
+def _key(results: dict[Any, Any], name: str) -> Any:
+    """Return the key that is written like this, which may be a number."""
+    return next((key for key in results if str(key) == name), name)
