@@ -216,7 +216,7 @@ def _by_clipping(top: Axes, bottom: Axes, results: Results) -> None:
         bottom.plot(np.full(len(errors), place), errors, ".", color=style["color"], markersize=3, alpha=0.6)
     bottom.set_xticks(range(len(LINES)), list(LINES))
     bottom.set_xlim(-0.5, len(LINES) - 0.5)
-    bottom.set_xlabel(f"clipping, {results.long.every * results['long_loss'].shape[-1]} updates")
+    bottom.set_xlabel(f"clipping, {results.long.every * results.long.loss.shape[-1]} updates")
 
 
 def curvature(results: Results) -> Figure:

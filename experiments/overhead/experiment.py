@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,21 +15,29 @@ import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.progress import track
-from experiments.framework.runner import Experiment, Results
+from experiments.framework.runner import Experiment
 from experiments.framework.timing import interleaved, torch_installed
 from experiments.overhead import bands, cases, figures
+from experiments.overhead.results import Deep, Results
 from experiments.overhead.settings import PRESETS, Config
 
 
 def run(config: Config) -> Results:
     """Time every network and every alternative."""
-    results: dict[str, Any] = {"cases": np.array(list(bands.TIME_TARGETS)), "shrink": np.array(config.shrink)}
-    rows = [_measure(_case(name, config.shrink), config) for name in track(list(bands.TIME_TARGETS), "network")]
-    for field in rows[0]:
-        results[field] = np.stack([row[field] for row in rows])
-    for name in track(list(cases.FULL), "alternative"):
-        results |= _alternatives(_case(name, config.shrink), config)
-    return results | _deep(config)
+    names = list(bands.TIME_TARGETS)
+    rows = [_measure(_case(name, config.shrink), config) for name in track(names, "network")]
+    others = {
+        name: _alternatives(_case(name, config.shrink), config) for name in track(list(cases.FULL), "alternative")
+    }
+    return Results(
+        shrink=config.shrink,
+        cases=np.array(names),
+        **{field: np.stack([row[field] for row in rows]) for field in rows[0]},
+        flax={name: found["flax"] for name, found in others.items()},
+        flax_memory={name: float(found["flax memory"]) for name, found in others.items()},
+        torch={name: found["torch"] for name, found in others.items() if "torch" in found},
+        deep=_deep(config),
+    )
 
 
 def _case(name: str, shrink: int) -> cases.Case:
@@ -72,11 +80,11 @@ def _alternatives(case: cases.Case, config: Config) -> dict[str, np.ndarray]:
     seconds = interleaved(
         [_blocking(plain, case.params, case.x), _blocking(edited, case.params, case.x)], config.rounds, config.seconds
     )
-    found = {f"flax {case.name}": seconds[1] / seconds[0]}
-    found[f"flax memory {case.name}"] = np.array(_all_bytes(edited) / _all_bytes(plain))
+    found = {"flax": seconds[1] / seconds[0]}
+    found["flax memory"] = np.array(_all_bytes(edited) / _all_bytes(plain))
     if torch_installed():
         seconds = interleaved(cases.torch_alternative(case, config.shrink), config.rounds, config.seconds)
-        found[f"torch {case.name}"] = seconds[1] / seconds[0]
+        found["torch"] = seconds[1] / seconds[0]
     return found
 
 
@@ -86,7 +94,7 @@ def _all_bytes(program: Any) -> int:
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
 
 
-def _deep(config: Config) -> dict[str, np.ndarray]:
+def _deep(config: Config) -> Deep:
     """Instrument an MLP of thousands of layers, and one of ten, written as a scan over layers."""
     compile_seconds, step_seconds, bytes_, profile = [], [], [], np.zeros(0)
     for depth in (10, config.deep):
@@ -104,21 +112,21 @@ def _deep(config: Config) -> dict[str, np.ndarray]:
         plain = jax.jit(jax.value_and_grad(loss)).lower(params, x).compile()
         bytes_.append([_temporary_bytes(p) for p in (plain, program)])
         profile = max((np.asarray(flow[n].output_grad_rms) for n in flow.layers), key=np.size)
-    return {
-        "deep_depths": np.array([10, config.deep]),
-        "deep_compile_seconds": np.array(compile_seconds),
-        "deep_step_seconds": np.array(step_seconds),
-        "deep_memory_bytes": np.array(bytes_, np.int64),
-        "deep_profile": profile,
-    }
+    return Deep(
+        depths=np.array([10, config.deep]),
+        compile_seconds=np.array(compile_seconds),
+        step_seconds=np.array(step_seconds),
+        memory_bytes=np.array(bytes_, np.int64),
+        profile=profile,
+    )
 
 
-def claims(results: Mapping[str, np.ndarray]) -> list[Claim]:
+def claims(results: Results) -> list[Claim]:
     """Hold ratios against the targets; at sizes other than the full ones only what does not depend on size."""
-    deep = results["deep_compile_seconds"]
+    deep = results.deep.compile_seconds
     out = [
         check.between(
-            f"instrumenting {int(results['deep_depths'][1]):,} layers written as a scan compiles no longer than 10",
+            f"instrumenting {int(results.deep.depths[1]):,} layers written as a scan compiles no longer than 10",
             "design",
             0.0,
             1.5,
@@ -127,17 +135,17 @@ def claims(results: Mapping[str, np.ndarray]) -> list[Claim]:
         check.between(
             "every layer of the deep scan has its own row",
             "design",
-            int(results["deep_depths"][1]) - 1,
-            int(results["deep_depths"][1]),
-            results["deep_profile"].size,
+            int(results.deep.depths[1]) - 1,
+            int(results.deep.depths[1]),
+            results.deep.profile.size,
         ),
     ]
-    if int(results["shrink"]) != 1:
+    if results.shrink != 1:
         return out
-    for k, name in enumerate(results["cases"]):
-        ratio = float(np.median(results["time_ratio"][k]))
-        memory = results["memory_bytes"][k]
-        compiling = results["compile_seconds"][k]
+    for k, name in enumerate(results.cases):
+        ratio = float(np.median(results.time_ratio[k]))
+        memory = results.memory_bytes[k]
+        compiling = results.compile_seconds[k]
         out += [
             check.between(f"{name}: step time, ratio", "target", 0.0, bands.TIME_TARGETS[str(name)], ratio),
             check.between(
@@ -150,28 +158,28 @@ def claims(results: Mapping[str, np.ndarray]) -> list[Claim]:
     return out
 
 
-def files(results: Mapping[str, np.ndarray]) -> dict[str, str]:
+def files(results: Results) -> dict[str, str]:
     """Write the table that BUILD_NOTES quotes."""
     lines = [
         "| network | time (10-90 %) | dL/doutput alone | plain step | memory | compilation | Flax | PyTorch hooks |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for k, name in enumerate(map(str, results["cases"])):
-        ratio, memory = results["time_ratio"][k], results["memory_bytes"][k]
+    for k, name in enumerate(map(str, results.cases)):
+        ratio, memory = results.time_ratio[k], results.memory_bytes[k]
         low, middle, high = np.percentile(ratio, [10, 50, 90])
-        compiling = results["compile_seconds"][k]
-        keys = (f"{tool} {name}" for tool in ("flax", "torch"))
-        others = [f"{np.median(results[key]):.2f}" if key in results else "" for key in keys]
+        compiling = results.compile_seconds[k]
+        tools = (results.flax, results.torch)
+        others = [f"{np.median(ratios[name]):.2f}" if name in ratios else "" for ratios in tools]
         lines.append(
-            f"| {name} | {middle:.3f} ({low:.3f}-{high:.3f}) | {np.median(results['time_ratio_alone'][k]):.3f} | "
-            f"{1e3 * np.median(results['seconds'][k, 0]):.1f} ms | "
+            f"| {name} | {middle:.3f} ({low:.3f}-{high:.3f}) | {np.median(results.time_ratio_alone[k]):.3f} | "
+            f"{1e3 * np.median(results.seconds[k, 0]):.1f} ms | "
             f"{memory[1] / memory[0]:.3f} | {compiling[1] / compiling[0]:.1f} | {' | '.join(others)} |"
         )
-    deep = results["deep_memory_bytes"][1]
+    deep = results.deep.memory_bytes[1]
     lines.append(
-        f"\n{int(results['deep_depths'][1]):,} layers of 64 as a scan: "
-        f"compiled in {results['deep_compile_seconds'][1]:.2f} s "
-        f"(10 layers: {results['deep_compile_seconds'][0]:.2f} s), step {results['deep_step_seconds'][1]:.2f} s, "
+        f"\n{int(results.deep.depths[1]):,} layers of 64 as a scan: "
+        f"compiled in {results.deep.compile_seconds[1]:.2f} s "
+        f"(10 layers: {results.deep.compile_seconds[0]:.2f} s), step {results.deep.step_seconds[1]:.2f} s, "
         f"temporary memory {deep[1] / 2**20:.0f} MiB (plain {deep[0] / 2**20:.0f} MiB)."
     )
     return {"table.md": "\n".join(lines) + "\n"}

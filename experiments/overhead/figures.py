@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.framework import ratio_figures
 from experiments.overhead import bands
+from experiments.overhead.results import Results
 
 
-def draw(results: Mapping[str, np.ndarray]) -> dict[str, Figure]:
+def draw(results: Results) -> dict[str, Figure]:
     """Draw the time ratios, ours and the alternatives', each with the spread over rounds."""
-    names = [str(n) for n in results["cases"]]
+    names = [str(n) for n in results.cases]
     figure = ratio_figures.draw(
         _series(results),
         names,
@@ -24,14 +23,11 @@ def draw(results: Mapping[str, np.ndarray]) -> dict[str, Figure]:
     return {"ratios": figure}
 
 
-def _series(results: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    names = [str(n) for n in results["cases"]]
+def _series(results: Results) -> dict[str, dict[str, np.ndarray]]:
+    names = [str(n) for n in results.cases]
     series = {
-        "gradflow, all statistics": {n: results["time_ratio"][k] for k, n in enumerate(names)},
-        "gradflow, dL/doutput alone": {n: results["time_ratio_alone"][k] for k, n in enumerate(names)},
+        "gradflow, all statistics": {n: results.time_ratio[k] for k, n in enumerate(names)},
+        "gradflow, dL/doutput alone": {n: results.time_ratio_alone[k] for k, n in enumerate(names)},
     }
-    for key, label in (("flax", "Flax perturb, 3 statistics"), ("torch", "PyTorch hooks, 3 statistics")):
-        found = {n: results[f"{key} {n}"] for n in names if f"{key} {n}" in results}
-        if found:
-            series[label] = found
-    return series
+    alternatives = {"Flax perturb, 3 statistics": results.flax, "PyTorch hooks, 3 statistics": results.torch}
+    return series | {label: found for label, found in alternatives.items() if found}

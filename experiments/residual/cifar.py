@@ -56,7 +56,9 @@ def schedule(depth: int, steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.constant_schedule(rate) for rate in rates], ends)
 
 
-def train(data: gf.data.ImageDataset, depth: int, *, residual: bool, steps: int, records: int, seed: int) -> Results:
+def train(
+    data: gf.data.ImageDataset, depth: int, *, residual: bool, steps: int, records: int, seed: int
+) -> dict[str, np.ndarray]:
     """Train one network; in a run from the command line with checkpoints, for `--resume`.
 
     Args:

@@ -8,9 +8,10 @@ import experiments.speed as package
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.progress import track
-from experiments.framework.runner import Experiment, Results
+from experiments.framework.runner import Experiment
 from experiments.framework.timing import interleaved, torch_installed
-from experiments.speed import bands, cases, figures, grid, timings
+from experiments.speed import bands, cases, figures, grid
+from experiments.speed.results import Results, Seconds, ratios
 from experiments.speed.settings import PRESETS, Config
 
 GRID_SIDE = 8  # seeds, and learning rates, of the many runs
@@ -21,12 +22,8 @@ def run(config: Config) -> Results:
 
     Args:
         config: settings.
-
-    Returns:
-        `NAME gradflow`, `NAME flax`, `NAME torch` (rounds,) in seconds a step for each network, `convolutions SIDE,
-        FORM`, what `grid` gives, and `shrink`.
     """
-    results: Results = {"shrink": np.array(config.shrink)}
+    networks = {}
     for name in track(list(bands.TARGETS), "network"):
         size = cases.sizes(name, config.shrink)
         sides = {
@@ -38,13 +35,14 @@ def run(config: Config) -> Results:
 
             sides["torch"] = pytorch.step(name, size)
         seconds = interleaved(list(sides.values()), config.rounds, config.seconds)
-        results |= {f"{name} {side}": row for side, row in zip(sides, seconds, strict=True)}
+        networks[name] = dict(zip(sides, seconds, strict=True))
     steps, side = max(2, 100 // config.shrink**2), max(2, GRID_SIDE // config.shrink)
-    more = {} if config.shrink > 1 else grid.compilation(min(config.rounds, 5))
-    return results | _scanned(config) | grid.grid(min(config.rounds, 5), steps, side) | more
+    convolutions, (forms, cold) = _scanned(config), grid.grid(min(config.rounds, 5), steps, side)
+    compilation = {} if config.shrink > 1 else grid.compilation(min(config.rounds, 5))
+    return Results(config.shrink, networks, convolutions, forms, cold, compilation)
 
 
-def _scanned(config: Config) -> Results:
+def _scanned(config: Config) -> Seconds:
     size = cases.sizes("convolutions", config.shrink)
     build = {"gradflow": cases.ours, "flax": cases.stock}
     sides = {
@@ -53,7 +51,7 @@ def _scanned(config: Config) -> Results:
         for form in ("unrolled", "scanned")
     }
     seconds = interleaved(list(sides.values()), config.rounds, config.seconds)
-    return {f"convolutions {side}": row for side, row in zip(sides, seconds, strict=True)}
+    return dict(zip(sides, seconds, strict=True))
 
 
 def claims(results: Results) -> list[Claim]:
@@ -65,23 +63,24 @@ def claims(results: Results) -> list[Claim]:
     Returns:
         One claim a target.
     """
-    if int(results["shrink"]) != 1:
-        smallest = min(float(value.min()) for name, value in results.items() if " " in name)
+    if results.shrink != 1:
+        every = [*results.networks.values(), results.convolutions, results.grid]
+        smallest = min(float(seconds.min()) for sides in every for seconds in sides.values())
         return [check.above("every side of every network has run (seconds a step)", "design", 0.0, smallest)]
     found = []
-    if "lstm torch" in results:
+    if "torch" in results.networks["lstm"]:
         for name, target in bands.TARGETS.items():
-            ratio = np.median(timings.ratios(results, name, "torch")["gradflow"])
+            ratio = np.median(ratios(results.networks[name], "torch")["gradflow"])
             found.append(check.between(f"{name}: step time over PyTorch's", "target", 0.0, target, ratio))
-    scanned = np.median(timings.ratios(results, "convolutions", "gradflow, unrolled")["gradflow, scanned"])
+    scanned = np.median(ratios(results.convolutions, "gradflow, unrolled")["gradflow, scanned"])
     found.append(check.between("convolutions: scanned over unrolled", "target", 0.0, bands.SCAN_TARGET, scanned))
-    cold = float(results["grid cold, run by run"][0] / results["grid cold, one program"][0])
+    cold = results.cold["run by run"] / results.cold["one program"]
     found.append(
         check.above(
             "8 x 8 runs: one after the other over one program, both compiled", "target", bands.GRID_TARGET, cold
         )
     )
-    few, many = (np.median(results[f"compilation {depth}"]) for depth in grid.DEPTHS)
+    few, many = (np.median(results.compilation[depth]) for depth in grid.DEPTHS)
     title = "scanned MLP: compilation of 10,000 layers over that of 10"
     found.append(check.between(title, "target", 0.0, bands.COMPILE_TARGET, many / few))
     return found
@@ -101,23 +100,24 @@ def files(results: Results) -> dict[str, str]:
         "|---|---|---|---|---|---|",
     ]
     for name, target in bands.TARGETS.items():
-        torch = timings.ratios(results, name, "torch") if f"{name} torch" in results else {}
+        sides = results.networks[name]
+        torch = ratios(sides, "torch") if "torch" in sides else {}
         cells = [
-            f"{1e3 * np.median(results[f'{name} gradflow']):.1f} ms",
+            f"{1e3 * np.median(sides['gradflow']):.1f} ms",
             _spread(torch["gradflow"]) if torch else "",
             f"{target:g}",
-            _spread(timings.ratios(results, name, "flax")["gradflow"]),
+            _spread(ratios(sides, "flax")["gradflow"]),
             _spread(torch["flax"]) if torch else "",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     for side in ("gradflow", "flax"):
-        ratio = timings.ratios(results, "convolutions", f"{side}, unrolled")[f"{side}, scanned"]
+        ratio = ratios(results.convolutions, f"{side}, unrolled")[f"{side}, scanned"]
         lines.append(f"\nConvolutions, scanned over unrolled, {side}: {_spread(ratio)}.")
     for form in ("program a run", "step by step"):
-        ratio = results[f"grid {form}"] / results["grid one program"]
+        ratio = results.grid[form] / results.grid["one program"]
         lines.append(f"\n8 x 8 small runs, {form} over one program, compiled before: {_spread(ratio)}.")
-    cold = results["grid cold, run by run"] / results["grid cold, one program"]
-    lines.append(f"\n8 x 8 small runs, one after the other over one program, compilation included: {cold[0]:.1f}.")
+    cold = results.cold["run by run"] / results.cold["one program"]
+    lines.append(f"\n8 x 8 small runs, one after the other over one program, compilation included: {cold:.1f}.")
     return {"table.md": "\n".join(lines) + "\n"}
 
 

@@ -7,9 +7,8 @@ import functools
 from matplotlib.figure import Figure
 
 from experiments.framework import ratio_figures
-from experiments.framework.runner import Results
 from experiments.speed import bands
-from experiments.speed.timings import ratios
+from experiments.speed.results import Results, ratios
 
 
 def draw(results: Results) -> dict[str, Figure]:
@@ -21,8 +20,8 @@ def draw(results: Results) -> dict[str, Figure]:
     Returns:
         Name to figure.
     """
-    over, word = ("torch", "PyTorch's") if "lstm torch" in results else ("flax", "stock Flax's")
-    found = {name: ratios(results, name, over) for name in bands.TARGETS}
+    over, word = ("torch", "PyTorch's") if "torch" in results.networks["lstm"] else ("flax", "stock Flax's")
+    found = {name: ratios(results.networks[name], over) for name in bands.TARGETS}
     sides = {"gradflow": "gradflow", "flax": "stock Flax"}
     series = {
         label: {name: value[side] for name, value in found.items() if side in value} for side, label in sides.items()

@@ -15,12 +15,13 @@ from jaxtyping import Array, Float
 
 import gradflow as gf
 from experiments.framework.timing import interleaved
+from experiments.speed.results import Seconds
 
 RATES = (0.003, 0.1)  # lowest and highest
 DEPTHS = (10, 10_000)
 
 
-def grid(rounds: int, steps: int, side: int) -> dict[str, np.ndarray]:
+def grid(rounds: int, steps: int, side: int) -> tuple[Seconds, dict[str, float]]:
     """Time `side` seeds x `side` learning rates of a small network in five forms.
 
     Args:
@@ -29,9 +30,9 @@ def grid(rounds: int, steps: int, side: int) -> dict[str, np.ndarray]:
         side: seeds, and learning rates.
 
     Returns:
-        Seconds for all runs: "grid FORM" (rounds,), FORM being "one program", "program a run" or "step by step", all
-        compiled before; "grid cold, one program" and "grid cold, run by run" (1,), compilation included, where each run
-        compiles its own step because its optimizer is another function, as it is when runs are started one by one.
+        Seconds for all runs by form, compiled before: "one program", "program a run", "step by step"; and, compilation
+        included, "one program" and "run by run", where each run compiles its own step because its optimizer is another
+        function, as it is when runs are started one by one.
     """
     source, example = _data()
     axes = {"seed": jnp.arange(side), "rate": jnp.geomspace(*RATES, side)}
@@ -54,28 +55,28 @@ def grid(rounds: int, steps: int, side: int) -> dict[str, np.ndarray]:
             jax.block_until_ready(state)
 
     cold = {
-        "grid cold, one program": _timed(one_program),
-        "grid cold, run by run": _timed(_cold, source, example, steps, side),
+        "one program": _seconds(one_program),
+        "run by run": _seconds(_cold, source, example, steps, side),
     }
     forms: dict[str, Callable[[], None]] = {
-        "grid one program": one_program,
-        "grid program a run": program_a_run,
-        "grid step by step": step_by_step,
+        "one program": one_program,
+        "program a run": program_a_run,
+        "step by step": step_by_step,
     }
     seconds = interleaved(list(forms.values()), rounds, 0.0)
-    return {**dict(zip(forms, seconds, strict=True)), **cold}
+    return dict(zip(forms, seconds, strict=True)), cold
 
 
-def compilation(rounds: int) -> dict[str, np.ndarray]:
+def compilation(rounds: int) -> dict[int, np.ndarray]:
     """Time the compilation of a training gradient of scanned MLPs of 10 and of 10,000 layers.
 
     Args:
         rounds: in which the two have their turn.
 
     Returns:
-        "compilation DEPTH" (rounds,) in seconds.
+        Depth to seconds.
     """
-    found: dict[str, list[float]] = {f"compilation {depth}": [] for depth in DEPTHS}
+    found: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
     for _ in range(rounds):
         for depth in DEPTHS:
             model = gf.models.MLP(depth=depth, width=32, outputs=10, scan=True)
@@ -86,10 +87,8 @@ def compilation(rounds: int) -> dict[str, np.ndarray]:
                 return (model.apply(params, x) ** 2).mean()
 
             jax.clear_caches()
-            found[f"compilation {depth}"].append(
-                _seconds(lambda f, *a: jax.jit(f).lower(*a).compile(), jax.grad(loss), params, x)
-            )
-    return {name: np.array(seconds) for name, seconds in found.items()}
+            found[depth].append(_seconds(lambda f, *a: jax.jit(f).lower(*a).compile(), jax.grad(loss), params, x))
+    return {depth: np.array(seconds) for depth, seconds in found.items()}
 
 
 def _model() -> Any:
@@ -125,10 +124,6 @@ def _cold(source: Any, example: Array, steps: int, side: int) -> None:
         for rate in np.geomspace(*RATES, side):
             run = jax.jit(lambda source, seed=seed, rate=float(rate): _whole(example, steps, source, seed, rate))
             jax.block_until_ready(run(source))
-
-
-def _timed(function: Callable[..., Any], *arguments: Any) -> np.ndarray:
-    return np.array([_seconds(function, *arguments)])
 
 
 def _seconds(function: Callable[..., Any], *arguments: Any) -> float:

@@ -9,10 +9,11 @@ import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.images import load, rows
-from experiments.framework.runner import Experiment, Results
+from experiments.framework.runner import Experiment
 from experiments.trainability import bands, figures, signal, table, training
+from experiments.trainability.results import Grid, Remedies, Results
 from experiments.trainability.settings import PRESETS, REMEDIES, Config
-from experiments.trainability.signal import BIAS_VARIANCE, MEASURED, PROFILES, SHOWN
+from experiments.trainability.signal import BIAS_VARIANCE, MEASURED, PROFILES, SHOWN, Compared
 from experiments.trainability.training import Network, Training
 
 
@@ -21,45 +22,35 @@ def run(config: Config) -> Results:
 
     Args:
         config: settings.
-
-    Returns:
-        What `table.compute` and `signal`'s functions return; `depths`, `variances`,
-        `records`, `accuracy` (depths, variances, records) of the tanh networks; `remedies`, `remedy_depths`,
-        `remedy_variances`, `remedy_accuracy` (remedies, depths, variances), `remedy_limit` (remedies, variances), the
-        depth over which theory has the squared gradient change by e^6; `width`, `profile_images`.
     """
     data = load(config.data)
     setup = Training(config.batch, config.learning_rate, config.records, config.seed)
     tanh = Network("tanh", BIAS_VARIANCE, None, config.width)
     images = rows(data, data.train, config.profile_images)
     accuracy = training.train_grid(data, tanh, setup, config.depths, config.weight_variances, "tanh")
-    return {
-        "depths": np.array(config.depths),
-        "variances": np.array(config.weight_variances),
-        "records": np.array(config.records),
-        "accuracy": accuracy,
-        "width": np.array(config.width),
-        "profile_images": np.array(config.profile_images),
-        **train_remedies(data, setup, config),
-        **table.compute(),
-        **signal.fixed_points(config.weight_variances),
-        **signal.measure_convergence(config.signal_depth, config.signal_width, config.signal_networks, config.seed),
-        **signal.measure_profiles(
-            config.profiles, images, config.profile_depth, config.profile_width, config.profile_networks, config.seed
-        ),
-    }
+    curves, xi = signal.fixed_points(config.weight_variances)
+    grid = Grid(
+        np.array(config.depths), np.array(config.weight_variances), np.array(config.records), accuracy, xi
+    )  # fmt: skip
+    remedies = train_remedies(data, setup, config)
+    layers, end = signal.measure_convergence(
+        config.signal_depth, config.signal_width, config.signal_networks, config.seed
+    )  # fmt: skip
+    gradients = signal.measure_profiles(
+        config.profiles, images, config.profile_depth, config.profile_width, config.profile_networks, config.seed
+    )
+    return Results(
+        config.width, config.profile_images, grid, remedies, table.compute(), curves, layers, end, gradients
+    )  # fmt: skip
 
 
-def train_remedies(data: gf.data.ImageDataset, setup: Training, config: Config) -> Results:
+def train_remedies(data: gf.data.ImageDataset, setup: Training, config: Config) -> Remedies:
     """Train the smaller grids.
 
     Args:
         data: images.
         setup: as for the tanh networks.
         config: settings.
-
-    Returns:
-        The entries of `run` that start with `remed`.
     """
     accuracy, limits = [], []
     for name in config.remedies:
@@ -79,13 +70,13 @@ def train_remedies(data: gf.data.ImageDataset, setup: Training, config: Config) 
         )
         limits.append([signal.gradient_depth(profile) for profile in profiles])
     shape = (len(config.remedies), len(config.remedy_depths), len(config.remedy_variances))
-    return {
-        "remedies": np.array(config.remedies, dtype=str),
-        "remedy_depths": np.array(config.remedy_depths),
-        "remedy_variances": np.array(config.remedy_variances),
-        "remedy_accuracy": np.array(accuracy).reshape(shape),
-        "remedy_limit": np.array(limits),
-    }
+    return Remedies(
+        names=np.array(config.remedies, dtype=str),
+        depths=np.array(config.remedy_depths),
+        variances=np.array(config.remedy_variances),
+        accuracy=np.array(accuracy).reshape(shape),
+        limit=np.array(limits),
+    )
 
 
 def claims(results: Results) -> list[Claim]:
@@ -98,7 +89,7 @@ def claims(results: Results) -> list[Claim]:
         The claims.
     """
     return [
-        *table.claims(results),
+        *table.claims(results.table),
         *training_claims(results),
         *remedy_claims(results),
         *signal_claims(results),
@@ -109,10 +100,10 @@ def claims(results: Results) -> list[Claim]:
 def training_claims(results: Results) -> list[Claim]:
     """The heat map: who learns and who does not, by depth in units of 6 xi_c."""
     source = "Schoenholz et al. 2017, Fig. 5"
-    accuracy = results["accuracy"][:, :, -1]
+    accuracy = results.grid.accuracy[:, :, -1]
     relative = relative_depths(results)
-    at_limit = results["accuracy"][np.argmin(np.abs(results["depths"] - 40)), :, -1]
-    best = results["variances"][np.argmax(at_limit)]
+    at_limit = results.grid.accuracy[np.argmin(np.abs(results.grid.depths - 40)), :, -1]
+    best = results.grid.variances[np.argmax(at_limit)]
     return [
         check.above(
             f"trained: lowest test accuracy where depth <= {bands.SHALLOW:g} x 6 xi_c", source,
@@ -132,13 +123,13 @@ def training_claims(results: Results) -> list[Claim]:
 
 def remedy_claims(results: Results) -> list[Claim]:
     """The smaller grids, where they were trained: ReLU is at its best where chi_1 = 1."""
-    names = [str(name) for name in results["remedies"]]
+    names = [str(name) for name in results.remedies.names]
     if "ReLU" not in names:
         return []
-    row = np.argmin(np.abs(results["remedy_depths"] - 32))
-    best = results["remedy_variances"][np.argmax(results["remedy_accuracy"][names.index("ReLU"), row])]
+    row = np.argmin(np.abs(results.remedies.depths - 32))
+    best = results.remedies.variances[np.argmax(results.remedies.accuracy[names.index("ReLU"), row])]
     critical = gf.theory.critical_weight_variance("relu", bias_variance=0.0)
-    claim = f"sigma_w^2 that trains ReLU best, {results['remedy_depths'][row]} layers deep"
+    claim = f"sigma_w^2 that trains ReLU best, {results.remedies.depths[row]} layers deep"
     return [check.close(claim, "He et al. 2015; chi_1 = 1", critical, best, absolute=0.25)]
 
 
@@ -148,7 +139,7 @@ def relative_depths(results: Results) -> np.ndarray:
     Args:
         results: from `run`.
     """
-    return results["depths"][:, None] / (6 * results["grid_xi"])
+    return results.grid.depths[:, None] / (6 * results.grid.xi)
 
 
 def ordering(relative: np.ndarray, learnt: np.ndarray) -> float:
@@ -168,7 +159,7 @@ def signal_claims(results: Results) -> list[Claim]:
     """Finite networks against the maps of theory, in the standard errors that theory gives them."""
     found = []
     for name, words in (("q", "variance q"), ("c", "correlation c")):
-        errors = standard_errors(results, f"signal_{name}")[..., 1:]
+        errors = standard_errors(results.signal[name], networks=-2)[..., 1:]
         found += [
             check.below(
                 f"{words}_l against its map, tanh, sigma_w^2 = {variance:g}: rms deviation in standard errors",
@@ -178,7 +169,7 @@ def signal_claims(results: Results) -> list[Claim]:
             )
             for variance, error in zip(SHOWN, errors, strict=True)
         ]
-        at_end = np.abs(standard_errors(results, f"point_{name}"))
+        at_end = np.abs(standard_errors(results.end[name], networks=-1))
         found.append(
             check.below(
                 f"{words}* against theory at {len(MEASURED)} sigma_w: worst deviation in standard errors",
@@ -190,27 +181,26 @@ def signal_claims(results: Results) -> list[Claim]:
     return found
 
 
-def standard_errors(results: Results, name: str) -> np.ndarray:
+def standard_errors(compared: Compared, networks: int) -> np.ndarray:
     """Measured minus predicted, mean over networks, in standard errors of that mean.
 
     Args:
-        results: from `run`.
-        name: of the measured numbers; their last but one axis, or the last if there is no depth, is that of networks.
+        compared: measured numbers and theory.
+        networks: axis of the measured numbers that is that of networks.
     """
-    axis = -2 if name.startswith("signal") else -1
-    measured, theory = results[name], results[f"{name}_theory"]
-    spread = np.maximum(results[f"{name}_spread"], 1e-4)  # float32 cannot tell less
-    return (measured.mean(axis) - theory) / spread * np.sqrt(measured.shape[axis])
+    spread = np.maximum(compared.spread, 1e-4)  # float32 cannot tell less
+    error = compared.measured.mean(networks) - compared.theory
+    return error / spread * np.sqrt(compared.measured.shape[networks])
 
 
 def profile_claims(results: Results) -> list[Claim]:
     """The gradient over depth at initialization: its rate against chi_1 and against batch norm's."""
     found = []
-    measured = signal.rates(results["profile"])
-    predicted = signal.rates(results["profile_theory"][:, None])[:, 0]
-    for index, rates, theory in zip(results["profile_index"], measured, predicted, strict=True):
+    measured = signal.rates(results.profile.measured)
+    predicted = signal.rates(results.profile.theory[:, None])[:, 0]
+    for index, rates, theory in zip(results.profile.index, measured, predicted, strict=True):
         profile = PROFILES[index]
-        batch = int(results["profile_images"])
+        batch = results.profile_images
         found.append(
             check.close(
                 f"squared gradient a layer, {profile.name}, sigma_w^2 = {profile.weight_variance:g}, "

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from experiments.framework.runner import Results
+from experiments.trainability.results import Results
 from experiments.trainability.signal import (
     CORRELATIONS_AT_FIRST,
     CURVE_BIASES,
@@ -43,7 +43,7 @@ def draw(results: Results) -> dict[str, Figure]:
     return {
         "heatmap": heatmap(results),
         "steps": steps(results),
-        **({"remedies": remedies(results)} if len(results["remedies"]) else {}),
+        **({"remedies": remedies(results)} if len(results.remedies.names) else {}),
         "fixed_points": fixed_points(results),
         "convergence": convergence(results),
         "profiles": profiles(results),
@@ -54,14 +54,14 @@ def heatmap(results: Results) -> Figure:
     """Accuracy at the end of training over depth and weight variance, 6 xi_c over it; beside it by relative depth."""
     figure = Figure(figsize=(10.2, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
-    last = results["accuracy"][:, :, -1]
-    accuracy_map(left, last, results["depths"], results["variances"])
-    _limit(left, results["variances"], 6 * results["grid_xi"], r"$6\,\xi_c$, theory before training")
+    last = results.grid.accuracy[:, :, -1]
+    accuracy_map(left, last, results.grid.depths, results.grid.variances)
+    _limit(left, results.grid.variances, 6 * results.grid.xi, r"$6\,\xi_c$, theory before training")
     left.set_title("(a) test accuracy of every network")
     left.legend(loc="upper right", facecolor="white", framealpha=0.9, frameon=True)
     _colorbar(figure, left)
     _collapse(right, results)
-    width, count = int(results["width"]), int(results["records"][-1])
+    width, count = results.width, int(results.grid.records[-1])
     figure.suptitle(
         f"How deep can a tanh network be trained? {last.size} networks of width {width}, {count} steps of plain "
         r"gradient descent, $\sigma_b^2 = 0.05$",
@@ -72,12 +72,12 @@ def heatmap(results: Results) -> Figure:
 
 def _collapse(axes: Axes, results: Results) -> None:
     """Accuracy against depth in units of 6 xi_c: ordered and chaotic networks fall onto one curve."""
-    relative = results["depths"][:, None] / (6 * results["grid_xi"])
+    relative = results.grid.depths[:, None] / (6 * results.grid.xi)
     styles: Sequence[dict[str, Any]] = plots.line_styles()
     for ordered, name, style in ((True, "ordered phase", styles[1]), (False, "chaotic phase", styles[2])):
-        chosen = (results["variances"] < 1.761) == ordered
+        chosen = (results.grid.variances < 1.761) == ordered
         axes.plot(
-            relative[:, chosen].ravel(), results["accuracy"][:, chosen, -1].ravel(),
+            relative[:, chosen].ravel(), results.grid.accuracy[:, chosen, -1].ravel(),
             ls="none", marker=style["marker"], color=style["color"], alpha=0.75, label=name,
         )  # fmt: skip
     axes.axvline(1.0, color=LIMIT, lw=2)
@@ -131,13 +131,13 @@ def _colorbar(figure: Figure, axes: Any) -> None:
 
 def steps(results: Results) -> Figure:
     """The heat map as training goes on."""
-    count = len(results["records"])
+    count = len(results.grid.records)
     figure = Figure(figsize=(3.3 * count + 1.2, 3.8), layout="constrained")
     row = figure.subplots(1, count, sharex=True, sharey=True, squeeze=False)[0]
     for index, axes in enumerate(row):
-        accuracy_map(axes, results["accuracy"][:, :, index], results["depths"], results["variances"])
-        _limit(axes, results["variances"], 6 * results["grid_xi"], r"$6\,\xi_c$")
-        axes.set_title(f"after {results['records'][index]} steps")
+        accuracy_map(axes, results.grid.accuracy[:, :, index], results.grid.depths, results.grid.variances)
+        _limit(axes, results.grid.variances, 6 * results.grid.xi, r"$6\,\xi_c$")
+        axes.set_title(f"after {results.grid.records[index]} steps")
         axes.label_outer()
     _colorbar(figure, list(row))
     figure.suptitle(
@@ -148,14 +148,12 @@ def steps(results: Results) -> Figure:
 
 def remedies(results: Results) -> Figure:
     """The smaller grids: other activations, and batch norm."""
-    names = [str(name) for name in results["remedies"]]
+    names = [str(name) for name in results.remedies.names]
     figure = Figure(figsize=(3.3 * len(names) + 1.2, 3.8), layout="constrained")
     row = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, name, accuracy, limit in zip(
-        row, names, results["remedy_accuracy"], results["remedy_limit"], strict=True
-    ):
-        accuracy_map(axes, accuracy, results["remedy_depths"], results["remedy_variances"])
-        _limit(axes, results["remedy_variances"], limit, "squared gradient changed by $e^{6}$, theory")
+    for axes, name, accuracy, limit in zip(row, names, results.remedies.accuracy, results.remedies.limit, strict=True):
+        accuracy_map(axes, accuracy, results.remedies.depths, results.remedies.variances)
+        _limit(axes, results.remedies.variances, limit, "squared gradient changed by $e^{6}$, theory")
         axes.set_title(name)
         axes.label_outer()
     _colorbar(figure, list(row))
@@ -170,20 +168,18 @@ def fixed_points(results: Results) -> Figure:
     row = figure.subplots(1, 3, sharex=True)
     styles: Sequence[dict[str, Any]] = plots.line_styles()
     panels = (
-        ("q", r"variance $q^*$", "(a) length of a signal"),
-        ("c", r"correlation $c^*$", "(b) similarity of two inputs"),
-        ("chi", r"$\chi_1$, squared gradient a layer", "(c) gradient"),
+        (results.curves.q, r"variance $q^*$", "(a) length of a signal"),
+        (results.curves.c, r"correlation $c^*$", "(b) similarity of two inputs"),
+        (results.curves.chi, r"$\chi_1$, squared gradient a layer", "(c) gradient"),
     )
-    for axes, (name, label, title) in zip(row, panels, strict=True):
+    for axes, (curves, label, title) in zip(row, panels, strict=True):
         for number, bias in enumerate(CURVE_BIASES):
             style = styles[number] | {"marker": None}
-            axes.plot(
-                results["curve_deviation"], results[f"curve_{name}"][number], label=rf"$\sigma_b^2 = {bias:g}$", **style
-            )
-            axes.axvline(results["curve_critical"][number], color=style["color"], lw=0.8, ls=":")
+            axes.plot(results.curves.deviation, curves[number], label=rf"$\sigma_b^2 = {bias:g}$", **style)
+            axes.axvline(results.curves.critical[number], color=style["color"], lw=0.8, ls=":")
         axes.set(xlabel=r"$\sigma_w$, deviation of the weights", ylabel=label, title=title)
     for axes, name in zip(row, "qc", strict=False):
-        measured = results[f"point_{name}"]
+        measured = results.end[name].measured
         axes.errorbar(
             MEASURED, measured.mean(1), yerr=measured.std(1), fmt="s", color=styles[1]["color"], mfc="white", capsize=3,
             label=r"networks, $\sigma_b^2 = 0.05$", zorder=3,
@@ -207,7 +203,7 @@ def convergence(results: Results) -> Figure:
     )
     for row, (name, starts, label, words) in zip(grid, rows, strict=True):
         for axes, theory, measured, variance in zip(
-            row, results[f"signal_{name}_theory"], results[f"signal_{name}"], SHOWN, strict=True
+            row, results.signal[name].theory, results.signal[name].measured, SHOWN, strict=True
         ):
             layers = np.arange(1, theory.shape[-1] + 1)
             for number, start in enumerate(starts):
@@ -223,7 +219,7 @@ def convergence(results: Results) -> Figure:
                 axes.set_xlabel("layer")
         row[0].set_ylabel(label)
         row[0].legend(loc="lower right" if name == "c" else "upper right")
-    networks = results["signal_q"].shape[2]
+    networks = results.signal["q"].measured.shape[2]
     figure.suptitle(
         f"tanh: convergence over depth; grey: theory, lines: mean of {networks} finite networks",
         x=0.01, ha="left", fontsize=12,
@@ -233,13 +229,13 @@ def convergence(results: Results) -> Figure:
 
 def profiles(results: Results) -> Figure:
     """Predicted and measured gradient over depth at initialization, one panel an activation."""
-    chosen = [PROFILES[index] for index in results["profile_index"]]
+    chosen = [PROFILES[index] for index in results.profile.index]
     names = list(dict.fromkeys(profile.name for profile in chosen))
     figure = Figure(figsize=(2.55 * len(names) + 0.6, 4.0), layout="constrained")
     row = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(row, names, strict=True):
         lines, theory = {}, {}
-        for profile, measured, predicted in zip(chosen, results["profile"], results["profile_theory"], strict=True):
+        for profile, measured, predicted in zip(chosen, results.profile.measured, results.profile.theory, strict=True):
             if profile.name == name:
                 label = rf"$\sigma_w^2 = {profile.weight_variance:g}$"
                 logs = np.log(measured.astype(np.float64))
@@ -253,7 +249,7 @@ def profiles(results: Results) -> Figure:
         axes.legend(
             loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2, fontsize=8, columnspacing=0.8, handlelength=1.8
         )
-    count = results["profile"].shape[1]
+    count = results.profile.measured.shape[1]
     figure.suptitle(
         f"The gradient at initialization: theory in grey, mean of {count} networks", x=0.01, ha="left", fontsize=12
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -11,12 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import gradflow as gf
 from experiments.framework.images import Images
 from experiments.framework.progress import track
-from experiments.framework.runner import Results
 from experiments.trainability.training import Network, build, scale_kernels
 
 BIAS_VARIANCE = 0.05
@@ -60,37 +60,66 @@ PROFILES = (
 )
 
 
-def fixed_points(weight_variances: Sequence[float]) -> Results:
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """Fixed points of tanh over sigma_w, for each of `CURVE_BIASES`, and the critical sigma_w."""
+
+    deviation: Float[np.ndarray, " points"]
+    q: Float[np.ndarray, "biases points"]
+    c: Float[np.ndarray, "biases points"]
+    chi: Float[np.ndarray, "biases points"]
+    critical: Float[np.ndarray, " biases"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """What networks have beside theory, and one network's standard deviation around it."""
+
+    measured: Float[np.ndarray, "*cases networks depth"] | Float[np.ndarray, "cases networks"]
+    theory: Float[np.ndarray, "*cases depth"]
+    spread: Float[np.ndarray, "*cases depth"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gradients:
+    """Gradient over depth at initialization, of those of `PROFILES` that `index` says, and by theory."""
+
+    index: Int[np.ndarray, " profiles"]
+    measured: Float[np.ndarray, "profiles networks depth"]
+    theory: Float[np.ndarray, "profiles depth"]
+
+
+def fixed_points(weight_variances: Sequence[float]) -> tuple[Curves, Float[np.ndarray, " variances"]]:
     """Fixed points of tanh: curves over sigma_w for the figure, and at the weight variances of the grid.
 
     Args:
         weight_variances: sigma_w^2 of the grid, for xi_c.
 
     Returns:
-        `curve_deviation` (points,); `curve_q`, `curve_c`, `curve_chi` (biases, points); `curve_critical` (biases,),
-        the critical sigma_w; `grid_xi` (variances,).
+        The curves; xi_c of the grid.
     """
     rows = [
         [_tanh(deviation**2, bias) for deviation in CURVE_DEVIATIONS]
         for bias in track(CURVE_BIASES, "fixed points", "sigma_b^2 = {}".format)
     ]
-    fields = {"curve_q": "q_star", "curve_c": "c_star", "curve_chi": "chi_1"}
+    fields = {"q": "q_star", "c": "c_star", "chi": "chi_1"}
     critical = [gf.theory.critical_weight_variance("tanh", bias_variance=bias) for bias in CURVE_BIASES]
-    return {
-        "curve_deviation": CURVE_DEVIATIONS,
-        "curve_critical": np.sqrt(critical),
-        "grid_xi": np.array([_tanh(variance).xi_c for variance in weight_variances]),
-        **{
-            name: np.array([[getattr(point, field) for point in row] for row in rows]) for name, field in fields.items()
-        },
+    curves = {
+        name: np.array([[getattr(point, field) for point in row] for row in rows]) for name, field in fields.items()
     }
+    return (
+        Curves(deviation=CURVE_DEVIATIONS, critical=np.sqrt(critical), **curves),
+        np.array([_tanh(variance).xi_c for variance in weight_variances]),
+    )
 
 
 def _tanh(weight_variance: float, bias_variance: float = BIAS_VARIANCE) -> gf.theory.FixedPoint:
     return gf.theory.fixed_point("tanh", weight_variance=weight_variance, bias_variance=bias_variance)
 
 
-def measure_convergence(depth: int, width: int, networks: int, seed: int) -> Results:
+def measure_convergence(
+    depth: int, width: int, networks: int, seed: int
+) -> tuple[dict[str, Compared], dict[str, Compared]]:
     """Follow variance and correlation through finite tanh networks, and through the maps of theory.
 
     Args:
@@ -100,10 +129,7 @@ def measure_convergence(depth: int, width: int, networks: int, seed: int) -> Res
         seed: of their randomness.
 
     Returns:
-        `signal_q`, `signal_c` (SHOWN, starts, networks, depth) with `signal_q_theory`, `signal_c_theory` and
-        `signal_q_spread`, `signal_c_spread`, one network's standard deviation around theory (SHOWN, starts, depth);
-        `point_q`, `point_c` (MEASURED, networks), where networks end; `point_q_theory`, `point_c_theory`,
-        `point_q_spread`, `point_c_spread` (MEASURED,), the same of the last layer.
+        q and c in every layer, for `SHOWN` and the starts; q and c of the last layer, for `MEASURED`.
     """
     keys = jax.random.split(jax.random.key(seed), networks)
     found: dict[str, list[Any]] = {}
@@ -138,7 +164,12 @@ def measure_convergence(depth: int, width: int, networks: int, seed: int) -> Res
             point_q_spread=variance_spreads(variance, q_star, depth, width)[-1],
             point_c_spread=correlation_spreads(variance, correlations, width)[-1],
         )
-    return {name: np.array(values) for name, values in found.items()}
+    arrays = {name: np.array(values) for name, values in found.items()}
+    layers, end = (
+        {name: Compared(*(arrays[f"{kind}_{name}{part}"] for part in ("", "_theory", "_spread"))) for name in "qc"}
+        for kind in ("signal", "point")
+    )
+    return layers, end
 
 
 def follow(
@@ -254,7 +285,9 @@ def correlation_spreads(
     return np.sqrt(variances)
 
 
-def measure_profiles(names: Sequence[str], images: Images, depth: int, width: int, networks: int, seed: int) -> Results:
+def measure_profiles(
+    names: Sequence[str], images: Images, depth: int, width: int, networks: int, seed: int
+) -> Gradients:
     """Measure the gradient over depth at initialization, and predict it.
 
     Args:
@@ -264,10 +297,6 @@ def measure_profiles(names: Sequence[str], images: Images, depth: int, width: in
         width: units a layer.
         networks: drawn for each profile.
         seed: of their randomness.
-
-    Returns:
-        `profile_index` (profiles,), position in PROFILES; `profile` (profiles, networks, depth), rms of dL/dz;
-        `profile_theory` (profiles, depth), relative to the last layer.
     """
     scaled = images.x / jnp.sqrt(jnp.mean(images.x**2, axis=1, keepdims=True))
     keys = jax.random.split(jax.random.key(seed), networks)
@@ -281,11 +310,11 @@ def measure_profiles(names: Sequence[str], images: Images, depth: int, width: in
         network = Network(profile.activation, profile.bias_variance, profile.normalization, width)
         variance = jnp.float32(profile.weight_variance)
         measured.append(np.asarray(gradient_profiles(keys, variance, Images(scaled, images.y), network, depth)))
-    return {
-        "profile_index": np.array(chosen),
-        "profile": np.stack(measured),
-        "profile_theory": np.stack([theory_profile(PROFILES[index], depth) for index in chosen]),
-    }
+    return Gradients(
+        index=np.array(chosen),
+        measured=np.stack(measured),
+        theory=np.stack([theory_profile(PROFILES[index], depth) for index in chosen]),
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("network", "depth"))
