@@ -16,6 +16,7 @@ from experiments.activations.results import Results
 from experiments.activations.settings import CALM, KICKED, NAMES, PRESETS, RECORDS, Config
 from experiments.framework import claims as check
 from experiments.framework import progress
+from experiments.framework.bands import share_error
 from experiments.framework.claims import Claim
 from experiments.framework.images import Images, load, rows
 from experiments.framework.runner import Experiment
@@ -153,9 +154,7 @@ def _born_dead(results: Results) -> list[Claim]:
     share, low, high = results.dead.share, results.dead.lower, results.dead.upper
     networks, widths, layers = results.dead.networks, results.dead.widths.tolist(), results.dead.layers
 
-    def error(p: Any) -> np.ndarray:
-        return np.sqrt(np.maximum(p * (1 - p), 1 / networks) / networks)
-
+    error = functools.partial(share_error, draws=networks)
     outside = np.maximum((low - share) / error(low), (share - high) / error(high)).max()
     # The largest of many comparisons: four standard errors rather than three.
     found = [check.below("born dead: standard errors beyond the bounds, worst of all networks", LU, 4.0, outside)]

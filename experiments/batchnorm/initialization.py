@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 import gradflow as gf
+from experiments.framework.bands import gradient_rate
 from experiments.framework.progress import track
 
 SETTLED = 5  # layers at either end that are left out of a fit: there the profile still bends
@@ -53,16 +54,6 @@ def gradient_profile(
     statistics = ("output_grad_rms",)
     _, _, flow = gf.value_grad_and_flow(loss, statistics=statistics, data_gradients=False)(variables["params"])
     return jnp.concatenate([jnp.atleast_1d(flow[name].output_grad_rms) for name in flow.layers[:-1]])
-
-
-def rates(profiles: Float[np.ndarray, "networks depth"]) -> Float[np.ndarray, " networks"]:
-    """Factor of the squared gradient from a layer to the one below, fitted where the profile is settled.
-
-    Args:
-        profiles: rms by layer, the layer nearest the input first.
-    """
-    inner = 2 * np.log(profiles[:, SETTLED:-SETTLED].astype(np.float64))
-    return np.exp(-np.polyfit(np.arange(inner.shape[1]), inner.T, 1)[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +125,14 @@ def measure(
     explosion = Explosion(
         activations=np.array(activations),
         theory=np.array([gf.theory.batchnorm_rate(name) for name in activations]),
-        rate=np.stack([rates(profile) for profile in measured]),
+        rate=np.stack([gradient_rate(profile, SETTLED) for profile in measured]),
         profile=np.stack([_typical(profile) for profile in measured]),
         plain=_typical(profiles("relu", batch, None)),
     )
     return explosion, Linear(
         batches=np.array(linear_batches),
         theory=np.array([(size - 2) / (size - 3) for size in linear_batches]),
-        rate=np.stack([rates(profile) for profile in linear]),
+        rate=np.stack([gradient_rate(profile, SETTLED) for profile in linear]),
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 import experiments.initialization as package
 from experiments.framework import claims as check
+from experiments.framework.bands import product_variance
 from experiments.framework.claims import Claim
 from experiments.framework.images import load, rows
 from experiments.framework.runner import Experiment
@@ -46,7 +47,7 @@ def hanin(config: Config) -> glorot.Spread:
     logs = glorot.log_norms(
         jax.random.key(config.seed), depths=depths, width=config.hanin_width, networks=config.hanin_networks
     )
-    variance = np.array([5 * depth / config.hanin_width for depth in depths])
+    variance = np.array([product_variance(depth, config.hanin_width) for depth in depths])
     return glorot.Spread(
         depths=np.array(depths),
         width=config.hanin_width,
@@ -132,7 +133,7 @@ def start_claims(results: Results) -> list[Claim]:
     growth = start.forward[:, depth - 1] / start.forward[:, 0]
     by_name = dict(zip(SCHEMES, growth, strict=True))
     # Three standard deviations of half of ln |x|^2, as a decimal logarithm.
-    noise = 3 * np.sqrt(5 * depth / width) / 2 / np.log(10)
+    noise = 3 * np.sqrt(product_variance(depth, width)) / 2 / np.log(10)
     return [
         check.close(
             f"log10 of Xavier's signal over He's through {depth - 1} layers", f"{HE}: 2^(-L/2), within a factor of 2",

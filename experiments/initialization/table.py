@@ -13,9 +13,11 @@ from jaxtyping import Float, Shaped
 
 import gradflow as gf
 from experiments.framework import claims as check
+from experiments.framework.bands import share_error
 from experiments.framework.claims import Claim
 from experiments.framework.images import load
 from experiments.framework.progress import track
+from experiments.initialization import bands
 
 DEPTH, BATCH, RECORDS = 5, 10, 50
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -40,8 +42,6 @@ ARMS = (
 )
 # Test error, %, in the order of `ARMS`.
 PAPER = {"mnist": (2.21, 1.76, 1.64, 1.64, 1.72), "cifar10": (57.28, 55.9, 52.92, 55.78, 53.8)}
-# Three standard errors of an error rate on 10,000 images, for the paper's test set and for ours.
-STANDARD_ERRORS = 3 * np.sqrt(2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +119,7 @@ def claims(results: Table) -> list[Claim]:
     found = []
     for name, errors in zip(results.names, results.error, strict=True):
         for arm, paper, ours in zip(ARMS, PAPER[str(name)], errors, strict=True):
-            part = paper / 100
-            band = 100 * STANDARD_ERRORS * np.sqrt(part * (1 - part) / 10_000)
+            band = 100 * bands.STANDARD_ERRORS * float(share_error(paper / 100, 10_000))
             source = "Glorot & Bengio 2010, Table 1"
             found.append(check.close(f"{name}, {arm.name}: test error, %", source, paper, ours, absolute=band))
     return found

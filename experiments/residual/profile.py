@@ -17,15 +17,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
 from experiments.framework import claims as check
+from experiments.framework.bands import gradient_rate
 from experiments.framework.claims import Claim
 from experiments.framework.images import Images
-from experiments.residual import network
+from experiments.residual import bands, network
 from experiments.residual.network import Form
 
 NETWORKS, BATCH = 32, 64
-# Networks of a width of 64 spread by .03 (plain) and .005: three standard errors of a mean over 32; and what images
-# add, less unlike each other than the examples of the theory: up to .003 (residual) in pilot runs on seeds 10 and 11.
-BANDS = {"plain": 0.02, "residual": 0.008}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,16 +90,15 @@ def measure(images: Images, blocks: int, width: int, seed: int) -> Profile:
     )
 
 
-def rates(profiles: Float[np.ndarray, "networks blocks"]) -> Float[np.ndarray, " networks"]:
-    """Factor of the squared gradient from a block to the one below, fitted over the upper half of the blocks.
+def upper_rates(profiles: Float[np.ndarray, "networks blocks"]) -> Float[np.ndarray, " networks"]:
+    """Fit the factor of the squared gradient over the upper half of the blocks.
 
     By then examples have come as far apart as batch normalization brings them.
 
     Args:
         profiles: from `gradients`.
     """
-    upper = 2 * np.log(profiles[:, profiles.shape[1] // 2 :].astype(np.float64))
-    return np.exp(-np.polyfit(np.arange(upper.shape[1]), upper.T, 1)[0])
+    return gradient_rate(profiles[:, profiles.shape[1] // 2 :])
 
 
 def claims(results: Profile) -> list[Claim]:
@@ -112,8 +109,10 @@ def claims(results: Profile) -> list[Claim]:
     """
     sources = {"plain": "Yang et al. 2019", "residual": "1 + 1 / v"}
     found = []
-    for (name, band), profiles, theory in zip(BANDS.items(), results.measured, results.theory, strict=True):
+    for (name, band), profiles, theory in zip(
+        bands.PROFILE_BANDS.items(), results.measured, results.theory, strict=True
+    ):
         claim = f"{name}, at initialization: factor of the squared gradient a block, upper half"
-        expected, measured = rates(theory[None]).mean(), rates(profiles).mean()
+        expected, measured = upper_rates(theory[None]).mean(), upper_rates(profiles).mean()
         found.append(check.close(claim, sources[name], float(expected), float(measured), absolute=band))
     return found

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import gradflow as gf
 from experiments.framework import claims as check
 from experiments.framework.claims import Claim
-from experiments.residual import network
+from experiments.residual import bands, network
 from experiments.residual.network import Form, Params
 
 PUBLISHED = {
@@ -32,10 +32,6 @@ POINTS, LIMIT = 256, 2.0
 LAGS = 15
 AT_ONCE = 8  # networks, of which memory holds every block's stream for the backward pass
 CORRELATION = 0.5  # of the two inputs whose gradients are compared over depth
-# One pair of gradients in a width of 200 has a standard error of about .25; three of the mean over 256 networks. The
-# same over distance, where pilot runs on seeds 10 and 11 were up to .03 from the theory of infinite width.
-BAND = 0.05
-POWER, POWER_BAND = 0.5, 0.15  # of depth; the same errors at 20 blocks, and .05 that theory has from 5 to 20
 BATCH = 64  # of the normalized networks that are measured over depth
 KINDS = {
     "plain": network.form(skip=False, normalized=False),
@@ -288,16 +284,16 @@ def claims(along: Lines, over_depths: Correlation) -> list[Claim]:
     neighbour = dict(zip(NETWORKS, along.autocorrelation[:, 1], strict=True))
     plain, residual = list(PUBLISHED)[1:]
     found = [
-        *(check.below(f"{name}: {over}, largest error of theory", source, BAND, error)
+        *(check.below(f"{name}: {over}, largest error of theory", source, bands.CORRELATION_BAND, error)
           for name, error in zip(KINDS, errors, strict=True)),
         check.below(f"{plain}: {near}", f"{source}, Fig. 2", 0.15, neighbour[plain]),
         check.above(f"{residual}: {near}", f"{source}, Fig. 2", 0.8, neighbour[residual]),
-        *(check.close(f"{name}: {near}", "Gaussian process", theory[1], neighbour[name], absolute=BAND)
+        *(check.close(f"{name}: {near}", "Gaussian process", theory[1], neighbour[name], absolute=bands.CORRELATION_BAND)
           for name, theory in zip(list(FURTHER)[1:], along.theory, strict=True)),
     ]  # fmt: skip
     if depths[-1] >= 20 and 5 in depths:
         first, last = correlation[-1, depths.tolist().index(5)], correlation[-1, -1]
         power = np.log(first / last) / np.log(depths[-1] / 5)
         line = f"residual + batch norm: {over} falls as L^-p from 5 to {depths[-1]} blocks, p"
-        found.append(check.close(line, source, POWER, power, absolute=POWER_BAND))
+        found.append(check.close(line, source, bands.POWER, power, absolute=bands.POWER_BAND))
     return found

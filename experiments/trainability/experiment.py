@@ -7,6 +7,7 @@ import numpy as np
 import experiments.trainability as package
 import gradflow as gf
 from experiments.framework import claims as check
+from experiments.framework.bands import gradient_rate
 from experiments.framework.claims import Claim
 from experiments.framework.images import load, rows
 from experiments.framework.runner import Experiment
@@ -196,8 +197,8 @@ def standard_errors(compared: Compared, networks: int) -> np.ndarray:
 def profile_claims(results: Results) -> list[Claim]:
     """The gradient over depth at initialization: its rate against chi_1 and against batch norm's."""
     found = []
-    measured = signal.rates(results.profile.measured)
-    predicted = signal.rates(results.profile.theory[:, None])[:, 0]
+    measured = gradient_rate(results.profile.measured, signal.SETTLED)
+    predicted = gradient_rate(results.profile.theory, signal.SETTLED)
     for index, rates, theory in zip(results.profile.index, measured, predicted, strict=True):
         profile = PROFILES[index]
         batch = results.profile_images

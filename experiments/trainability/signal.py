@@ -377,17 +377,6 @@ def gradient_depth(profile: Profile, limit: int = 1000) -> float:
     return float(beyond[0] + 1) if beyond.size else float(limit)
 
 
-def rates(profiles: Float[np.ndarray, "... networks depth"]) -> Float[np.ndarray, "... networks"]:
-    """Factor of the squared gradient from a layer to the one below, fitted away from the ends of the profile.
-
-    Args:
-        profiles: rms by layer, the layer nearest the input first.
-    """
-    inner = 2 * np.log(profiles[..., SETTLED:-SETTLED].astype(np.float64))
-    fitted = np.polyfit(np.arange(inner.shape[-1]), inner.reshape(-1, inner.shape[-1]).T, 1)[0]
-    return np.exp(-fitted).reshape(inner.shape[:-1])
-
-
 def _log_squares(profile: Profile, depth: int) -> Float[np.ndarray, " depth"]:
     """Ln of the squared gradient by layer, 0 at the last; where the signal dies or explodes, at the rate so far."""
     if profile.normalization:

@@ -8,7 +8,6 @@ from __future__ import annotations
 # activations used). Three of them make the band.
 DEVIATIONS = 3.0
 LAYER_VARIANCE = 2.0
-PRODUCT_VARIANCE = 5.0
 CURED = (0.1, 10.0)  # of the first/last ratio
 AT_CHANCE, LEARNS = 0.2, 0.5  # test accuracy; chance is 0.1
 TANH_BAND = 0.04

@@ -9,6 +9,7 @@ import numpy as np
 import experiments.vanishing as package
 import gradflow as gf
 from experiments.framework import claims as check
+from experiments.framework.bands import gradient_rate, product_variance
 from experiments.framework.claims import Claim
 from experiments.framework.images import load, rows
 from experiments.framework.runner import Experiment
@@ -70,7 +71,7 @@ def sick_claims(results: Results) -> list[Claim]:
             "sick network: factor of the squared gradient per layer",
             "mean field: chi_1 = sigma_w^2 E[phi'^2]",
             float(results.theory_rate),
-            float(tanh.fitted_rates(at_init)[0]),
+            float(gradient_rate(at_init)[0]),
             relative=bands.DEVIATIONS * math.sqrt(bands.LAYER_VARIANCE / (width * (depth - 2))),
         ),
         check.below(
@@ -91,7 +92,7 @@ def sick_claims(results: Results) -> list[Claim]:
 def ratio_claims(results: Results) -> list[Claim]:
     """First to last gradient at initialization: as theory predicts, and near 1 in every cured network."""
     depth, width = results.depth, results.width
-    decades = bands.DEVIATIONS * math.sqrt(bands.PRODUCT_VARIANCE * (depth - 1) / width) / (2 * math.log(10))
+    decades = bands.DEVIATIONS * math.sqrt(product_variance(depth - 1, width)) / (2 * math.log(10))
     ratios = results.training.gradient[:, 0, 0] / results.training.gradient[:, 0, -1]
     by_theory = [
         check.close(

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import gradflow as gf
+from experiments.framework.bands import gradient_rate
 from experiments.framework.progress import track
 
 WEIGHT_VARIANCES = (1.0, 1.3, 1.761, 2.5, 4.0)
@@ -74,23 +75,6 @@ def loss(params: dict, images: Float[Array, "batch pixels"], labels: Int[Array, 
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def fitted_rates(
-    profiles: Float[np.ndarray, "seeds layers"],
-) -> Float[np.ndarray, " seeds"]:
-    """Fit the factor by which the squared gradient changes from one layer to the one below it.
-
-    Least squares of ln(rms^2) against depth: exp(-slope).
-
-    Args:
-        profiles: rms of dL/dz by layer, the layer nearest the input first.
-
-    Returns:
-        Rate of each seed.
-    """
-    depth = np.arange(profiles.shape[1])
-    return np.exp(-np.polyfit(depth, 2 * np.log(profiles.astype(np.float64)).T, 1)[0])
-
-
 @dataclasses.dataclass(frozen=True)
 class Table:
     """Gradient over depth at initialization: chi_1, the rate fitted to each network, and dL/dz by layer."""
@@ -136,6 +120,6 @@ def measure(data: gf.data.ImageDataset, depth: int, width: int, seeds: int, seed
     return Table(
         variance=np.array(WEIGHT_VARIANCES),
         theory=np.array(theory),
-        rate=np.stack([fitted_rates(profile) for profile in measured]),
+        rate=np.stack([gradient_rate(profile) for profile in measured]),
         gradient=np.stack(measured),
     )

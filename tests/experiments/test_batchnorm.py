@@ -126,11 +126,6 @@ def test_the_gradient_profile_is_that_of_perturbations():
     np.testing.assert_allclose(profile, expected, rtol=1e-3)
 
 
-def test_a_fitted_rate_is_that_of_an_exponential():
-    profile = 1.3 ** (-np.arange(30) / 2)[None]
-    np.testing.assert_allclose(batchnorm_init.rates(profile.repeat(2, 0)), 1.3, rtol=1e-6)
-
-
 def test_results_and_figures_are_whole(results):
     assert results.sigmoid.percentiles.shape == (2, 3, 3, 100)
     assert (np.diff(results.sigmoid.percentiles, axis=2) >= 0).all()

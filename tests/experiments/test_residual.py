@@ -193,7 +193,7 @@ def test_gradients_over_blocks_are_those_of_networks_that_begin_there(toy, name)
 
 def test_predicted_gradients_explode_at_the_rate_of_batch_normalization():
     plain = residual_profile.predicted(20, 1.0, skip=False)
-    np.testing.assert_allclose(residual_profile.rates(plain[None]), gf.theory.batchnorm_rate("relu", 64))
+    np.testing.assert_allclose(residual_profile.upper_rates(plain[None]), gf.theory.batchnorm_rate("relu", 64))
     assert residual_profile.predicted(2, 1.0, skip=True).tolist() == pytest.approx([np.sqrt(2), 1])
 
 

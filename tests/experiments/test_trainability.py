@@ -150,11 +150,6 @@ def test_networks_start_where_they_are_told_and_stray_as_foreseen():
     np.testing.assert_allclose(q[0].std(0)[1:], wide[1:], rtol=0.25)
 
 
-def test_rates_are_those_of_an_exponential():
-    profile = 3.0 * np.exp(-0.1 * np.arange(30))
-    np.testing.assert_allclose(trainability_signal.rates(profile[None]), math.exp(0.2), rtol=1e-12)
-
-
 def test_predicted_gradients_are_their_closed_forms():
     """ReLU: sigma_w^2 / 2 a layer; with batch norm pi / (pi - 1); and `network_profile`."""
     half = trainability_signal.theory_profile(Profile("relu", None, 0.0, 1.0), 5)

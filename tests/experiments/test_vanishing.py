@@ -121,12 +121,6 @@ def test_batch_norm_with_skips_grows_like_a_power_of_depth():
         assert profile[layer - 1] / profile[layer] == pytest.approx(expected, rel=1e-3)
 
 
-def test_fitted_rate_is_exact_on_a_geometric_profile():
-    depth = np.arange(30)
-    profiles = np.stack([np.sqrt(chi) ** depth[::-1] for chi in (0.02, 0.9, 1.3)])
-    np.testing.assert_allclose(vanishing_tanh.fitted_rates(profiles), [0.02, 0.9, 1.3], rtol=1e-12)
-
-
 def test_tanh_networks_start_at_their_fixed_point(data):
     result = vanishing_tanh.measure(data, depth=12, width=300, seeds=2, seed=0)
     assert result.gradient.shape == (5, 2, 11)
