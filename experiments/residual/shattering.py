@@ -288,7 +288,8 @@ def claims(along: Lines, over_depths: Correlation) -> list[Claim]:
           for name, error in zip(KINDS, errors, strict=True)),
         check.below(f"{plain}: {near}", f"{source}, Fig. 2", 0.15, neighbour[plain]),
         check.above(f"{residual}: {near}", f"{source}, Fig. 2", 0.8, neighbour[residual]),
-        *(check.close(f"{name}: {near}", "Gaussian process", theory[1], neighbour[name], absolute=bands.CORRELATION_BAND)
+        *(check.close(f"{name}: {near}", "Gaussian process", theory[1], neighbour[name],
+                      absolute=bands.CORRELATION_BAND)
           for name, theory in zip(list(FURTHER)[1:], along.theory, strict=True)),
     ]  # fmt: skip
     if depths[-1] >= 20 and 5 in depths:
