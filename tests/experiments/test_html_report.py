@@ -223,6 +223,21 @@ def test_one_that_fails_stops_no_other_and_what_measures_runs_last_and_alone(res
     assert lines[-1].endswith("1 of 2 claims hold (smoke), done before")
 
 
+@pytest.mark.parametrize(
+    ("statuses", "finished", "expected"),
+    [((0, 0), (True, True), 0), ((0, 1), (True, True), 1), ((1, 3), (True, False), 3), ((0, 2), (True, False), 3)],
+)
+def test_all_ends_with_what_its_experiments_ended_with(tmp_path, monkeypatch, capsys, statuses, finished, expected):
+    outcomes = [
+        run_all.Outcome(head.name, status, done, 1.0)
+        for head, status, done in zip(HEADS, statuses, finished, strict=False)
+    ]
+    monkeypatch.setattr("experiments.framework.catalogue.heads", lambda: HEADS[:2])
+    monkeypatch.setattr(run_all, "run", lambda heads, order, say: outcomes)
+    assert list_main(["--all", "--jobs", "1", "--out", str(tmp_path)]) == expected
+    assert "running 2 experiments" in capsys.readouterr().out
+
+
 def test_an_interrupt_stops_what_is_running(tmp_path):
     class Interrupted(Exception):
         pass
