@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 import gradflow as gf
 from experiments.framework.images import Images
+from experiments.framework.saturation import saturated_fraction
 
 STATISTICS = ("dead_fraction", "weight_grad_norm")
 PROBE = 256  # training images that the flow is measured on, the same ones at every record
@@ -216,6 +217,9 @@ def observe(model: gf.models.MLP, params: Tree, probe: Images, test: Images) -> 
         logits: Any = model.apply({"params": params}, batch.x)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y).mean(), logits
 
+    def saturated(slope: Array, z: Array) -> Array:
+        return saturated_fraction(functools.partial(_apply, model.activation, slope), z)
+
     (value, logits), _, flow = gf.value_grad_and_flow(loss, has_aux=True, statistics=STATISTICS)(params, probe)
     slopes = learned_slopes(params, model.depth)
     answers: Any = model.apply({"params": params}, test.x)
@@ -225,9 +229,7 @@ def observe(model: gf.models.MLP, params: Tree, probe: Images, test: Images) -> 
         "accuracy": jnp.mean(jnp.argmax(answers, -1) == test.y),
         "dead": by_layer(flow, "dead_fraction"),
         "gradient": by_layer(flow, "weight_grad_norm"),
-        "saturated": jax.vmap(functools.partial(saturated_fraction, model.activation))(
-            slopes, pre_activations(model, params, probe)
-        ),
+        "saturated": jax.vmap(saturated)(slopes, pre_activations(model, params, probe)),
         "slopes": slopes,
     }
 
@@ -267,23 +269,6 @@ def learned_slopes(params: Tree, depth: int) -> Float[Array, " depth"]:
         return jnp.zeros(depth)
     rest = params["Hidden"]["PReLU"]["negative_slope"]
     return jnp.concatenate([params["PReLU_0"]["negative_slope"][None], rest])
-
-
-def saturated_fraction(phi: Any, slope: Float[Array, ""], z: Float[Array, "batch units"]) -> Float[Array, ""]:
-    """Fraction of pre-activations at which |phi'| is below a tenth of its largest value.
-
-    Args:
-        phi: activation.
-        slope: its learned parameter, for one that has any.
-        z: pre-activations.
-    """
-    apply = functools.partial(_apply, phi, slope)
-
-    def derivative(x: Array) -> Array:
-        return jnp.abs(jax.jvp(apply, (x,), (jnp.ones_like(x),))[1])
-
-    largest = derivative(jnp.linspace(-4.0, 4.0, 801)).max()  # every phi' here has its largest value near 0
-    return jnp.mean(derivative(z) < gf.activations.SATURATED * largest)
 
 
 def _apply(phi: Any, slope: Array, x: Array) -> Array:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import gradflow as gf
 from experiments.framework.images import Images, rows, sampled
 from experiments.framework.progress import track
+from experiments.framework.saturation import saturated_fraction
 from experiments.vanishing.arms import Arm
 
 STATISTICS = ("output_rms", "output_grad_rms", "dead_fraction")
@@ -214,11 +215,11 @@ def evaluate(model: gf.models.MLP, variables: Tree, train: Images, test: Images)
     logits, captured = model.apply(variables, both, train=False, capture_intermediates=True)
     right = jnp.argmax(logits, -1) == jnp.concatenate([train.y, test.y])
     kind = "Dense" if model.normalization is None else "BatchNorm"
-    saturated = []
+    phi, saturated = gf.activations.get(model.activation), []
     for layer in range(model.depth):
         z = captured["intermediates"][f"{kind}_{layer}"]["__call__"][0][len(train.y) :]
         learned = jax.tree.leaves(variables["params"].get(f"PReLU_{layer}", {}))
-        saturated.append(saturated_fraction(model.activation, learned, z))
+        saturated.append(saturated_fraction(functools.partial(_apply, phi, learned), z))
     return {
         "train_accuracy": right[: len(train.y)].mean(),
         "test_accuracy": right[len(train.y) :].mean(),
@@ -226,18 +227,5 @@ def evaluate(model: gf.models.MLP, variables: Tree, train: Images, test: Images)
     }
 
 
-def saturated_fraction(activation: Any, learned: list[Array], z: Float[Array, "images units"]) -> Float[Array, ""]:
-    """Fraction of pre-activations at which |phi'| is below a tenth of its largest value.
-
-    Args:
-        activation: whatever `gf.activations.get` takes, a name for one.
-        learned: the activation's learned parameter, if it has one.
-        z: pre-activations.
-    """
-    phi = gf.activations.get(activation)
-
-    def slope(x: Array) -> Array:
-        return jnp.abs(jax.jvp(lambda x: phi.fn(x, *learned), (x,), (jnp.ones_like(x),))[1])
-
-    largest = slope(jnp.linspace(-4.0, 4.0, 801)).max()  # every phi' here has its largest value near 0
-    return jnp.mean(slope(z) < gf.activations.SATURATED * largest)
+def _apply(phi: gf.activations.Activation, learned: list[Array], x: Array) -> Array:
+    return phi.fn(x, *learned)

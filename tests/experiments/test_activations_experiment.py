@@ -13,8 +13,8 @@ import gradflow as gf
 from experiments.activations import born_dead as activations_borndead
 from experiments.activations import experiment as activations
 from experiments.activations import profile as activations_profile
-from experiments.activations import training as activations_training
 from experiments.activations.results import Results
+from experiments.framework.saturation import saturated_fraction
 from tests.experiments.nested import changed, made
 
 
@@ -61,7 +61,7 @@ def test_closed_moments_are_those_of_a_sum_over_the_normal_density():
 def test_saturated_fraction_of_a_known_derivative():
     z = jnp.array([[0.0, 1.0, 3.0, -5.0]])
     # 1 - tanh^2 is 1, .42, .0099, .00018.
-    found = activations_training.saturated_fraction(jnp.tanh, jnp.zeros(()), z)
+    found = saturated_fraction(jnp.tanh, z)
     assert float(found) == 0.5
 
 
