@@ -85,7 +85,7 @@ def good() -> Results:
         found[f"predicted.{name}"] = 0.5 ** np.arange(5)
         found[f"arms.{name}_5.std"] = np.tile(0.5 ** np.arange(5), (2, 9, 1))
     found["arms.tanh_5.high"] = np.tile(rows[:, None] > np.arange(5) / 8, (2, 1, 1)) * 1.0
-    return made(Results, found)
+    return made(Results, {name: np.asarray(jnp.asarray(value)) for name, value in found.items()})
 
 
 FALSE = (
