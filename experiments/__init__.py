@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
-from pathlib import Path
 
 
 def _reject_unknown_name(command: list[str]) -> None:
@@ -13,10 +13,10 @@ def _reject_unknown_name(command: list[str]) -> None:
     """
     module = command[command.index("-m") + 1] if "-m" in command[:-1] else ""
     package, _, name = module.partition(".")
-    if package != __name__ or not name or Path(__file__).with_name(f"{name}.py").is_file():
+    if package != __name__ or not name or importlib.util.find_spec(f"{package}.{name.partition('.')[0]}") is not None:
         return
-    from experiments.catalogue import heads
-    from experiments.commandline import unknown
+    from experiments.framework.catalogue import heads
+    from experiments.framework.commandline import unknown
 
     names = [head.name for head in heads()]
     print(f"python -m experiments: {unknown('experiment', name, names)}", file=sys.stderr)

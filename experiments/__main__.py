@@ -8,14 +8,13 @@ python -m experiments.NAME     run one
 from __future__ import annotations
 
 import dataclasses
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from experiments import catalogue, commandline, everything, page, storage
-from experiments.runner import BAD_USAGE, FAILS, HOLDS, INTERRUPTED, raise_interrupt
+from experiments.framework import catalogue, commandline, html_report, progress, run_all, storage
+from experiments.framework.exit_status import CRASHED, FAILS, HOLDS, guarded
 
 PROG = "python -m experiments"
 TABLE_WIDTH = 120  # columns of a terminal that five columns of words need
@@ -46,27 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the command; by default that of this process.
 
     Returns:
-        0 after a list, or if every claim holds; 1 if one fails or an experiment does not finish; 2 for bad usage; 130
-        when interrupted.
+        0 after a list, or if every claim holds; 1 if one fails; 2 for bad usage; 3 after a crash, or if an experiment
+        does not finish; 130 when interrupted.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        _explain(arguments)
-        options = commandline.read(PROG, __doc__ or "", Options(), arguments)
-    except commandline.UsageError as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
-        return BAD_USAGE
-    if not options.all:
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+
+    def carry_out() -> int:
+        _explain(typed)
+        options = commandline.read(PROG, __doc__ or "", Options(), typed)
+        if options.all:
+            return run_experiments(options)
         show(options.out)
         return HOLDS
-    earlier = signal.signal(signal.SIGTERM, raise_interrupt)
-    try:
-        return run_all(options)
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted; the same command goes on with what is not done", file=sys.stderr)
-        return INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
+
+    return guarded(PROG, carry_out, lambda: "the same command goes on with what is not done")
 
 
 def _explain(arguments: Sequence[str]) -> None:
@@ -81,23 +73,26 @@ def _explain(arguments: Sequence[str]) -> None:
         raise commandline.UsageError(commandline.unknown("command", word, ["--all", "--help", *names]))
 
 
-def run_all(options: Options) -> int:
+def run_experiments(options: Options) -> int:
     """Run every experiment and write the page.
 
     Args:
         options: how.
 
     Returns:
-        0 if all finish with every claim held, else 1.
+        0 if all finish with every claim held; 1 if a claim fails; 3 if an experiment does not finish.
     """
     heads = catalogue.heads()
-    jobs = options.jobs or everything.default_jobs(options.preset)
-    order = everything.Order(options.preset, options.seed, options.out, jobs, options.again)
-    outcomes = everything.run_all(heads, order, say=lambda line: print(line, flush=True))
+    progress.stage(f"running {len(heads)} experiments, each with a log file in {options.out}/NAME/{options.preset}.log")
+    jobs = options.jobs or run_all.default_jobs(options.preset)
+    order = run_all.Order(options.preset, options.seed, options.out, jobs, options.again)
+    outcomes = run_all.run(heads, order, say=lambda line: print(line, flush=True))
     unfinished = {outcome.name: outcome.words(order) for outcome in outcomes if not outcome.finished}
-    written = page.write(options.out, options.preset, heads, unfinished)
+    written = html_report.write(options.out, options.preset, heads, unfinished)
     print(f"all figures and claims: {written}")
-    return FAILS if any(outcome.status or not outcome.finished for outcome in outcomes) else HOLDS
+    if unfinished:
+        return CRASHED
+    return FAILS if any(outcome.status for outcome in outcomes) else HOLDS
 
 
 def show(out: Path) -> None:

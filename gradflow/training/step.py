@@ -212,6 +212,7 @@ def run(
     every: int = 1,
     data_key: Key | None = None,
     flow_step: FlowStep | None = None,
+    record: Callable[[TrainState], Tree] | None = None,
 ) -> Any:
     """Take many steps as one program: a scan, pure, to be used in `jit`, also inside `vmap`.
 
@@ -225,10 +226,12 @@ def run(
         data_key: randomness of the batches, in place of the state's own: runs that share it see the same batches (and
             under `vmap` draw them only once).
         flow_step: from `make_flow_step`, takes the place of the first step of every record.
+        record: state -> arrays to keep of it, whatever they are: accuracy on other data, distance from the start.
 
     Returns:
         The state afterwards and metrics, each a `Mean` of shape (steps / every,); with `flow_step` also the flow, whose
-        statistics have this axis in front.
+        statistics have this axis in front; with `record` also what it returned before each record and after the last
+        step, with an axis of steps / every + 1 in front.
 
     Raises:
         ValueError: if `steps` is not a multiple of `every`, or negative.
@@ -239,20 +242,42 @@ def run(
     def take(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         return step(state, draw(source, state, data_key))
 
-    def record(state: TrainState, _: None) -> tuple[TrainState, Any]:
+    def take_every(state: TrainState, _: None) -> tuple[TrainState, tuple[Any, ...]]:
+        if flow_step is None and every == 1:
+            state, metrics = take(state, None)
+            return state, (metrics,)
         first = None
         if flow_step is not None:
             state, *first = flow_step(state, draw(source, state, data_key))
         state, metrics = jax.lax.scan(take, state, length=every - (first is not None))
         total = jax.tree.map(lambda x: x.sum(0), metrics)
-        if first is None:
-            return state, total
-        return state, (jax.tree.map(jnp.add, first[0], total), first[1])
+        return state, (total,) if first is None else (jax.tree.map(jnp.add, first[0], total), first[1])
 
-    if flow_step is None:
-        return jax.lax.scan(take if every == 1 else record, state, length=steps // every)
-    state, (metrics, flow) = jax.lax.scan(record, state, length=steps // every)
-    return state, metrics, flow
+    if record is None:
+        state, found = jax.lax.scan(take_every, state, length=steps // every)
+        return state, *found
+    return _run_recorded(take_every, record, state, steps // every)
+
+
+def _run_recorded(
+    take_every: Callable[[TrainState, None], tuple[TrainState, Any]],
+    record: Callable[[TrainState], Tree],
+    state: TrainState,
+    records: int,
+) -> Any:
+    """Scan once more than there are records, without steps at the end, so that `record` is compiled only once."""
+
+    def stay(state: TrainState) -> tuple[TrainState, Any]:
+        shapes = jax.eval_shape(take_every, state, None)[1]
+        return state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def record_and_take(state: TrainState, index: Array) -> tuple[TrainState, Any]:
+        kept = record(state)
+        state, found = jax.lax.cond(index < records, lambda state: take_every(state, None), stay, state)
+        return state, (found, kept)
+
+    state, (found, kept) = jax.lax.scan(record_and_take, state, jnp.arange(records + 1))
+    return state, *jax.tree.map(lambda x: x[:records], found), kept
 
 
 def draw(source: Any, state: TrainState, data_key: Key | None = None) -> Any:

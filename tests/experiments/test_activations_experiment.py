@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import activations, activations_borndead, activations_profile, activations_training
+from experiments.activations import born_dead as activations_borndead
+from experiments.activations import experiment as activations
+from experiments.activations import profile as activations_profile
+from experiments.activations.results import Results
+from experiments.framework.saturation import saturated_fraction
+from tests.experiments.nested import changed, made
 
 
 def by_counting(width, layers, networks=4000):
@@ -26,7 +31,7 @@ def by_counting(width, layers, networks=4000):
 @pytest.mark.parametrize(("width", "layers"), [(2, 3), (3, 5), (3, 10)])
 def test_shares_of_the_born_dead_are_those_of_plain_networks(width, layers):
     found = activations_borndead.measure((2, 3), 10, activations_borndead.CHUNK, seed=1)
-    share = found["dead_share"][found["dead_widths"].tolist().index(width), layers - 2]
+    share = found.share[found.widths.tolist().index(width), layers - 2]
     plain = by_counting(width, layers)
     error = np.sqrt(plain * (1 - plain) * (1 / 4000 + 1 / activations_borndead.CHUNK))
     assert abs(share - plain) < 4 * error
@@ -56,11 +61,11 @@ def test_closed_moments_are_those_of_a_sum_over_the_normal_density():
 def test_saturated_fraction_of_a_known_derivative():
     z = jnp.array([[0.0, 1.0, 3.0, -5.0]])
     # 1 - tanh^2 is 1, .42, .0099, .00018.
-    found = activations_training.saturated_fraction(jnp.tanh, jnp.zeros(()), z)
+    found = saturated_fraction(jnp.tanh, z)
     assert float(found) == 0.5
 
 
-def good() -> dict[str, np.ndarray]:
+def good() -> Results:
     """Results in which every claim holds."""
     layers, names = np.arange(2, 41), activations.NAMES
     low = np.array([[activations_borndead.lower_bound(width, int(depth)) for depth in layers] for width in (2, 3)])
@@ -75,31 +80,32 @@ def good() -> dict[str, np.ndarray]:
     dead[0, :, -1, 3] = 1
     slopes = np.full((2, 3, 7), 0.25)
     slopes[:, -1, 0] = 0.5
-    return {
-        "dead_widths": np.array([2, 3]), "dead_layers": layers, "dead_networks": np.array(10_000),
-        "dead_share": share, "dead_ray": high, "dead_lower": low, "dead_upper": high,
-        "closed_square": np.ones(9), "quadrature_square": np.ones(9),
-        "closed_slope": np.ones(9), "quadrature_slope": np.ones(9),
-        "profile_measured": np.tile(np.linspace(-1, 1, len(names))[None, :, None], (2, 1, 4)),
-        "profile_rate": np.tile(np.linspace(-1, 1, len(names)), (2, 1)),
-        "profile_deviation": np.full(9, 0.05), "profile_offset": np.zeros(9),
-        "train_steps": np.array([0, 500, 1000]), "train_depths": np.array([5, 30]),
-        "train_names": np.array(names), "train_accuracy": accuracy, "train_finite": np.full(accuracy.shape, True),
-        "kick_accuracy": kick, "kick_dead": dead, "slope_mean": slopes,
-    }  # fmt: skip
+    return made(Results, {
+        "dead.widths": np.array([2, 3]), "dead.layers": layers, "dead.networks": 10_000,
+        "dead.share": share, "dead.ray": high, "dead.lower": low, "dead.upper": high,
+        "moments.closed_square": np.ones(9), "moments.quadrature_square": np.ones(9),
+        "moments.closed_slope": np.ones(9), "moments.quadrature_slope": np.ones(9),
+        "profile.measured": np.tile(np.linspace(-1, 1, len(names))[None, :, None], (2, 1, 4)),
+        "profile.rate": np.tile(np.linspace(-1, 1, len(names)), (2, 1)),
+        "profile.deviation": np.full(9, 0.05), "profile.offset": np.zeros(9),
+        "training.steps": np.array([0, 500, 1000]), "training.depths": np.array([5, 30]),
+        "training.names": np.array(names), "training.accuracy": accuracy,
+        "training.finite": np.full(accuracy.shape, True),
+        "kick.accuracy": kick, "kick.dead": dead, "slopes.mean": slopes,
+    })  # fmt: skip
 
 
 FALSE = (
-    ("dead_share", lambda v: np.clip(1.3 * v, 0, 1)),
-    ("dead_share", lambda v: 0.9 * v),
-    ("dead_ray", lambda v: 0.9 * v),
-    ("quadrature_slope", lambda v: 1.001 * v),
-    ("profile_measured", lambda v: v + 0.2),
-    ("train_accuracy", lambda v: 0.9 - v),
-    ("kick_accuracy", lambda v: v[::-1]),
-    ("kick_dead", lambda v: v[::-1]),
-    ("slope_mean", lambda v: v[..., ::-1]),
-    ("slope_mean", lambda v: v + 0.1),
+    ("dead.share", lambda v: np.clip(1.3 * v, 0, 1)),
+    ("dead.share", lambda v: 0.9 * v),
+    ("dead.ray", lambda v: 0.9 * v),
+    ("moments.quadrature_slope", lambda v: 1.001 * v),
+    ("profile.measured", lambda v: v + 0.2),
+    ("training.accuracy", lambda v: 0.9 - v),
+    ("kick.accuracy", lambda v: v[::-1]),
+    ("kick.dead", lambda v: v[::-1]),
+    ("slopes.mean", lambda v: v[..., ::-1]),
+    ("slopes.mean", lambda v: v + 0.1),
 )
 
 
@@ -107,7 +113,7 @@ def test_claims_hold_where_they_should_and_fail_where_they_should_not():
     assert [claim for claim in activations.claims(good()) if not claim.holds] == []
     broken = set()
     for name, change in FALSE:
-        failed = {c.claim for c in activations.claims(good() | {name: change(good()[name])}) if not c.holds}
+        failed = {c.claim for c in activations.claims(changed(good(), name, change)) if not c.holds}
         assert failed, name
         broken |= failed
     left = {claim.claim for claim in activations.claims(good())} - broken
@@ -120,7 +126,7 @@ def test_a_small_run_agrees_with_theory_and_is_drawn():
     claims = activations.claims(found)
     assert len(claims) == 14
     assert [claim for claim in claims if not claim.holds] == []
-    assert set(activations.figures(found)) == {"born_dead", "gradients", "training", "dying", "slopes"}
+    assert set(activations.figures.draw(found)) == {"born_dead", "gradients", "training", "dying", "slopes"}
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import batchnorm, batchnorm_init, batchnorm_training
-from experiments.batchnorm_training import FLAGS, KINDS, Images, Kind, Setup
+from experiments.batchnorm import experiment as batchnorm
+from experiments.batchnorm import initialization as batchnorm_init
+from experiments.batchnorm import training as batchnorm_training
+from experiments.batchnorm.training import FLAGS, KINDS, Kind, Setup
+from experiments.framework.images import Images
+from tests.experiments.nested import changed, replaced
 
 TINY = dataclasses.replace(
     batchnorm.PRESETS["smoke"], steps=20, records=3, landscape_steps=20,
@@ -122,30 +126,25 @@ def test_the_gradient_profile_is_that_of_perturbations():
     np.testing.assert_allclose(profile, expected, rtol=1e-3)
 
 
-def test_a_fitted_rate_is_that_of_an_exponential():
-    profile = 1.3 ** (-np.arange(30) / 2)[None]
-    np.testing.assert_allclose(batchnorm_init.rates(profile.repeat(2, 0)), 1.3, rtol=1e-6)
-
-
 def test_results_and_figures_are_whole(results):
-    assert results["percentiles"].shape == (2, 3, 3, 100)
-    assert (np.diff(results["percentiles"], axis=2) >= 0).all()
-    assert results["gradient_change"].shape == (3, 2, 11)
-    assert results["explosion_rate"].shape == (1, 2)
-    assert set(batchnorm.figures(results)) == {"training", "landscape", "initialization"}
+    assert results.sigmoid.percentiles.shape == (2, 3, 3, 100)
+    assert (np.diff(results.sigmoid.percentiles, axis=2) >= 0).all()
+    assert results.landscape.gradient_change.shape == (3, 2, 11)
+    assert results.explosion.rate.shape == (1, 2)
+    assert set(batchnorm.figures.draw(results)) == {"training", "landscape", "initialization"}
 
 
 @pytest.mark.parametrize(
     "name, change, words",
     [
-        ("sigmoid_accuracy", lambda x: x[::-1], "batch norm: accuracy after"),
-        ("gradient_change", lambda x: np.ones_like(x), "change of the gradient"),
-        ("explosion_rate", lambda x: x * 0 + 1, "squared gradient a layer, relu"),
-        ("stream_plain", lambda x: x * 0 + 1, "without, over"),
+        ("sigmoid.accuracy", lambda x: x[::-1], "batch norm: accuracy after"),
+        ("landscape.gradient_change", lambda x: np.ones_like(x), "change of the gradient"),
+        ("explosion.rate", lambda x: x * 0 + 1, "squared gradient a layer, relu"),
+        ("streams.plain", lambda x: x * 0 + 1, "without, over"),
     ],
 )
 def test_claims_fail_on_results_that_are_false(results, name, change, words):
-    claims = batchnorm.claims(results | {name: change(results[name])})
+    claims = batchnorm.claims(changed(results, name, change))
     assert not all(claim.holds for claim in claims if words in claim.claim)
 
 
@@ -161,9 +160,10 @@ def test_two_rates_are_no_sweep_and_three_are(results):
 
     assert claimed(results) == []
     rates = np.array([0.01, batchnorm.LANDSCAPE_RATE, 1.0])
-    names = ("landscape_accuracy", "loss_range", "gradient_change", "wobble")
-    three = {"rates": rates, **{name: np.repeat(results[name][:, :1], 3, 1) for name in names}}
-    accuracy = three["landscape_accuracy"] * 0
+    names = ("accuracy", "loss_range", "gradient_change", "wobble")
+    repeated = {name: np.repeat(getattr(results.landscape, name)[:, :1], 3, 1) for name in names}
+    three = dataclasses.replace(results, landscape=dataclasses.replace(results.landscape, rates=rates, **repeated))
+    accuracy = repeated["accuracy"] * 0
     accuracy[0, 0] = accuracy[1] = 0.9
-    assert claimed(results | three | {"landscape_accuracy": accuracy}) == [True]
-    assert claimed(results | three | {"landscape_accuracy": accuracy[::-1]}) == [False]
+    assert claimed(replaced(three, {"landscape.accuracy": accuracy})) == [True]
+    assert claimed(replaced(three, {"landscape.accuracy": accuracy[::-1]})) == [False]

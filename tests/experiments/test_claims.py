@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.claims import above, below, between, close
+from experiments.framework.claims import above, below, between, close
 
 
 @pytest.mark.parametrize(

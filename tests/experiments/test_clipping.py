@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import clipping, clipping_figures
-from experiments import clipping_order as order
-from experiments import clipping_smoothness as smoothness
-from experiments import clipping_surface as surface
+from experiments.clipping import experiment as clipping
+from experiments.clipping import figures as clipping_figures
+from experiments.clipping import order, smoothness, surface
 from gradflow.data.sequences import TemporalOrder
+from tests.experiments.nested import changed, replaced
 
 SMOKE = clipping.PRESETS["smoke"]
 
@@ -26,10 +26,10 @@ def results():
 
 def test_the_smoke_preset_holds_and_fills_every_figure(results, tmp_path):
     assert [claim.claim for claim in clipping.claims(results) if not claim.holds] == []
-    assert results["path_places"].shape == (2, SMOKE.path_steps, SMOKE.starts, 2)
-    assert results["long_before"].shape == results["long_after"].shape == (4, SMOKE.runs, 10)
-    assert results["smooth_local"].shape == results["smooth_gradient"].shape == (1, 20)
-    drawn = clipping.figures(results)
+    assert results.path.places.shape == (2, SMOKE.path_steps, SMOKE.starts, 2)
+    assert results.long.before.shape == results.long.after.shape == (4, SMOKE.runs, 10)
+    assert results.smooth.local.shape == results.smooth.gradient.shape == (1, 20)
+    drawn = clipping.figures.draw(results)
     assert set(drawn) == {"surface", "norms", "temporal_order", "smoothness"}
     for name, figure in drawn.items():
         figure.savefig(tmp_path / f"{name}.png", dpi=40)
@@ -55,19 +55,19 @@ def test_surface_and_its_gradient_are_those_of_a_plain_loop(results):
         assert found.by_weight[index] == pytest.approx(by_weight, rel=2e-3)
         assert found.by_bias[index] == pytest.approx(by_bias, rel=2e-3)
         assert found.gradient_norm[index] == pytest.approx(np.hypot(by_weight, by_bias), rel=2e-3)
-    w, b = results["surface_weights"][130], results["surface_biases"][700]
-    assert results["surface_error"][130, 700] == pytest.approx(unit_error(w, b), rel=1e-3)
+    w, b = results.surface.weights[130], results.surface.biases[700]
+    assert results.surface.error[130, 700] == pytest.approx(unit_error(w, b), rel=1e-3)
 
 
 def test_descent_is_algorithm_1(results):
     """Each step of the first paths from the place and the gradient before it."""
     for run, limit in ((0, np.inf), (1, surface.LIMIT)):
-        places = results["path_places"][run, :60, 0]
+        places = results.path.places[run, :60, 0]
         np.testing.assert_allclose(places[0], surface.START)
         at = surface.surface(*jnp.asarray(places.T))
         gradient = np.stack([at.by_weight, at.by_bias], -1)
         norm = np.linalg.norm(gradient, axis=1)
-        np.testing.assert_allclose(results["path_gradient"][run, :60, 0], norm, rtol=0.02)
+        np.testing.assert_allclose(results.path.gradient[run, :60, 0], norm, rtol=0.02)
         wanted = -surface.RATE * gradient * np.minimum(1, limit / norm)[:, None]
         taken = np.diff(places, axis=0)
         # At the cliff the gradient changes by 1e-3 of itself within the rounding of w and b.
@@ -178,7 +178,7 @@ def test_fits_are_exact_on_exact_data():
 
 def test_gradients_over_time_are_those_of_autodiff(results):
     """RMS of dL/dh_t of the instrument against derivatives with respect to something added to each state."""
-    found = results["radius_gradient"][1, smoothness.RADII.index(0.95)]
+    found = results.radius.gradient[1, smoothness.RADII.index(0.95)]
     assert found.shape == (smoothness.RADIUS_STEPS,)
     assert found[-1] == 1
     init_key, data_key = jax.random.split(jax.random.split(jax.random.key(SMOKE.seed), SMOKE.smooth_runs)[0])
@@ -208,9 +208,9 @@ def test_the_mesh_of_the_cliff_has_the_surface_on_it(results):
     w, b, error = clipping_figures.along_the_cliff(results)
     assert w.shape == b.shape == error.shape
     for row, column in ((0, 0), (60, 100), (150, 200), (200, -1)):
-        i = np.argmin(np.abs(results["surface_weights"] - w[row, column]))
-        j = np.argmin(np.abs(results["surface_biases"] - b[row, column]))
-        assert error[row, column] == results["surface_error"][i, j]
+        i = np.argmin(np.abs(results.surface.weights - w[row, column]))
+        j = np.argmin(np.abs(results.surface.biases - b[row, column]))
+        assert error[row, column] == results.surface.error[i, j]
     assert b.min() == -4
     assert b.max() == 0
 
@@ -219,46 +219,51 @@ def full(results):
     """Results in which every claim holds, as a full run gives them, from those of the smoke preset."""
     gradient = np.geomspace(0.1, 10, 120)[None]
     errors = {"sigmoid": (0.75, 0.75, 0.75), "tanh": (0.0, 0.2, 0.7), "smart tanh": (0.0, 0.0, 0.1)}
-    return results | {
-        "smooth_gradient": gradient,
-        "smooth_local": 2 * gradient**1.4,
-        "lengths": np.array([10, 20, 30]),
-        "order_updates": np.array(3000),
-        "order_error": np.stack([np.stack([np.full(5, errors[init][i]) for init, _ in order.ARMS]) for i in range(3)]),
-        "long_length": np.array(50),
-        "long_every": np.array(100),
-        "long_error": np.array([[0.75] * 5, [0.0, 0.0, 0.1, 0.1, 0.5], [0.2] * 5, [0.3] * 5]),
-        "long_loss": np.ones((4, 5, 300)),
-        "long_before": np.full((4, 5, 300), 50.0),
-        "long_after": np.full((4, 5, 300), 1.0),
-    }
+    return replaced(
+        results,
+        {
+            "smooth.gradient": gradient,
+            "smooth.local": 2 * gradient**1.4,
+            "by_length.lengths": np.array([10, 20, 30]),
+            "by_length.updates": 3000,
+            "by_length.error": np.stack(
+                [np.stack([np.full(5, errors[init][i]) for init, _ in order.ARMS]) for i in range(3)]
+            ),
+            "long.length": 50,
+            "long.every": 100,
+            "long.error": np.array([[0.75] * 5, [0.0, 0.0, 0.1, 0.1, 0.5], [0.2] * 5, [0.3] * 5]),
+            "long.loss": np.ones((4, 5, 300)),
+            "long.before": np.full((4, 5, 300), 50.0),
+            "long.after": np.full((4, 5, 300), 1.0),
+        },
+    )
 
 
 FALSE = (
-    ("surface_gradient", lambda v: np.minimum(v, 100 * np.median(v))),
-    ("surface_weights", lambda v: v + 1),
-    ("surface_biases", lambda v: v + 1),
-    ("path_places", lambda v: v * np.array([1, 10])[:, None, None, None]),
-    ("path_places", lambda v: v[[1, 1]]),
-    ("path_error", lambda v: v[::-1]),
-    ("quartic_x", lambda v: np.minimum(np.abs(v), 10)),
-    ("quartic_first", lambda v: v + np.array([0, 0, 50])),
-    ("quartic_first", lambda v: v * np.array([1, 2, 1])),
-    ("radius_gradient", lambda v: v[..., ::-1]),
-    ("radius_gradient", lambda v: 1 / v),
-    ("radius_gradient", lambda v: np.sqrt(v)),
-    ("radius_gradient", lambda v: v[[0, 0]]),
-    ("smooth_local", lambda v: np.ones_like(v) + 1e-3 * np.arange(v.size)),
-    ("smooth_local", lambda v: v[:, ::-1]),
-    ("smooth_local", lambda v: v**3),
-    ("order_error", lambda v: v[::-1]),
-    ("order_error", lambda v: 0.5 * v),
-    ("order_error", lambda v: np.full_like(v, 0.7)),
-    ("order_error", lambda v: v[:, ::-1]),
-    ("long_error", lambda v: v[::-1]),
-    ("long_error", lambda v: v[[1, 0, 2, 3]]),
-    ("long_after", lambda v: 2 * v),
-    ("long_before", lambda v: 0.1 * v),
+    ("surface.gradient", lambda v: np.minimum(v, 100 * np.median(v))),
+    ("surface.weights", lambda v: v + 1),
+    ("surface.biases", lambda v: v + 1),
+    ("path.places", lambda v: v * np.array([1, 10])[:, None, None, None]),
+    ("path.places", lambda v: v[[1, 1]]),
+    ("path.error", lambda v: v[::-1]),
+    ("quartic.x", lambda v: np.minimum(np.abs(v), 10)),
+    ("quartic.first", lambda v: v + np.array([0, 0, 50])),
+    ("quartic.first", lambda v: v * np.array([1, 2, 1])),
+    ("radius.gradient", lambda v: v[..., ::-1]),
+    ("radius.gradient", lambda v: 1 / v),
+    ("radius.gradient", lambda v: np.sqrt(v)),
+    ("radius.gradient", lambda v: v[[0, 0]]),
+    ("smooth.local", lambda v: np.ones_like(v) + 1e-3 * np.arange(v.size)),
+    ("smooth.local", lambda v: v[:, ::-1]),
+    ("smooth.local", lambda v: v**3),
+    ("by_length.error", lambda v: v[::-1]),
+    ("by_length.error", lambda v: 0.5 * v),
+    ("by_length.error", lambda v: np.full_like(v, 0.7)),
+    ("by_length.error", lambda v: v[:, ::-1]),
+    ("long.error", lambda v: v[::-1]),
+    ("long.error", lambda v: v[[1, 0, 2, 3]]),
+    ("long.after", lambda v: 2 * v),
+    ("long.before", lambda v: 0.1 * v),
 )
 
 
@@ -267,10 +272,10 @@ def test_claims_hold_where_they_should_and_fail_where_they_should_not(results):
     assert [claim.claim for claim in clipping.claims(good) if not claim.holds] == []
     broken = set()
     for name, change in FALSE:
-        failed = {c.claim for c in clipping.claims(good | {name: change(good[name])}) if not c.holds}
+        failed = {c.claim for c in clipping.claims(changed(good, name, change)) if not c.holds}
         assert failed, name
         broken |= failed
-    assert set(clipping.figures(good)) == {"surface", "norms", "temporal_order", "smoothness"}
+    assert set(clipping.figures.draw(good)) == {"surface", "norms", "temporal_order", "smoothness"}
     # That 12 x^2 <= 16 + |4 x^3| is true of every x.
     left = {c.claim for c in clipping.claims(good)} - broken
     assert left == {"x^4: f'' - (16 + |f'|), largest on the way"}

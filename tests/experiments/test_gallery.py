@@ -1,26 +1,30 @@
-"""README's gallery and BUILD_NOTES' claims come from results, and from nowhere else."""
+"""The pages of results come from results, and from nowhere else."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments import gallery
-from experiments.catalogue import Head
+from experiments.framework import catalogue, gallery
+from experiments.framework.catalogue import Head
 
 HEAD = Head("toy", "A toy | and its claims.", "Nobody 2000", "1", "1", "nothing", False)
+ROOT = Path(__file__).parents[2]
 
 
-def result(folder, seed, measured):
+def result(folder, seed, measured, claim="|x| < 1"):
     folder = folder / "toy" / "laptop"
     folder.mkdir(parents=True)
-    claim = {"claim": "|x| < 1", "source": "s", "expected": [0, 1], "measured": measured, "tolerance": "t"}
-    (folder / "claims.json").write_text(json.dumps([claim | {"holds": measured < 1}]))
-    (folder / "config.json").write_text(json.dumps({"config": {"seed": seed}, "figures": ["first", "second"]}))
+    record = {"claim": claim, "source": "s", "expected": [0, 1], "measured": measured, "tolerance": "t"}
+    (folder / "claims.json").write_text(json.dumps([record | {"holds": measured < 1}]))
+    config = {"config": {"seed": seed}, "figures": ["first", "second"], "seconds": 60.0 * (seed + 1)}
+    (folder / "config.json").write_text(json.dumps(config))
     figure = Figure(figsize=(10, 5))
     figure.subplots().plot([1, 2])
     figure.savefig(folder / "figure_first.png", dpi=160)
@@ -28,54 +32,72 @@ def result(folder, seed, measured):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    for name, part in (("README.md", "gallery"), ("BUILD_NOTES.md", "claims")):
-        marks = gallery.BEGIN.format(part), gallery.END.format(part)
-        (tmp_path / name).write_text(f"before\n{marks[0]}\nold \\1\n{marks[1]}\nafter\n")
-    monkeypatch.setattr(gallery, "ROOT", tmp_path)
-    monkeypatch.setattr(gallery, "IMAGES", tmp_path / "images")
+    monkeypatch.setattr(gallery, "PAGES", tmp_path / "pages")
     monkeypatch.setattr(gallery.catalogue, "heads", lambda: [HEAD])
     for seed, measured in enumerate((0.5, 0.25, 1.5)):
         result(tmp_path / f"seed{seed}", seed, measured)
     return tmp_path
 
 
-def test_both_files_are_written_between_their_marks_and_stay_the_same_when_made_again(root):
+def pages(root):
+    return {file.name: file.read_bytes() for file in (root / "pages").iterdir()}
+
+
+def test_a_page_has_the_figure_the_command_the_minutes_and_claims_over_seeds(root):
     seeds = [str(root / f"seed{seed}") for seed in range(3)]
-    texts = []
-    for _ in range(2):
-        assert gallery.main(["--out", seeds[0], "--seeds", *seeds]) == 0
-        texts.append([(root / name).read_text() for name in ("README.md", "BUILD_NOTES.md")])
-    assert texts[0] == texts[1]
-    readme, notes = texts[0]
-    assert readme.startswith("before\n")
-    assert readme.endswith("after\n")
-    assert "\\1" not in readme + notes
-    assert "(images/toy.png)" in readme
-    assert "1 of 1 claims hold" in readme
-    assert "| \\|x\\| &lt; 1 | 0 … 1 | 0.5 | 0.25 | 1.5 | t | **2 of 3** |" in notes
-    with Image.open(root / "images" / "toy.png") as image:
+    assert gallery.main(["--seeds", *seeds]) == 0
+    first = pages(root)
+    assert set(first) == {"toy.md", "toy.png", "index.md"}
+    text, index = first["toy.md"].decode(), first["index.md"].decode()
+    assert "(toy.png)" in text
+    assert "python -m experiments.toy\n" in text
+    assert "**Minutes:** 1 on two cores; 2.0 in the run shown here." in text
+    assert "| \\|x\\| &lt; 1 | s | 0 … 1 | 0.5 | 0.25 | 1.5 | t | **2 of 3** |" in text
+    assert "0 of 1 hold on seeds 0, 1 and 2" in text
+    assert "0 of 1 hold on seeds 0, 1 and 2" in index
+    assert 'src="toy.png" width="260"' in index
+    assert "[toy](toy.md): A toy \\| and its claims." in index
+    with Image.open(root / "pages" / "toy.png") as image:
         assert image.width == gallery.WIDTH
+    assert gallery.main(["--seeds", *seeds]) == 0
+    assert pages(root) == first
 
 
-def test_an_experiment_without_new_results_keeps_its_section(root, monkeypatch):
-    before, after = (dataclasses.replace(HEAD, name=name) for name in ("other", "zero"))
-    monkeypatch.setattr(gallery.catalogue, "heads", lambda: [before, HEAD, after])
-    for file, level, part in (("README.md", "### ", "gallery"), ("BUILD_NOTES.md", "#### ", "claims")):
-        marks = gallery.BEGIN.format(part), gallery.END.format(part)
-        (root / file).write_text(f"{marks[0]}\n{level}zero\n\nits\n\ntable\n\n{level}toy\n\nearlier one\n{marks[1]}\n")
-    seeds = [str(root / f"seed{seed}") for seed in range(3)]
-    assert gallery.main(["--out", seeds[0], "--seeds", *seeds]) == 0
-    for file, level in (("README.md", "### "), ("BUILD_NOTES.md", "#### ")):
-        text = (root / file).read_text()
-        assert "earlier one" not in text
-        assert [line for line in text.splitlines() if line.startswith("#")] == [f"{level}toy", f"{level}zero"]
-        assert f"\n\n{level}zero\n\nits\n\ntable\n<!--" in text
+def test_one_seed_is_a_column_of_its_own(root):
+    assert gallery.main(["--out", str(root / "seed2")]) == 0
+    text = (root / "pages" / "toy.md").read_text()
+    assert "| claim | source | expected | seed 2 | tolerance | holds |" in text
+    assert "| 1.5 | t | **no** |" in text
 
 
-def test_missing_results_and_missing_marks_are_named(root, capsys):
+def test_an_experiment_without_new_results_keeps_its_page(root, monkeypatch):
+    other, without = (dataclasses.replace(HEAD, name=name) for name in ("other", "without"))
+    monkeypatch.setattr(gallery.catalogue, "heads", lambda: [other, HEAD, without])
+    (root / "pages").mkdir()
+    (root / "pages" / "other.md").write_text("its own\n\n**Claims:** 3 of 3 hold on seed 5.\n")
+    assert gallery.main(["--out", str(root / "seed0")]) == 0
+    assert (root / "pages" / "other.md").read_text().startswith("its own")
+    index = (root / "pages" / "index.md").read_text()
+    assert re.findall(r"\]\((\w+).md\)", index) == ["other", "toy"]
+    assert "3 of 3 hold on seed 5" in index
+
+
+def test_missing_results_and_claims_that_differ_between_seeds_are_bad_usage(root, capsys):
     assert gallery.main(["--out", str(root / "nowhere")]) == 2
     assert "make them: python -m experiments --all" in capsys.readouterr().err
-    (root / "README.md").write_text("no marks")
-    assert gallery.main(["--out", str(root / "seed0")]) == 2
-    assert "needs the marks" in capsys.readouterr().err
-    assert (root / "README.md").read_text() == "no marks"
+    assert gallery.main(["--seeds", str(root / "seed0"), str(root / "nowhere")]) == 2
+    assert "toy: expected the same claims on each of 2 seeds" in capsys.readouterr().err
+    assert not (root / "pages").exists()
+
+
+def test_every_experiment_has_a_page_whose_links_lead_somewhere():
+    pages = ROOT / "docs" / "results"
+    index = (pages / "index.md").read_text(encoding="utf-8")
+    for head in catalogue.heads():
+        text = (pages / f"{head.name}.md").read_text(encoding="utf-8")
+        assert f"({head.name}.md)" in index
+        assert f"python -m experiments.{head.name}\n" in text
+        for target in re.findall(r"\]\(([\w./]+)\)", text):
+            assert (pages / target).exists(), target
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "(docs/results/index.md)" in readme

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import initialization, initialization_table
-from experiments import initialization_depth as depth
-from experiments import initialization_glorot as glorot
+from experiments.framework.images import Images, rows
+from experiments.initialization import experiment as initialization
+from experiments.initialization import glorot, training
+from experiments.initialization import table as initialization_table
+from experiments.initialization.results import Results
+from tests.experiments.nested import changed, made
 
 TINY = dataclasses.replace(
     initialization.PRESETS["smoke"], glorot_depth=4, glorot_width=24, depths=(3,), width=16, steps=20,
@@ -27,7 +30,7 @@ def results():
 
 @pytest.fixture(scope="module")
 def toy():
-    batch = glorot.Images(jax.random.normal(jax.random.key(1), (6, 5)), jnp.arange(6))
+    batch = Images(jax.random.normal(jax.random.key(1), (6, 5)), jnp.arange(6))
     return glorot.kernels(jax.random.key(0), "standard", [5, 7, 8, 10]), batch
 
 
@@ -79,12 +82,12 @@ def test_log_norms_are_those_of_a_loop(monkeypatch):
 def test_every_scheme_starts_as_it_should():
     """Deviations of the weights, LSUV's unit variance of every layer, and one order of images for all."""
     data = gf.data.load()
-    _, params, variances = depth.starts(4, 50, glorot.images(data, data.train), 0)
+    _, params, variances = training.starts(4, 50, rows(data, data.train), 0)
     deviations = [np.std(p["params"]["Hidden"]["Dense"]["kernel"]) for p in params]
     expected = {"he_normal": (2 / 50) ** 0.5, "xavier_normal": 50**-0.5, "small_gaussian": 0.01}
     for scheme, value in expected.items():
-        assert deviations[depth.SCHEMES.index(scheme)] == pytest.approx(value, rel=0.05)
-    kernel = params[depth.SCHEMES.index("orthogonal")]["params"]["Hidden"]["Dense"]["kernel"][0]
+        assert deviations[training.SCHEMES.index(scheme)] == pytest.approx(value, rel=0.05)
+    kernel = params[training.SCHEMES.index("orthogonal")]["params"]["Hidden"]["Dense"]["kernel"][0]
     np.testing.assert_allclose(kernel.T @ kernel, 2 * np.eye(50), atol=1e-4)
     assert variances.shape == (5,)
     np.testing.assert_allclose(variances, 1, atol=0.1)
@@ -93,58 +96,61 @@ def test_every_scheme_starts_as_it_should():
 def test_a_run_has_all_that_claims_and_figures_need(results):
     claims = initialization.claims(results)
     assert len({claim.claim for claim in claims}) == len(claims) == 17
-    assert set(initialization.figures(results)) == {"depth", "histograms", "flow"}
-    assert results["depth_accuracy"].shape == (1, 5, depth.RECORDS)
-    assert results["depth_steps"][-1] == TINY.steps
+    assert set(initialization.figures.draw(results)) == {"depth", "histograms", "flow"}
+    assert results.training.accuracy.shape == (1, 5, training.RECORDS)
+    assert results.training.steps[-1] == TINY.steps
 
 
-def good():
+def good() -> Results:
     """Results in which every claim holds, as a full run gives them."""
     layers = np.arange(31)
     growth = {"he_normal": 0.0, "xavier_normal": -0.5, "orthogonal": 0.0, "lsuv": 0.0}
     growth["small_gaussian"] = np.log2(0.01 * np.sqrt(128))
-    accuracy = np.full((2, 5, depth.RECORDS), 0.1)
+    accuracy = np.full((2, 5, training.RECORDS), 0.1)
     for scheme in ("he_normal", "orthogonal", "lsuv"):
-        accuracy[:, depth.SCHEMES.index(scheme), 3:] = 0.8
-    accuracy[0, depth.SCHEMES.index("xavier_normal"), 15:] = 0.6
+        accuracy[:, training.SCHEMES.index(scheme), 3:] = 0.8
+    accuracy[0, training.SCHEMES.index("xavier_normal"), 15:] = 0.6
     variance = np.array([0.5, 1.0])
     normal = np.random.default_rng(0).normal(size=(2, 1000))
     normal = (normal - normal.mean(1, keepdims=True)) / normal.std(1, keepdims=True)
-    return {
-        "jacobian_mean": np.array([[0.3, 0.4, 0.45, 0.49], [0.6, 0.71, 0.74, 0.76]]),
-        "glorot_schemes": np.array(["standard", "normalized"]),
-        "gradient_std": np.array([[0.1, 1.0], [0.4, 1.0]]),
-        "gradient_theory": np.array([[0.1, 1.0], [0.4, 1.0]]),
-        "weight_gradient_std": np.ones((2, 6)),
-        "activation_std": np.array([[0.05], [0.4]]),
-        "depth_values": np.array([22, 30]),
-        "depth_width": np.array(256),
-        "depth_steps": np.arange(depth.RECORDS) * 40,
-        "depth_accuracy": accuracy,
-        "forward_30": np.stack([2.0 ** (growth[scheme] * layers) for scheme in depth.SCHEMES]),
-        "lsuv_variance_30": np.ones(31),
-        "hanin_depths": np.array([10, 20]),
-        "hanin_width": np.array(100),
-        "hanin_variance": variance,
-        "hanin_mean": -variance / 2,
-        "hanin_logs": np.sqrt(variance)[:, None] * normal - variance[:, None] / 2,
-        "table_names": np.array(["mnist"]),
-        "table_error": np.array([initialization_table.PAPER["mnist"]]),
-    }
+    return made(
+        Results,
+        {
+            "glorot.jacobian_mean": np.array([[0.3, 0.4, 0.45, 0.49], [0.6, 0.71, 0.74, 0.76]]),
+            "glorot.schemes": np.array(["standard", "normalized"]),
+            "glorot.gradient_std": np.array([[0.1, 1.0], [0.4, 1.0]]),
+            "glorot.gradient_theory": np.array([[0.1, 1.0], [0.4, 1.0]]),
+            "glorot.weight_gradient_std": np.ones((2, 6)),
+            "glorot.activation_std": np.array([[0.05], [0.4]]),
+            "training.depths": np.array([22, 30]),
+            "training.width": 256,
+            "training.steps": np.arange(training.RECORDS) * 40,
+            "training.accuracy": accuracy,
+            "training.start.30.forward": np.stack([2.0 ** (growth[scheme] * layers) for scheme in training.SCHEMES]),
+            "training.start.30.lsuv_variance": np.ones(31),
+            "hanin.depths": np.array([10, 20]),
+            "hanin.width": 100,
+            "hanin.variance": variance,
+            "hanin.mean": -variance / 2,
+            "hanin.logs": np.sqrt(variance)[:, None] * normal - variance[:, None] / 2,
+            "table.names": np.array(["mnist"]),
+            "table.error": np.array([initialization_table.PAPER["mnist"]]),
+        },
+    )
 
 
 FALSE = (
-    ("jacobian_mean", lambda v: v[::-1] * 1.5),
-    ("jacobian_mean", lambda v: v + 0.2),
-    ("gradient_std", lambda v: np.ones_like(v)),
-    ("weight_gradient_std", lambda v: v * np.geomspace(1, 10, 6)),
-    ("activation_std", lambda v: v[::-1]),
-    ("depth_accuracy", lambda v: np.concatenate([v[..., :1], 0.9 - v[..., 1:]], -1)),
-    ("depth_accuracy", lambda v: np.concatenate([v[..., :-1], 0.2 * v[..., -1:]], -1)),
-    ("forward_30", lambda v: v[[1, 0, 2, 4, 3]]),
-    ("lsuv_variance_30", lambda v: 1.2 * v),
-    ("hanin_logs", lambda v: 1.5 * v),
-    ("table_error", lambda v: v + 2),
+    ("glorot.jacobian_mean", lambda v: v[::-1] * 1.5),
+    ("glorot.jacobian_mean", lambda v: v + 0.2),
+    ("glorot.gradient_std", lambda v: np.ones_like(v)),
+    ("glorot.weight_gradient_std", lambda v: v * np.geomspace(1, 10, 6)),
+    ("glorot.activation_std", lambda v: v[::-1]),
+    ("training.accuracy", lambda v: np.concatenate([v[..., :1], 0.9 - v[..., 1:]], -1)),
+    ("training.accuracy", lambda v: np.concatenate([v[..., :-1], 0.2 * v[..., -1:]], -1)),
+    ("training.start.30.forward", lambda v: v[[1, 0, 2, 4, 3]]),
+    ("training.start.30.lsuv_variance", lambda v: 1.2 * v),
+    ("hanin.logs", lambda v: 1.5 * v),
+    ("table.error", lambda v: v + 2),
 )
 
 
@@ -152,7 +158,7 @@ def test_claims_hold_where_they_should_and_fail_where_they_should_not():
     assert [claim.claim for claim in initialization.claims(good()) if not claim.holds] == []
     broken = set()
     for name, change in FALSE:
-        failed = {c.claim for c in initialization.claims(good() | {name: change(good()[name])}) if not c.holds}
+        failed = {c.claim for c in initialization.claims(changed(good(), name, change)) if not c.holds}
         assert failed, name
         broken |= failed
     left = {claim.claim for claim in initialization.claims(good())} - broken
@@ -171,8 +177,8 @@ def test_table_trains_all_rates_at_once_and_takes_the_best(results, monkeypatch)
     monkeypatch.setattr(initialization_table, "train", lambda *_, **__: (validation, test))
     monkeypatch.setattr(gf.data, "load", lambda *_, **__: data)
     found = initialization_table.measure(("mnist",), width=16, steps=600, seed=0)
-    assert found["table_error"] == pytest.approx(np.full((1, 5), 100 * test[1, -1]), abs=10)
-    assert "table" in initialization.figures(results | found)
+    assert found.error == pytest.approx(np.full((1, 5), 100 * test[1, -1]), abs=10)
+    assert "table" in initialization.figures.draw(dataclasses.replace(results, table=found))
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,15 @@ import pytest
 from scipy.special import exp1
 
 import gradflow as gf
-from experiments import recurrent, recurrent_tasks, recurrent_theory, recurrent_training
-from experiments.recurrent_training import BY_NAME, FORGETFUL, GRU, IRNN, LSTM, RNN, Problem, Setup
+from experiments.recurrent import experiment as recurrent
+from experiments.recurrent import tasks as recurrent_tasks
+from experiments.recurrent import theory as recurrent_theory
+from experiments.recurrent import training as recurrent_training
+from experiments.recurrent.results import Results
+from experiments.recurrent.training import BY_NAME, FORGETFUL, GRU, IRNN, LSTM, RNN, Problem, Setup
 from gradflow.data.sequences import Adding, AddingOriginal, CopyMemory
 from gradflow.models import cells
+from tests.experiments.nested import changed, made
 
 TINY = dataclasses.replace(
     recurrent.PRESETS["smoke"], steps=30, width=16, networks=1, hidden=8, updates=20, every=10, adding_lengths=(6,)
@@ -115,7 +120,7 @@ def test_chrono_keeps_what_the_closed_form_says():
 
 
 def test_retention_is_the_forget_gate_to_the_power_of_the_steps(results):
-    np.testing.assert_allclose(results["retention"][:3, 0], [logistic(b) ** 30 for b in (0.0, 1.0, 2.0)], rtol=0.02)
+    np.testing.assert_allclose(results.theory.retention[:3, 0], [logistic(b) ** 30 for b in (0.0, 1.0, 2.0)], rtol=0.02)
 
 
 def test_training_is_a_plain_loop_of_adam_with_clipping():
@@ -139,15 +144,15 @@ def test_training_is_a_plain_loop_of_adam_with_clipping():
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         losses.append(float(value))
-    np.testing.assert_allclose(found["loss"][0], np.reshape(losses, (2, 2)).mean(1), rtol=1e-5)
+    np.testing.assert_allclose(found.loss[0], np.reshape(losses, (2, 2)).mean(1), rtol=1e-5)
     error = np.abs(model.apply({"params": params}, problem.held_out.inputs) - problem.held_out.targets)
-    np.testing.assert_allclose(found["test_loss"][0], np.mean(error**2), rtol=1e-4)
-    assert found["accuracy"][0] == np.float32((error < 0.04).mean())
-    assert found["gradient"].shape == (1, 3, 6)
+    np.testing.assert_allclose(found.test_loss[0], np.mean(error**2), rtol=1e-4)
+    assert found.accuracy[0] == np.float32((error < 0.04).mean())
+    assert found.gradient.shape == (1, 3, 6)
 
 
 def test_gradients_are_recorded_of_both_states_of_an_lstm(results):
-    h, c = results["adding_6_gradient"], results["adding_6_gradient_c"]
+    h, c = results.adding[6].gradient, results.adding[6].gradient_c
     assert h.shape == c.shape == (2, 3, 6)
     assert (h > 0).all()
     np.testing.assert_array_equal(h[0], c[0])
@@ -163,20 +168,20 @@ def test_memoryless_prediction_costs_the_baseline(pause):
 def test_sequences_of_varying_length_are_evaluated_with_their_lengths():
     options = recurrent_tasks.Training(hidden=4, batch=3, updates=2, every=1, seed=0)
     found = recurrent_tasks.original(24, [RNN], options)
-    assert found["original_24_gradient"].shape == (1, 3, 26)
-    assert found["original_24_baseline"] == AddingOriginal(24).baseline()
-    assert found["original_24_loss"].shape == (1, 2)
+    assert found.gradient.shape == (1, 3, 26)
+    assert found.baseline == AddingOriginal(24).baseline()
+    assert found.loss.shape == (1, 2)
 
 
 def test_images_are_read_row_by_row():
     options = recurrent_tasks.Training(hidden=4, batch=3, updates=2, every=1, seed=0)
     found = recurrent_tasks.images("fashion_mnist_subset", "rows", [RNN], options)
-    assert found["rows_gradient"].shape == (1, 3, 28)
-    assert 0 <= found["rows_accuracy"][0] <= 1
+    assert found.gradient.shape == (1, 3, 28)
+    assert 0 <= found.accuracy[0] <= 1
 
 
 def test_figures_are_whole(results, tmp_path):
-    figures = recurrent.figures(results)
+    figures = recurrent.figures.draw(results)
     assert set(figures) == {"initialization", "over_time", "heatmap", "tasks"}
     for name, figure in figures.items():
         figure.savefig(tmp_path / f"{name}.png", dpi=40)
@@ -192,18 +197,18 @@ def test_names_of_claims_differ(results):
 @pytest.mark.parametrize(
     "name, change, words, failing",
     [
-        ("retention", lambda x: x * 3, "|dL/dc|", 4),
-        ("radius_gradient", lambda x: x[:, ::-1], "adius", 4),
-        ("rnn_rate", lambda x: x * 1.3, "tanh RNN, sigma_w", 5),
-        ("gated_rate", lambda x: x[:, ::-1] * 1.3, "squared gradient a step back", 4),
-        ("gated_rate", lambda x: x[:, ::-1], "shared weights", 1),
-        ("baseline_adding", lambda x: x + 0.01, "predicting 1", 1),
-        ("baseline_copy", lambda x: x * 1.01, "without memory", 3),
-        ("adding_6_loss", lambda x: x + 0.1, "mean squared error", 1),
+        ("theory.retention", lambda x: x * 3, "|dL/dc|", 4),
+        ("theory.radius_gradient", lambda x: x[:, ::-1], "adius", 4),
+        ("theory.rnn_rate", lambda x: x * 1.3, "tanh RNN, sigma_w", 5),
+        ("theory.gated_rate", lambda x: x[:, ::-1] * 1.3, "squared gradient a step back", 4),
+        ("theory.gated_rate", lambda x: x[:, ::-1], "shared weights", 1),
+        ("baselines.adding", lambda x: x + 0.01, "predicting 1", 1),
+        ("baselines.copy", lambda x: x * 1.01, "without memory", 3),
+        ("adding.6.loss", lambda x: x + 0.1, "mean squared error", 1),
     ],
 )
 def test_claims_fail_on_results_that_are_false(results, name, change, words, failing):
-    claims = recurrent.claims(results | {name: change(results[name])})
+    claims = recurrent.claims(changed(results, name, change))
     failed = [claim for claim in claims if words in claim.claim and not claim.holds]
     assert len(failed) >= failing
 
@@ -215,25 +220,22 @@ def trained():
     open_end, closed = np.ones((1, 100)), np.geomspace(1e-9, 1, 100)[None]
     before = np.concatenate([closed, np.where(np.arange(100) < 99, math.sqrt(0.5), 1)[None], closed, closed])
     gradient = np.stack([before, np.concatenate([closed, open_end, open_end, open_end])], 1)
-    return {
-        "adding_lengths": np.array([100]),
-        "adding_100_arms": arms,
-        "adding_100_gradient_c": gradient,
-        "adding_100_loss": np.array([[0.167], [0.004], [0.001], [0.001]]) * np.ones(4),
-        "hidden": np.array(64),
-        "batch": np.array(50),
-        "every": np.array(100),
-        "original_lengths": np.array([100]),
-        "original_100_loss": np.array([[0.04], [0.001]]) * np.ones(4),
-        "original_100_baseline": np.array(0.0377),
-        "copy_pauses": np.array([20, 100]),
-        "copy_20_loss": np.array([[0.525], [0.43], [0.41]]) * np.ones(4),
-        "copy_20_baseline": np.array(CopyMemory(20).baseline()),
-        "copy_100_loss": np.array([[0.1735], [0.17], [0.17]]) * np.ones(4),
-        "copy_100_baseline": np.array(CopyMemory(100).baseline()),
-        "readings": np.array(["rows"]),
-        "rows_accuracy": np.array([0.75, 0.8, 0.85, 0.84]),
+    values = {
+        "adding.100.arms": arms,
+        "adding.100.gradient_c": gradient,
+        "adding.100.loss": np.array([[0.167], [0.004], [0.001], [0.001]]) * np.ones(4),
+        "hidden": 64,
+        "batch": 50,
+        "every": 100,
+        "original.100.loss": np.array([[0.04], [0.001]]) * np.ones(4),
+        "original.100.baseline": 0.0377,
+        "copy.20.loss": np.array([[0.525], [0.43], [0.41]]) * np.ones(4),
+        "copy.20.baseline": CopyMemory(20).baseline(),
+        "copy.100.loss": np.array([[0.1735], [0.17], [0.17]]) * np.ones(4),
+        "copy.100.baseline": CopyMemory(100).baseline(),
+        "images.rows.accuracy": np.array([0.75, 0.8, 0.85, 0.84]),
     }
+    return made(Results, values)
 
 
 def claims_of_trained(results):
@@ -251,16 +253,16 @@ def test_claims_of_trained_networks_hold_on_a_good_run(trained):
 @pytest.mark.parametrize(
     "name, change, failing",
     [
-        ("adding_100_loss", lambda x: x[::-1], 2),
-        ("adding_100_gradient_c", lambda x: x[:, ::-1], 4),
-        ("original_100_loss", lambda x: x[::-1], 1),
-        ("copy_20_loss", lambda x: x[::-1], 2),
-        ("copy_100_loss", lambda x: x * 0.9, 1),
-        ("rows_accuracy", lambda x: x[::-1], 2),
+        ("adding.100.loss", lambda x: x[::-1], 2),
+        ("adding.100.gradient_c", lambda x: x[:, ::-1], 4),
+        ("original.100.loss", lambda x: x[::-1], 1),
+        ("copy.20.loss", lambda x: x[::-1], 2),
+        ("copy.100.loss", lambda x: x * 0.9, 1),
+        ("images.rows.accuracy", lambda x: x[::-1], 2),
     ],
 )
 def test_claims_of_trained_networks_fail_on_results_that_are_false(trained, name, change, failing):
-    claims = claims_of_trained(trained | {name: change(trained[name])})
+    claims = claims_of_trained(changed(trained, name, change))
     assert sum(not claim.holds for claim in claims) >= failing
 
 

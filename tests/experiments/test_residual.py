@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import residual, residual_normfree, residual_paths, residual_profile, residual_shattering
-from experiments import residual_network as network
-from experiments.residual_network import Images
+from experiments.framework.images import Images
+from experiments.residual import experiment as residual
+from experiments.residual import network
+from experiments.residual import normfree as residual_normfree
+from experiments.residual import paths as residual_paths
+from experiments.residual import profile as residual_profile
+from experiments.residual import shattering as residual_shattering
+from tests.experiments.nested import changed
 
 TINY = dataclasses.replace(
     residual.PRESETS["smoke"], depths=(2, 4), width=8, steps=20, paths=3, shatter_depths=(1, 3), shatter_width=16,
@@ -188,7 +193,7 @@ def test_gradients_over_blocks_are_those_of_networks_that_begin_there(toy, name)
 
 def test_predicted_gradients_explode_at_the_rate_of_batch_normalization():
     plain = residual_profile.predicted(20, 1.0, skip=False)
-    np.testing.assert_allclose(residual_profile.rates(plain[None]), gf.theory.batchnorm_rate("relu", 64))
+    np.testing.assert_allclose(residual_profile.upper_rates(plain[None]), gf.theory.batchnorm_rate("relu", 64))
     assert residual_profile.predicted(2, 1.0, skip=True).tolist() == pytest.approx([np.sqrt(2), 1])
 
 
@@ -286,40 +291,49 @@ def test_growth_of_a_stack_of_two_layer_branches_spreads_as_the_band_says():
 
 
 def test_results_and_figures_are_whole(results):
-    assert results["loss"].shape == (2, 2, network.RECORDS)
-    assert results["deleted_4"].shape == (2, 4)
-    assert results["path_exact"].shape == (5,)
-    assert results["profile"].shape == (2, residual_profile.NETWORKS, 4)
-    assert results["shatter_correlation"].shape == results["shatter_theory"].shape == (4, 2)
-    assert results["shatter_autocorrelation"].shape == (6, residual_shattering.LAGS)
-    assert results["normfree_loss"].shape == (5, 20)
-    assert results["normfree_signal_Fixup"].shape == (2,)
-    figures = residual.figures(results)
+    assert results.training.loss.shape == (2, 2, network.RECORDS)
+    assert results.training.deleted[4].shape == (2, 4)
+    assert results.paths.exact.shape == (5,)
+    assert results.profile.measured.shape == (2, residual_profile.NETWORKS, 4)
+    assert results.over_depth.measured.shape == results.over_depth.theory.shape == (4, 2)
+    assert results.along.autocorrelation.shape == (6, residual_shattering.LAGS)
+    assert {network.loss.shape for network in results.normfree.values()} == {(20,)}
+    assert results.normfree["Fixup"].signal.shape == (2,)
+    figures = residual.figures.draw(results)
     assert set(figures) == {"depth", "paths", "shattering", "normfree"}
     assert all(axes.get_lines() for name in ("depth", "shattering") for axes in figures[name].axes)
+
+
+def without_progress(networks):
+    """The same networks, whose loss stays at 1."""
+    return {name: dataclasses.replace(network, loss=np.ones_like(network.loss)) for name, network in networks.items()}
 
 
 @pytest.mark.parametrize(
     "name, change, words",
     [
-        ("training_error", lambda x: x[:, ::-1] * 0 + np.array([[0.0, 0.0], [0.0, 0.5]]), "residual: training error"),
-        ("path_error", lambda x: x + 1, "against backpropagation"),
-        ("shatter_correlation", lambda x: x + 0.2, "largest error of theory"),
-        ("shatter_autocorrelation", lambda x: x * 0, "Gaussian"),
-        ("profile", lambda x: x * 0 + 1, "plain, at initialization"),
-        ("profile", lambda x: x[::-1], "residual, at initialization"),
-        ("normfree_jacobian", lambda x: x + 1e-6, "Jacobian"),
-        ("normfree_gradient_residual", lambda x: x * 0 + 1, "squared gradient's growth"),
-        ("normfree_signal_residual", lambda x: x * 0 + 1, "squared signal's growth"),
-        ("normfree_loss", lambda x: np.ones_like(x), "vanilla over the worst"),
-        ("normfree_loss", lambda x: np.ones_like(x), "SkipInit: loss at the end"),
-        ("normfree_loss", lambda x: np.ones_like(x), "Fixup: loss at the end"),
-        ("normfree_loss", lambda x: np.ones_like(x), "over SkipInit: loss at the end"),
-        ("normfree_loss", lambda x: np.ones_like(x), "over SkipInit: loss at first"),
+        (
+            "training.training_error",
+            lambda x: x[:, ::-1] * 0 + np.array([[0.0, 0.0], [0.0, 0.5]]),
+            "residual: training error",
+        ),
+        ("paths.error", lambda x: x + 1, "against backpropagation"),
+        ("over_depth.measured", lambda x: x + 0.2, "largest error of theory"),
+        ("along.autocorrelation", lambda x: x * 0, "Gaussian"),
+        ("profile.measured", lambda x: x * 0 + 1, "plain, at initialization"),
+        ("profile.measured", lambda x: x[::-1], "residual, at initialization"),
+        ("normfree.Fixup.jacobian", lambda x: x + 1e-6, "Jacobian"),
+        ("normfree.residual.gradient", lambda x: x * 0 + 1, "squared gradient's growth"),
+        ("normfree.residual.signal", lambda x: x * 0 + 1, "squared signal's growth"),
+        ("normfree", without_progress, "vanilla over the worst"),
+        ("normfree", without_progress, "SkipInit: loss at the end"),
+        ("normfree", without_progress, "Fixup: loss at the end"),
+        ("normfree", without_progress, "over SkipInit: loss at the end"),
+        ("normfree", without_progress, "over SkipInit: loss at first"),
     ],
 )
 def test_claims_fail_on_results_that_are_false(results, name, change, words):
-    claims = residual.claims(results | {name: change(results[name])})
+    claims = residual.claims(changed(results, name, change))
     assert not all(claim.holds for claim in claims if words in claim.claim + claim.source)
 
 
@@ -337,7 +351,9 @@ def test_power_of_depth_is_claimed_of_deep_networks_only_and_can_fail(results):
     depths = np.array([5, 20])
     for power, holds in ((0.5, True), (1.1, False)):
         correlation = np.tile(0.5 * (depths / 5.0) ** -power, (4, 1))
-        deep = results | {"shatter_depths": depths, "shatter_correlation": correlation, "shatter_theory": correlation}
-        (claim,) = [claim for claim in residual_shattering.claims(deep) if "L^-p" in claim.claim]
+        deep = residual_shattering.Correlation(depths, correlation, correlation)
+        (claim,) = [claim for claim in residual_shattering.claims(results.along, deep) if "L^-p" in claim.claim]
         assert claim.holds is holds
-    assert not [claim for claim in residual_shattering.claims(results) if "L^-p" in claim.claim]
+    assert not [
+        claim for claim in residual_shattering.claims(results.along, results.over_depth) if "L^-p" in claim.claim
+    ]

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from experiments import residual, residual_cifar, residual_figures
+from experiments.residual import cifar as residual_cifar
+from experiments.residual import experiment as residual
+from experiments.residual import figures as residual_figures
+from tests.experiments.nested import made, replaced
 
 
 def test_rates_are_those_of_the_recipe():
@@ -39,16 +42,17 @@ def test_a_small_network_trains_and_repeats_itself():
         np.testing.assert_array_equal(value, second[name])
 
 
-def good() -> dict[str, np.ndarray]:
+def good() -> residual_cifar.Training:
     """Results in which every claim holds."""
     depths = [*residual_cifar.PAPER, 20, 56]
-    return {
-        "cifar_depths": np.array(depths),
-        "cifar_residual": np.array([True] * 5 + [False] * 2),
-        "cifar_test_error": np.array([*residual_cifar.PAPER.values(), 9.0, 13.0]),
-        "cifar_steps": np.array([32_000, 64_000]),
-        "cifar_train_error": np.array([[5.0, 1.0]] * 6 + [[20.0, 8.0]]),
+    values = {
+        "depths": np.array(depths),
+        "residual": np.array([True] * 5 + [False] * 2),
+        "test_error": np.array([*residual_cifar.PAPER.values(), 9.0, 13.0]),
+        "steps": np.array([32_000, 64_000]),
+        "train_error": np.array([[5.0, 1.0]] * 6 + [[20.0, 8.0]]),
     }
+    return made(residual_cifar.Training, values)
 
 
 def test_claims_hold_on_the_table_and_fail_beside_it():
@@ -56,20 +60,20 @@ def test_claims_hold_on_the_table_and_fail_beside_it():
     assert len(claims) == 6
     assert all(claim.holds for claim in claims)
     for change in (
-        {"cifar_test_error": good()["cifar_test_error"] + 1},
-        {"cifar_train_error": 10 - good()["cifar_train_error"]},
+        {"test_error": good().test_error + 1},
+        {"train_error": 10 - good().train_error},
     ):
-        assert not all(claim.holds for claim in residual_cifar.claims(good() | change))
+        assert not all(claim.holds for claim in residual_cifar.claims(replaced(good(), change)))
 
 
 def test_nothing_is_claimed_without_training_or_before_its_end():
-    assert residual_cifar.claims({}) == []
-    assert residual_cifar.claims(good() | {"cifar_steps": np.array([1, 2])}) == []
-    assert residual_cifar.measure("cifar10", (), (), steps=1, seed=0) == {}
+    assert residual_cifar.claims(None) == []
+    assert residual_cifar.claims(replaced(good(), {"steps": np.array([1, 2])})) == []
+    assert residual_cifar.measure("cifar10", (), (), steps=1, seed=0) is None
 
 
 def test_networks_are_drawn_beside_the_table():
-    left, right = residual_figures.cifar(good()).axes
+    left, right = residual_figures.cifar10(good()).axes
     assert len(left.get_lines()) == 7
     assert [text.get_text() for text in right.get_xticklabels()][4:6] == ["ResNet-110", "plain-20"]
 

@@ -14,15 +14,17 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from experiments import claims as checks
-from experiments import commandline, progress, storage
+import gradflow as gf
 from experiments.__main__ import main as list_main
-from experiments.catalogue import heads, read_head
-from experiments.runner import Experiment, main
+from experiments.framework import claims as checks
+from experiments.framework import commandline, images, progress, storage
+from experiments.framework.catalogue import heads, read_head
+from experiments.framework.runner import Experiment, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,7 +160,7 @@ def test_help_lists_the_options_with_the_presets_defaults(capsys):
     assert all(word in text for word in ("--count", "(default: 10)", "--preset", "--out", "Head."))
 
 
-def test_a_failing_run_leaves_the_earlier_result_alone(tmp_path):
+def test_a_crash_exits_3_with_its_traceback_and_leaves_the_earlier_result_alone(tmp_path, capsys):
     assert invoke(tmp_path) == 0
     before = snapshot(tmp_path)
 
@@ -170,8 +172,10 @@ def test_a_failing_run_leaves_the_earlier_result_alone(tmp_path):
             raise OSError("disk full")
 
     for figures in (broken_figures, lambda results: {"values": Unsavable()}):
-        with pytest.raises((RuntimeError, OSError)):
-            invoke(tmp_path, experiment=dataclasses.replace(TOY, figures=figures))
+        assert invoke(tmp_path, experiment=dataclasses.replace(TOY, figures=figures)) == 3
+        error = capsys.readouterr().err
+        assert "Traceback" in error
+        assert error.splitlines()[-1].startswith("python -m experiments.toy: crashed (")
         assert snapshot(tmp_path) == before
 
 
@@ -211,10 +215,10 @@ def test_further_files_belong_to_the_result(tmp_path):
     assert (tmp_path / "toy" / "laptop" / "table.md").read_text() == "| ratio |\n"
 
 
-def test_python_objects_are_refused(tmp_path):
+def test_python_objects_are_refused(tmp_path, capsys):
     experiment = dataclasses.replace(TOY, run=lambda config: {"values": np.array([None, {}])}, claims=lambda r: [])
-    with pytest.raises(ValueError, match="'values' holds Python objects"):
-        invoke(tmp_path, experiment=dataclasses.replace(experiment, figures=lambda results: {}))
+    assert invoke(tmp_path, experiment=dataclasses.replace(experiment, figures=lambda results: {})) == 3
+    assert "'values' holds Python objects" in capsys.readouterr().err
     assert list((tmp_path / "toy").iterdir()) == []
 
 
@@ -255,6 +259,53 @@ def test_interrupting_leaves_no_half_written_result(tmp_path, number, where):
 
 def python(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_words_are_on_the_screen_before_anything_that_takes_long_is_imported():
+    """Python alone starts in a fraction of a second; of what follows, the imports are the first that one waits for."""
+    program = (
+        "import sys, experiments.vanishing\n"
+        "from experiments.framework import entry, progress\n"
+        "def stage(words):\n"
+        "    print(words, sorted({'jax', 'numpy', 'matplotlib', 'gradflow', 'tyro'} & set(sys.modules)), flush=True)\n"
+        "progress.stage = stage\n"
+        "sys.argv[1:] = ['--help']\n"
+        "sys.exit(entry.run('vanishing'))\n"
+    )
+    done = python("-c", program)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "importing vanishing []"
+    assert "--tanh-depth" in done.stdout
+
+
+def test_a_data_set_that_is_not_there_is_bad_usage_in_one_line(tmp_path, capsys, monkeypatch):
+    def load(name, **options):
+        raise FileNotFoundError(f"{name} is not there.\nWays out:\n  1. download it")
+
+    monkeypatch.setattr(gf.data, "load", load)
+    experiment = dataclasses.replace(TOY, run=lambda config: images.load("cifar10"))
+    assert invoke(tmp_path, experiment=experiment) == 2
+    printed = capsys.readouterr()
+    expected = "data set 'cifar10': cifar10 is not there. Ways out: 1. download it"
+    assert printed.err == f"python -m experiments.toy: {expected}\n"
+    assert "loading cifar10" in printed.out
+
+
+def test_long_compilation_is_said(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "NOTICEABLE", 0.0)
+    with progress.compilation_shown():
+        jax.jit(lambda x: jnp.sin(x) + 3)(jnp.ones(7, jnp.float32))
+    printed = capsys.readouterr().out
+    assert "traced a program in" in printed
+    assert "compiled a program in" in printed
+    jax.jit(lambda x: jnp.cos(x) + 3)(jnp.ones(7, jnp.float32))
+    assert not capsys.readouterr().out
+
+
+def test_every_command_has_a_way_in():
+    for head in heads():
+        main_file = ROOT / "experiments" / head.name / "__main__.py"
+        assert f'sys.exit(entry.run("{head.name}"))' in main_file.read_text()
 
 
 def test_unknown_experiment_is_one_line_and_exits_2():
@@ -301,16 +352,18 @@ Expected: nothing.
 
 
 def test_heads_are_read_from_docstrings(tmp_path):
-    file = tmp_path / "one.py"
+    file = tmp_path / "one" / "__init__.py"
+    file.parent.mkdir()
     file.write_text(HEAD)
     head = read_head(file)
     assert dataclasses.astuple(head) == (
         "one", "Title.", "A 2010, and B 2015.", "3", "2", "nothing.", False,
     )  # fmt: skip
-    (tmp_path / "part.py").write_text('"""A part of `python -m experiments.one`."""')
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "__init__.py").write_text('"""A part of `python -m experiments.one`."""')
     assert [found.name for found in heads(tmp_path)] == ["one"]
     file.write_text(HEAD.replace("Minutes", "Cost"))
-    with pytest.raises(ValueError, match=r"one.py has no line 'Minutes: ...'"):
+    with pytest.raises(ValueError, match=r"one has no line 'Minutes: ...'"):
         read_head(file)
 
 

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import saturation
-from experiments import saturation_training as training
+from experiments.saturation import experiment as saturation
+from experiments.saturation import training
+from experiments.saturation.results import Results
+from tests.experiments.nested import changed, made
 
 TINY = saturation.PRESETS["smoke"]
 
@@ -24,15 +26,16 @@ def test_a_small_run_starts_as_theory_says_and_is_drawn(results):
     found = saturation.claims(results)
     assert len(found) == 2
     assert all(claim.holds for claim in found), found
-    assert set(saturation.figures(results)) == {"sigmoid", "percentiles", "histograms", "accuracy"}
+    assert set(saturation.figures.draw(results)) == {"sigmoid", "percentiles", "histograms", "accuracy"}
 
 
 def test_shapes_and_shares(results):
     for arm, (_, depth) in saturation.ARMS.items():
-        assert results[f"{arm}_mean"].shape == (1, TINY.records + 1, depth)
-        assert results[f"{arm}_shares"].sum(-1) == pytest.approx(1, abs=1e-5)
-        assert (results[f"{arm}_low"] <= results[f"{arm}_mean"]).all()
-        assert results[f"{arm}_steps"][-1] == 200
+        found = results.arms[arm]
+        assert found.mean.shape == (1, TINY.records + 1, depth)
+        assert found.shares.sum(-1) == pytest.approx(1, abs=1e-5)
+        assert (found.low <= found.mean).all()
+        assert found.steps[-1] == 200
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "softsign"])
@@ -65,40 +68,40 @@ def test_records_in_which_a_level_is_passed():
     assert saturation.disorder(np.array([3, 1, 2])) == 2
 
 
-def good() -> dict[str, np.ndarray]:
+def good() -> Results:
     """Results as the paper has them."""
     rows = np.linspace(0, 1, 9)
-    found = {"width": np.array(256)}
+    found = {"width": 256}
     for arm, (name, depth) in saturation.ARMS.items():
-        found[f"{arm}_steps"] = np.linspace(0, 10_000, 9).astype(int)
-        found[f"{arm}_mean"] = np.full((2, 9, depth), 0.5 if name == "sigmoid" else 0.0)
-        found[f"{arm}_accuracy"] = np.tile(np.where(rows < 0.5, 0.1, 0.8), (2, 1))
+        found[f"arms.{arm}.steps"] = np.linspace(0, 10_000, 9).astype(int)
+        found[f"arms.{arm}.mean"] = np.full((2, 9, depth), 0.5 if name == "sigmoid" else 0.0)
+        found[f"arms.{arm}.accuracy"] = np.tile(np.where(rows < 0.5, 0.1, 0.8), (2, 1))
     for depth in (4, 5):
-        found[f"sigmoid_{depth}_mean"][:, 4, -1] = 0.03
-    found["sigmoid_5_accuracy"][:] = 0.1
-    size = np.abs(saturation.edges("tanh")[:-1] + 1 / training.BINS)
+        found[f"arms.sigmoid_{depth}.mean"][:, 4, -1] = 0.03
+    found["arms.sigmoid_5.accuracy"][:] = 0.1
+    size = np.abs(training.edges("tanh")[:-1] + 1 / training.BINS)
     for name, where in (("tanh", size > 0.9), ("softsign", (size > 0.6) & (size < 0.8))):
         share = where / where.sum()
-        found[f"{name}_5_shares"] = np.tile(share, (2, 5, 1)) * np.linspace(1, 0.2, 5)[:, None]
-        found[f"predicted_{name}"] = 0.5 ** np.arange(5)
-        found[f"{name}_5_std"] = np.tile(0.5 ** np.arange(5), (2, 9, 1))
-    found["tanh_5_high"] = np.tile(rows[:, None] > np.arange(5) / 8, (2, 1, 1)) * 1.0
-    return {name: np.asarray(jnp.asarray(value)) for name, value in found.items()}
+        found[f"arms.{name}_5.shares"] = np.tile(share, (2, 5, 1)) * np.linspace(1, 0.2, 5)[:, None]
+        found[f"predicted.{name}"] = 0.5 ** np.arange(5)
+        found[f"arms.{name}_5.std"] = np.tile(0.5 ** np.arange(5), (2, 9, 1))
+    found["arms.tanh_5.high"] = np.tile(rows[:, None] > np.arange(5) / 8, (2, 1, 1)) * 1.0
+    return made(Results, {name: np.asarray(jnp.asarray(value)) for name, value in found.items()})
 
 
 FALSE = (
-    ("tanh_5_std", lambda v: v ** np.array([1, 1, 1, 1, 2.0])),
-    ("softsign_5_std", lambda v: v ** np.array([1, 1, 1, 1, 2.0])),
-    ("sigmoid_4_mean", lambda v: v * 0 + 0.4),
-    ("sigmoid_5_mean", lambda v: v * 0 + 0.4),
-    ("sigmoid_4_accuracy", lambda v: v[:, ::-1]),
-    ("sigmoid_5_accuracy", lambda v: v + 0.5),
-    ("sigmoid_3_accuracy", lambda v: v * 0.5),
-    ("tanh_5_high", lambda v: v[..., ::-1]),
-    ("tanh_5_shares", lambda v: v[:, ::-1]),
-    ("softsign_5_shares", lambda v: v[..., ::-1] * 0 + 1 / 80),
-    ("tanh_5_accuracy", lambda v: v * 0.5),
-    ("softsign_5_accuracy", lambda v: v * 0.5),
+    ("arms.tanh_5.std", lambda v: v ** np.array([1, 1, 1, 1, 2.0])),
+    ("arms.softsign_5.std", lambda v: v ** np.array([1, 1, 1, 1, 2.0])),
+    ("arms.sigmoid_4.mean", lambda v: v * 0 + 0.4),
+    ("arms.sigmoid_5.mean", lambda v: v * 0 + 0.4),
+    ("arms.sigmoid_4.accuracy", lambda v: v[:, ::-1]),
+    ("arms.sigmoid_5.accuracy", lambda v: v + 0.5),
+    ("arms.sigmoid_3.accuracy", lambda v: v * 0.5),
+    ("arms.tanh_5.high", lambda v: v[..., ::-1]),
+    ("arms.tanh_5.shares", lambda v: v[:, ::-1]),
+    ("arms.softsign_5.shares", lambda v: v[..., ::-1] * 0 + 1 / 80),
+    ("arms.tanh_5.accuracy", lambda v: v * 0.5),
+    ("arms.softsign_5.accuracy", lambda v: v * 0.5),
 )
 
 
@@ -106,7 +109,7 @@ def test_claims_hold_where_they_should_and_fail_where_they_should_not():
     assert [claim for claim in saturation.claims(good()) if not claim.holds] == []
     broken = set()
     for name, change in FALSE:
-        failed = {c.claim for c in saturation.claims(good() | {name: change(good()[name])}) if not c.holds}
+        failed = {c.claim for c in saturation.claims(changed(good(), name, change)) if not c.holds}
         assert failed, name
         broken |= failed
     left = {claim.claim for claim in saturation.claims(good())} - broken

@@ -9,28 +9,36 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import speed, speed_cases, speed_grid
+from experiments.speed import cases as speed_cases
+from experiments.speed import experiment as speed
+from experiments.speed import grid as speed_grid
+from experiments.speed.results import Results, ratios
+from tests.experiments.nested import changed
 
 SIDES = ("gradflow", "flax", "torch")
 
 
-def good() -> dict[str, np.ndarray]:
+def good() -> Results:
     """Results in which every claim holds."""
-    seconds = {f"{name} {side}": np.full(3, 0.1) for name in speed.TARGETS for side in SIDES}
-    for name, target in speed.TARGETS.items():
-        seconds[f"{name} gradflow"] = np.full(3, 0.09 * target)
-    forms = {f"convolutions {side}, {form}": np.full(3, 0.1) for side in SIDES[:2] for form in ("unrolled", "scanned")}
-    cold = {"grid cold, one program": np.array([1.0]), "grid cold, run by run": np.array([20.0])}
-    warm = {f"grid {form}": np.full(3, 0.1) for form in ("one program", "program a run", "step by step")}
-    compiled = {f"compilation {depth}": np.full(3, 1.0) for depth in speed_grid.DEPTHS}
-    return {"shrink": np.array(1), **seconds, **forms, **cold, **warm, **compiled}
+    networks = {
+        name: {"gradflow": np.full(3, 0.09 * target), "flax": np.full(3, 0.1), "torch": np.full(3, 0.1)}
+        for name, target in speed.bands.TARGETS.items()
+    }
+    return Results(
+        shrink=1,
+        networks=networks,
+        convolutions={f"{side}, {form}": np.full(3, 0.1) for side in SIDES[:2] for form in ("unrolled", "scanned")},
+        grid={form: np.full(3, 0.1) for form in ("one program", "program a run", "step by step")},
+        cold={"one program": 1.0, "run by run": 20.0},
+        compilation={depth: np.full(3, 1.0) for depth in speed_grid.DEPTHS},
+    )
 
 
 SLOW = (
-    *(f"{name} gradflow" for name in speed.TARGETS),
-    "convolutions gradflow, scanned",
-    "grid cold, one program",
-    f"compilation {speed_grid.DEPTHS[-1]}",
+    *(f"networks.{name}.gradflow" for name in speed.bands.TARGETS),
+    "convolutions.gradflow, scanned",
+    "cold.one program",
+    f"compilation.{speed_grid.DEPTHS[-1]}",
 )
 
 
@@ -38,21 +46,25 @@ def test_claims_hold_where_they_should_and_each_fails_where_its_own_side_is_slow
     assert [claim for claim in speed.claims(good()) if not claim.holds] == []
     broken = []
     for name in SLOW:
-        failed = [c.claim for c in speed.claims(good() | {name: 20 * good()[name]}) if not c.holds]
+        failed = [c.claim for c in speed.claims(changed(good(), name, lambda seconds: 20 * seconds)) if not c.holds]
         assert len(failed) == 1, name
         broken += failed
     assert sorted(broken) == sorted(claim.claim for claim in speed.claims(good()))
 
 
 def test_without_pytorch_nothing_is_claimed_against_it():
-    alone = {name: value for name, value in good().items() if not name.endswith("torch")}
+    networks = {
+        name: {side: seconds for side, seconds in sides.items() if side != "torch"}
+        for name, sides in good().networks.items()
+    }
+    alone = dataclasses.replace(good(), networks=networks)
     assert [claim.claim for claim in speed.claims(alone) if "PyTorch" in claim.claim] == []
     assert "stock Flax" in speed.files(alone)["table.md"]
-    assert set(speed.figures(alone)) == {"ratios"}
+    assert set(speed.figures.draw(alone)) == {"ratios"}
 
 
 def test_ratios_are_taken_round_by_round():
-    found = speed.ratios({"lstm a": np.array([1.0, 8.0]), "lstm b": np.array([2.0, 4.0])}, "lstm", "b")
+    found = ratios({"a": np.array([1.0, 8.0]), "b": np.array([2.0, 4.0])}, "b")
     np.testing.assert_array_equal(found["a"], [0.5, 2.0])
 
 
@@ -61,7 +73,7 @@ def parameters(model, size):
     return sum(leaf.size for leaf in jax.tree.leaves(drawn))
 
 
-@pytest.mark.parametrize("name", list(speed.TARGETS))
+@pytest.mark.parametrize("name", list(speed.bands.TARGETS))
 def test_both_sides_have_the_same_number_of_parameters(name):
     size = speed_cases.sizes(name, 8)
     ours, stock = (parameters(build(name, size), size) for build in (speed_cases.ours, speed_cases.stock))

@@ -12,9 +12,15 @@ import optax
 import pytest
 
 import gradflow as gf
-from experiments import trainability, trainability_signal, trainability_table, trainability_training
-from experiments.trainability_signal import Profile
-from experiments.trainability_training import Network, Training
+from experiments.framework import storage
+from experiments.framework.images import rows
+from experiments.trainability import experiment as trainability
+from experiments.trainability import signal as trainability_signal
+from experiments.trainability import table as trainability_table
+from experiments.trainability import training as trainability_training
+from experiments.trainability.signal import Profile
+from experiments.trainability.training import Network, Training
+from tests.experiments.nested import changed, replaced
 
 TINY = dataclasses.replace(
     trainability.PRESETS["smoke"],
@@ -43,29 +49,30 @@ def results():
 @pytest.fixture(scope="module")
 def as_theory_says(results):
     """What a run would give if networks did as theory says, with nothing left to chance."""
-    depths, variances = np.array([8, 40, 200]), results["variances"]
-    relative = depths[:, None] / (6 * results["grid_xi"])
+    depths, variances = np.array([8, 40, 200]), results.grid.variances
+    relative = depths[:, None] / (6 * results.grid.xi)
     accuracy = np.where(relative < 1, 0.7, 0.1) + 0.1 * (variances == 1.75)
     perfect = {
-        name: np.repeat(results[f"{name}_theory"][..., None], 2, -1) for name in ("point_q", "point_c")
+        f"end.{name}.measured": np.repeat(compared.theory[..., None], 2, -1) for name, compared in results.end.items()
     } | {
-        name: np.repeat(results[f"{name}_theory"][..., None, :], 2, -2) for name in ("signal_q", "signal_c")
-    }  # fmt: skip
+        f"signal.{name}.measured": np.repeat(compared.theory[..., None, :], 2, -2)
+        for name, compared in results.signal.items()
+    }
     remedy = np.zeros((2, 2, 2)) + np.array([0.2, 0.7])
-    profile = np.repeat(results["profile_theory"][:, None], 2, 1)
-    changed = {"depths": depths, "accuracy": accuracy[..., None], "remedy_accuracy": remedy, "profile": profile}
-    return results | perfect | changed
+    profile = np.repeat(results.profile.theory[:, None], 2, 1)
+    grid = {"grid.depths": depths, "grid.accuracy": accuracy[..., None]}
+    return replaced(results, perfect | grid | {"remedies.accuracy": remedy, "profile.measured": profile})
 
 
 def test_results_and_figures_are_whole(results):
-    assert results["accuracy"].shape == (2, 3, 2)
-    assert results["remedy_accuracy"].shape == (2, 2, 2)
-    assert results["profile"].shape == (7, 2, 20)
-    assert results["signal_c"].shape == (4, 3, 2, 6)
-    for value in results.values():
+    assert results.grid.accuracy.shape == (2, 3, 2)
+    assert results.remedies.accuracy.shape == (2, 2, 2)
+    assert results.profile.measured.shape == (7, 2, 20)
+    assert results.signal["c"].measured.shape == (4, 3, 2, 6)
+    for value in storage.flat(results).values():
         assert value.dtype.kind in "US" or np.isfinite(value).all()
     names = {"heatmap", "steps", "remedies", "fixed_points", "convergence", "profiles"}
-    assert set(trainability.figures(results)) == names
+    assert set(trainability.figures.draw(results)) == names
 
 
 def test_all_claims_hold_if_networks_do_as_theory_says(as_theory_says):
@@ -77,28 +84,28 @@ def test_all_claims_hold_if_networks_do_as_theory_says(as_theory_says):
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("accuracy", lambda x: x * 0.5, "trained: lowest"),
-        ("accuracy", lambda x: x + 0.25, "trained: highest"),
-        ("accuracy", lambda x: x[::-1], "orders the networks"),
-        ("accuracy", lambda x: np.roll(x, 1, axis=1), "trains best about 40"),
-        ("remedy_accuracy", lambda x: x[..., ::-1], "trains ReLU best"),
-        ("signal_q", lambda x: 1.3 * x, "variance q_l"),
-        ("signal_c", lambda x: x - 0.3, "correlation c_l"),
-        ("point_q", lambda x: 1.5 * x, "variance q*"),
-        ("point_c", lambda x: -x, "correlation c*"),
-        ("profile", lambda x: x**1.5, "squared gradient a layer, tanh"),
-        ("profile", lambda x: x**1.5, "squared gradient a layer, relu + batch norm"),
-        ("table_chi", lambda x: x + 1e-3, "chi_1, tanh"),
-        ("table_six_xi", lambda x: x + 1, "6 xi_c"),
-        ("table_relu", lambda x: 1.1 * x, "theory: ReLU"),
-        ("table_selu", lambda x: x + 0.01, "SELU"),
-        ("table_tat", lambda x: x + 0.01, "slope of the tailored"),
-        ("table_tat_reached", lambda x: x + 0.01, "correlation 0 after"),
-        ("table_batchnorm", lambda x: x + 0.01, "ReLU + batch norm"),
+        ("grid.accuracy", lambda x: x * 0.5, "trained: lowest"),
+        ("grid.accuracy", lambda x: x + 0.25, "trained: highest"),
+        ("grid.accuracy", lambda x: x[::-1], "orders the networks"),
+        ("grid.accuracy", lambda x: np.roll(x, 1, axis=1), "trains best about 40"),
+        ("remedies.accuracy", lambda x: x[..., ::-1], "trains ReLU best"),
+        ("signal.q.measured", lambda x: 1.3 * x, "variance q_l"),
+        ("signal.c.measured", lambda x: x - 0.3, "correlation c_l"),
+        ("end.q.measured", lambda x: 1.5 * x, "variance q*"),
+        ("end.c.measured", lambda x: -x, "correlation c*"),
+        ("profile.measured", lambda x: x**1.5, "squared gradient a layer, tanh"),
+        ("profile.measured", lambda x: x**1.5, "squared gradient a layer, relu + batch norm"),
+        ("table.chi", lambda x: x + 1e-3, "chi_1, tanh"),
+        ("table.six_xi", lambda x: x + 1, "6 xi_c"),
+        ("table.relu", lambda x: 1.1 * x, "theory: ReLU"),
+        ("table.selu", lambda x: x + 0.01, "SELU"),
+        ("table.tat", lambda x: x + 0.01, "slope of the tailored"),
+        ("table.tat_reached", lambda x: x + 0.01, "correlation 0 after"),
+        ("table.batchnorm", lambda x: x + 0.01, "ReLU + batch norm"),
     ],
 )
 def test_claims_fail_on_results_that_are_false(as_theory_says, name, change, words):
-    claims = trainability.claims(as_theory_says | {name: change(as_theory_says[name])})
+    claims = trainability.claims(changed(as_theory_says, name, change))
     assert not all(claim.holds for claim in claims if words in claim.claim)
 
 
@@ -107,8 +114,8 @@ def test_training_is_a_plain_loop():
     data = gf.data.load(TINY.data)
     network, training = Network("tanh", 0.05, None, 16), Training(8, 0.1, (2, 12), 5)
     grid = trainability_training.train_grid(data, network, training, [3], [1.0, 2.0], "test")
-    train = trainability_training.flat(data, data.train)
-    test = trainability_training.flat(data, data.test, trainability_training.EVALUATED)
+    train = rows(data, data.train)
+    test = rows(data, data.test, trainability_training.EVALUATED)
     model = trainability_training.build(network, 3)
     init_key, order_key = jax.random.split(jax.random.key(5))
     drawn = dict(model.init(init_key, train.x[:2]))
@@ -141,11 +148,6 @@ def test_networks_start_where_they_are_told_and_stray_as_foreseen():
     np.testing.assert_allclose(c[1].std(0)[1:], spread[1:], rtol=0.25)
     wide = trainability_signal.variance_spreads(2.5, 0.5, 4, 150)
     np.testing.assert_allclose(q[0].std(0)[1:], wide[1:], rtol=0.25)
-
-
-def test_rates_are_those_of_an_exponential():
-    profile = 3.0 * np.exp(-0.1 * np.arange(30))
-    np.testing.assert_allclose(trainability_signal.rates(profile[None]), math.exp(0.2), rtol=1e-12)
 
 
 def test_predicted_gradients_are_their_closed_forms():

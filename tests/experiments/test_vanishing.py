@@ -14,10 +14,15 @@ import optax
 import pytest
 
 import gradflow as gf
-from experiments import vanishing, vanishing_tanh, vanishing_training
-from experiments.runner import main
-from experiments.vanishing_arms import ARMS, SICK
-from experiments.vanishing_theory import gradient_profile
+from experiments.framework import storage
+from experiments.framework.images import rows
+from experiments.framework.runner import main
+from experiments.vanishing import experiment as vanishing
+from experiments.vanishing import tanh as vanishing_tanh
+from experiments.vanishing import training as vanishing_training
+from experiments.vanishing.arms import ARMS, SICK
+from experiments.vanishing.theory import gradient_profile
+from tests.experiments.nested import replaced
 
 BY_NAME = {arm.name: arm for arm in ARMS}
 TINY = vanishing.Config(
@@ -40,23 +45,23 @@ def results():
 
 
 def test_results_have_one_row_an_arm_a_record_and_a_layer(results):
-    assert results["arms"].tolist() == [SICK.name, "ReLU + He", "batch norm"]
-    assert results["steps"].tolist() == [0, 2, 4]
+    assert results.arms.tolist() == [SICK.name, "ReLU + He", "batch norm"]
+    assert results.training.steps.tolist() == [0, 2, 4]
     for key in ("gradient", "forward", "dead", "saturated"):
-        assert results[key].shape == (3, 3, 3), key
-    assert results["movement"].shape == (3, 3, 4)
+        assert getattr(results.training, key).shape == (3, 3, 3), key
+    assert results.training.movement.shape == (3, 3, 4)
     for key in ("loss", "train_accuracy", "test_accuracy"):
-        assert results[key].shape == (3, 3)
-    assert (results["movement"][:, 0] == 0).all()
-    assert (results["movement"][1, 2] > results["movement"][1, 1]).all()
-    measured = [array for name, array in results.items() if array.dtype.kind == "f"]
+        assert getattr(results.training, key).shape == (3, 3)
+    assert (results.training.movement[:, 0] == 0).all()
+    assert (results.training.movement[1, 2] > results.training.movement[1, 1]).all()
+    measured = [array for array in storage.flat(results).values() if array.dtype.kind == "f"]
     assert all(np.isfinite(array).all() for array in measured)
 
 
 def test_training_is_a_plain_loop_of_gradient_descent(data):
     """The same network trained step by step outside of any compiled program."""
     arm, setup = BY_NAME["ReLU + He"], TINY.setup
-    train, test = (vanishing_training.flat(data, split) for split in (data.train, data.test))
+    train, test = (rows(data, split) for split in (data.train, data.test))
     recorded = vanishing_training.train_arm(arm, setup, train, test)
 
     init_key, order_key = jax.random.split(jax.random.key(setup.seed))
@@ -116,34 +121,31 @@ def test_batch_norm_with_skips_grows_like_a_power_of_depth():
         assert profile[layer - 1] / profile[layer] == pytest.approx(expected, rel=1e-3)
 
 
-def test_fitted_rate_is_exact_on_a_geometric_profile():
-    depth = np.arange(30)
-    profiles = np.stack([np.sqrt(chi) ** depth[::-1] for chi in (0.02, 0.9, 1.3)])
-    np.testing.assert_allclose(vanishing_tanh.fitted_rates(profiles), [0.02, 0.9, 1.3], rtol=1e-12)
-
-
 def test_tanh_networks_start_at_their_fixed_point(data):
     result = vanishing_tanh.measure(data, depth=12, width=300, seeds=2, seed=0)
-    assert result["tanh_gradient"].shape == (5, 2, 11)
-    np.testing.assert_allclose(result["tanh_theory"], [0.759, 0.880, 1.000, 1.134, 1.342], atol=6e-4)
-    np.testing.assert_allclose(result["tanh_rate"].mean(1), result["tanh_theory"], rtol=0.1)
+    assert result.gradient.shape == (5, 2, 11)
+    np.testing.assert_allclose(result.theory, [0.759, 0.880, 1.000, 1.134, 1.342], atol=6e-4)
+    np.testing.assert_allclose(result.rate.mean(1), result.theory, rtol=0.1)
 
 
 def test_claims_can_fail(results):
     """Each claim about the networks fails when the numbers it rests on are spoilt."""
     names = {claim.claim for claim in vanishing.claims(results)}
     assert len(names) == len(vanishing.claims(results)) >= 8
-    spoilt = dict(results)
-    spoilt["gradient"] = results["gradient"] * np.geomspace((1e3, 1e-3, 1e3), (1, 1e3, 1e-3), 3).T[:, None]
-    spoilt["movement"] = results["movement"][..., ::-1] * np.geomspace(1e-9, 1e-3, 4)[::-1]
-    spoilt["test_accuracy"] = np.where(np.arange(3)[:, None] == 0, 0.9, 0.1) * np.ones((3, 3))
-    spoilt["tanh_rate"] = results["tanh_rate"] * 2
+    changes = {}
+    changes["training.gradient"] = (
+        results.training.gradient * np.geomspace((1e3, 1e-3, 1e3), (1, 1e3, 1e-3), 3).T[:, None]
+    )
+    changes["training.movement"] = results.training.movement[..., ::-1] * np.geomspace(1e-9, 1e-3, 4)[::-1]
+    changes["training.test_accuracy"] = np.where(np.arange(3)[:, None] == 0, 0.9, 0.1) * np.ones((3, 3))
+    changes["tanh.rate"] = results.tanh.rate * 2
+    spoilt = replaced(results, changes)
     held = [claim.claim for claim in vanishing.claims(spoilt) if claim.holds]
     assert held == []
 
 
 def test_every_figure_can_be_drawn_and_has_labels(results, tmp_path):
-    figures = vanishing.figures(results)
+    figures = vanishing.figures.draw(results)
     assert set(figures) == {
         "overview", "profile", "heatmap", "training", "training_set", "movement", "saturation", "tanh",
     }  # fmt: skip

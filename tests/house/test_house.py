@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from experiments import catalogue
+from experiments.framework import catalogue
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gradflow"
@@ -122,20 +122,46 @@ def test_heavy_imports_happen_when_needed(file):
         assert package not in HEAVY or part_of(file) in HEAVY[package], f"{file.name} imports {name}"
 
 
-def owner_of(stem: str, names: set[str]) -> str | None:
-    return next((name for name in names if stem == name or stem.startswith(f"{name}_")), None)
+def room_of(module: str) -> str | None:
+    """The file of `experiments` that a module is, as a path without its suffix; None for what is no file of it."""
+    path = ROOT.joinpath(*module.split("."))
+    if path.with_suffix(".py").is_file():
+        return str(path.relative_to(EXPERIMENTS))
+    return str((path / "__init__").relative_to(EXPERIMENTS)) if (path / "__init__.py").is_file() else None
 
 
-def test_experiments_never_import_each_other():
-    """`NAME_part.py` belongs to `NAME`; what has no experiment's name belongs to all."""
+def rooms() -> dict[str, set[str]]:
+    """Every file of `experiments`, and those of it that it imports, whenever."""
+    graph = {}
+    for file in sorted(EXPERIMENTS.rglob("*.py")):
+        names = {name for name in imports(file, at_import=False) if name.startswith("experiments.")}
+        # `from experiments.framework import claims` imports the file, and nothing of the package's own.
+        names -= {name.rpartition(".")[0] for name in names if room_of(name)}
+        found = {room_of(name) or room_of(name.rpartition(".")[0]) for name in names}
+        graph[str(file.with_suffix("").relative_to(EXPERIMENTS))] = {room for room in found if room} - {"__init__"}
+    return graph
+
+
+def floor_of(room: str) -> str:
+    return room.partition("/")[0]
+
+
+def test_experiments_never_import_each_other_and_the_framework_none_of_them():
     names = {head.name for head in catalogue.heads()}
     assert {"vanishing", "overhead"} <= names
-    for file in EXPERIMENTS.glob("*.py"):
-        owner = owner_of(file.stem, names)
-        for name in imports(file, at_import=False):
-            pieces = name.split(".")
-            if pieces[0] == "experiments" and len(pieces) > 1 and owner is not None:
-                assert owner_of(pieces[1], names) in (None, owner), f"{file.name} imports {name}"
+    graph = rooms()
+    assert {floor_of(room) for room in graph} == names | {"framework", "__init__", "__main__", "gallery"}
+    for room, imported in graph.items():
+        allowed = {"framework", floor_of(room)} if floor_of(room) in names else {"framework"}
+        strangers = {other for other in imported if floor_of(other) not in allowed}
+        assert not strangers, f"{room} imports {strangers}"
+
+
+def test_no_file_of_the_experiments_imports_itself_by_way_of_others():
+    graph, done = rooms(), set()
+    while ready := [room for room in graph if room not in done and graph[room] - {room} <= done]:
+        done |= set(ready)
+    assert not set(graph) - done, "these form a circle, or stand on one"
 
 
 @pytest.mark.parametrize("path", ["_src", "jax.core.", "jax.interpreters"])

@@ -101,6 +101,56 @@ def test_many_steps_at_once_are_steps_one_by_one_to_the_bit(one_by_one, every):
     np.testing.assert_allclose(metrics["loss"].total, totals.sum(1), rtol=1e-6)
 
 
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize("with_flow", [False, True])
+def test_what_is_recorded_is_the_state_before_every_record_and_after_the_last_step(one_by_one, every, with_flow):
+    states, _ = one_by_one
+    step, traced = training.make_step(problems.loss_fn, problems.OPTIMIZER), []
+    flow_step = training.make_flow_step(problems.loss_fn, problems.OPTIMIZER) if with_flow else None
+
+    def record(state):
+        traced.append(1)
+        return {"step": state.step, "params": state.params}
+
+    def both(state):
+        options = {"every": every, "flow_step": flow_step}
+        plain = training.run(step, state, problems.batch, 12, **options)
+        return plain, training.run(step, state, problems.batch, 12, **options, record=record)
+
+    (state, *plain), (same, *found, recorded) = jax.jit(both)(problems.start())
+    assert len(traced) == 1
+    jax.tree.map(np.testing.assert_array_equal, (state.params, *plain), (same.params, *found))
+    np.testing.assert_array_equal(recorded["step"], np.arange(0, 13, every))
+    for k, expected in enumerate(states[::every]):
+        jax.tree.map(lambda x, y, k=k: np.testing.assert_array_equal(x[k], y), recorded["params"], expected.params)
+
+
+def test_a_run_of_no_steps_records_its_start():
+    step = training.make_step(problems.loss_fn, problems.OPTIMIZER)
+    state, metrics, steps = training.run(step, problems.start(), problems.batch, 0, record=lambda state: state.step)
+    assert steps.tolist() == [0]
+    assert metrics["loss"].total.shape == (0,)
+    assert int(state.step) == 0
+
+
+def test_runs_side_by_side_are_recorded_each_and_take_no_step_too_many():
+    """The last record is followed by no steps, under `vmap` neither."""
+    taken = []
+
+    def step(state, batch):
+        jax.debug.callback(lambda number: taken.append(int(number)), state.step)
+        return state._replace(step=state.step + 1, params=state.params + batch), {}
+
+    def one(start):
+        state = training.start(start, optax.sgd(0.1), jax.random.key(0))
+        return training.run(step, state, lambda key, step: 1.0, 4, every=2, record=lambda state: state.params)[2]
+
+    recorded = jax.jit(jax.vmap(one))(jnp.array([0.0, 10.0], jnp.float32))
+    jax.effects_barrier()
+    assert recorded.tolist() == [[0, 2, 4], [10, 12, 14]]
+    assert sorted(set(taken)) == [0, 1, 2, 3]
+
+
 def test_every_step_has_its_own_batch_and_its_own_noise():
     def loss(w, model_state, batch, key):
         return w, ({"batch": batch, "noise": jax.random.uniform(key)}, model_state)

@@ -1,0 +1,28 @@
+"""Results of `batchnorm`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from experiments.batchnorm import initialization, training
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What a run gives.
+
+    Attributes:
+        batch: examples that gradients at initialization are taken over.
+        sigmoid: training of the sigmoid network.
+        landscape: training of the ReLU networks.
+        explosion: gradients of plain networks at initialization.
+        linear: those of the linear network.
+        streams: variance of residual streams at initialization.
+    """
+
+    batch: int
+    sigmoid: training.Sigmoid
+    landscape: training.Landscape
+    explosion: initialization.Explosion
+    linear: initialization.Linear
+    streams: initialization.Streams

@@ -1,0 +1,1 @@
+"""What all experiments share: command line, claims, results folders, pages of results."""

@@ -1,0 +1,70 @@
+"""What long training keeps while an experiment runs, so that `--resume` goes on where a run was stopped.
+
+Checkpoints go to a folder beside the results, OUT/NAME/PRESET.unfinished-DIGEST, one for each choice of settings. It is
+removed when the results are written; until then another run of the same settings is refused, unless it resumes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradflow as gf
+from experiments.framework.commandline import UsageError
+
+MINUTES = 5.0  # from one checkpoint to the next; a signal saves at once
+
+_current: contextvars.ContextVar[Path | None] = contextvars.ContextVar("unfinished", default=None)
+
+
+def place(results: Path, config: dict[str, Any]) -> Path:
+    """Say where a run keeps what it has not finished.
+
+    Args:
+        results: folder of its results.
+        config: all its settings.
+    """
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()
+    return results.with_name(f"{results.name}.unfinished-{digest[:8]}")
+
+
+@contextlib.contextmanager
+def kept(folder: Path, *, resume: bool) -> Iterator[None]:
+    """Let training inside the block keep checkpoints in a folder, which is removed if the block ends well.
+
+    Args:
+        folder: from `place`.
+        resume: go on from what is there, if anything.
+
+    Raises:
+        UsageError: if something is there and it is not to go on.
+    """
+    if folder.exists() and not resume:
+        raise UsageError(
+            f"a run with these settings was stopped and left checkpoints in {folder}; --resume goes on from them, "
+            "and removing that folder lets it begin anew"
+        )
+    token = _current.set(folder)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def checkpoints(name: str) -> gf.training.Checkpoints | None:
+    """Return what a training inside of `kept` gives to `gf.training.fit`; None elsewhere, where nothing is kept.
+
+    Args:
+        name: of the training, unlike those of all others of the experiment.
+    """
+    folder = _current.get()
+    if folder is None:
+        return None
+    return gf.training.Checkpoints(folder / name, every_steps=None, every_minutes=MINUTES, keep=2, resume=True)

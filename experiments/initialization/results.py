@@ -1,0 +1,24 @@
+"""Results of `initialization`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from experiments.initialization import glorot, table, training
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What a run gives.
+
+    Attributes:
+        glorot: signals, gradients and Jacobians of tanh networks.
+        training: of deep ReLU networks.
+        hanin: of gradients over networks.
+        table: Glorot & Bengio's, of those columns that were asked for.
+    """
+
+    glorot: glorot.Flow
+    training: training.Training
+    hanin: glorot.Spread
+    table: table.Table

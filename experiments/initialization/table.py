@@ -1,0 +1,125 @@
+"""Glorot & Bengio 2010, Table 1: test error of five deep networks, activation by initialization, on two data sets."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, Shaped
+
+import gradflow as gf
+from experiments.framework import claims as check
+from experiments.framework.bands import share_error
+from experiments.framework.claims import Claim
+from experiments.framework.images import load
+from experiments.framework.progress import track
+from experiments.initialization import bands
+
+DEPTH, BATCH, RECORDS = 5, 10, 50
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
+# Images held out, from which rate and number of steps are chosen: of MNIST the paper's 10,000.
+VALIDATION = 10_000
+
+
+class Arm(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    activation: str
+    initializer: str
+
+
+ARMS = (
+    Arm("sigmoid", "sigmoid", "standard"),
+    Arm("tanh", "tanh", "standard"),
+    Arm("tanh, normalized", "tanh", "glorot_uniform"),
+    Arm("softsign", "softsign", "standard"),
+    Arm("softsign, normalized", "softsign", "glorot_uniform"),
+)
+# Test error, %, in the order of `ARMS`.
+PAPER = {"mnist": (2.21, 1.76, 1.64, 1.64, 1.72), "cifar10": (57.28, 55.9, 52.92, 55.78, 53.8)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Test error in % of every row of the table, where the validation error is lowest."""
+
+    names: Shaped[np.ndarray, " columns"]
+    error: Float[np.ndarray, "columns rows"]
+
+
+def train(arm: Arm, data: gf.data.ImageDataset, *, width: int, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Train one network at all rates, side by side, and follow its errors.
+
+    Args:
+        arm: activation and initialization.
+        data: with a validation split.
+        width: units a hidden layer.
+        steps: of plain gradient descent.
+        seed: of weights and order.
+
+    Returns:
+        Validation and test error, both (rates, records).
+    """
+    assert data.validation is not None
+    model = gf.models.MLP(depth=DEPTH, width=width, outputs=10, activation=arm.activation, initializer=arm.initializer)
+    loss = gf.training.classification(model)
+    normalization = data.normalization()
+    source = gf.data.on_device(data.train.images, data.train.labels, BATCH, normalization=normalization)
+    held_out = [(jnp.asarray(data.normalize(s.images)), jnp.asarray(s.labels)) for s in (data.validation, data.test)]
+    key = jax.random.key(seed)
+
+    def one(rate: jax.Array) -> Any:
+        optimizer = optax.sgd(rate)
+        step = gf.training.make_step(loss, optimizer)
+        state = gf.training.init(model, optimizer, key, held_out[0][0][:2])
+
+        def error(state: gf.training.TrainState) -> jax.Array:
+            means = [gf.training.averages(gf.training.evaluate(loss, state, *split)) for split in held_out]
+            # A network that went non-finite is as good as a guess.
+            return 1 - jnp.where(state.finite, jnp.stack([mean["accuracy"] for mean in means]), 0.1)
+
+        every = steps // RECORDS
+        return gf.training.run(step, state, source, steps, every=every, data_key=key, record=error)[2][1:]
+
+    errors = np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(RATES)))
+    return errors[..., 0], errors[..., 1]
+
+
+def measure(names: tuple[str, ...], *, width: int, steps: int, seed: int) -> Table:
+    """Train every row of the table on some of its columns.
+
+    Args:
+        names: columns, keys of `PAPER`.
+        width: units a hidden layer.
+        steps: of each network, a multiple of `RECORDS`.
+        seed: of everything.
+    """
+    found = []
+    for name in names:
+        data = load(name, validation=VALIDATION, seed=seed)
+        row = []
+        for arm in track(ARMS, name, lambda arm: arm.name):
+            validation, test = train(arm, data, width=width, steps=steps, seed=seed)
+            row.append(100 * test.flat[validation.argmin()])
+        found.append(row)
+    return Table(np.array(names, dtype=str), np.array(found).reshape(len(names), len(ARMS)))
+
+
+def claims(results: Table) -> list[Claim]:
+    """Hold every entry against the paper's.
+
+    Args:
+        results: from `measure`.
+    """
+    found = []
+    for name, errors in zip(results.names, results.error, strict=True):
+        for arm, paper, ours in zip(ARMS, PAPER[str(name)], errors, strict=True):
+            band = 100 * bands.STANDARD_ERRORS * float(share_error(paper / 100, 10_000))
+            source = "Glorot & Bengio 2010, Table 1"
+            found.append(check.close(f"{name}, {arm.name}: test error, %", source, paper, ours, absolute=band))
+    return found

@@ -1,0 +1,196 @@
+"""Run and claims of `overhead`."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import experiments.overhead as package
+import gradflow as gf
+from experiments.framework import claims as check
+from experiments.framework.claims import Claim
+from experiments.framework.progress import track
+from experiments.framework.runner import Experiment
+from experiments.framework.timing import interleaved, torch_installed
+from experiments.overhead import bands, cases, figures
+from experiments.overhead.results import Deep, Results
+from experiments.overhead.settings import PRESETS, Config
+
+
+def run(config: Config) -> Results:
+    """Time every network and every alternative."""
+    names = list(bands.TIME_TARGETS)
+    rows = [_measure(_case(name, config.shrink), config) for name in track(names, "network")]
+    others = {
+        name: _alternatives(_case(name, config.shrink), config) for name in track(list(cases.FULL), "alternative")
+    }
+    return Results(
+        shrink=config.shrink,
+        cases=np.array(names),
+        **{field: np.stack([row[field] for row in rows]) for field in rows[0]},
+        flax={name: found["flax"] for name, found in others.items()},
+        flax_memory={name: float(found["flax memory"]) for name, found in others.items()},
+        torch={name: found["torch"] for name, found in others.items() if "torch" in found},
+        deep=_deep(config),
+    )
+
+
+def _case(name: str, shrink: int) -> cases.Case:
+    target = bands.TIME_TARGETS[name]
+    if name in cases.FULL:
+        return cases.mlp(name, shrink, target)
+    return cases.lstm(shrink, target) if name.startswith("lstm") else cases.resnet(shrink, target)
+
+
+def _measure(case: cases.Case, config: Config) -> dict[str, np.ndarray]:
+    steps, compile_seconds, memory = [], [], []
+    alone = functools.partial(gf.value_grad_and_flow, statistics="output_grad_rms")
+    for transform in (jax.value_and_grad, gf.value_grad_and_flow, alone):
+        started = time.perf_counter()
+        program = jax.jit(transform(case.loss)).lower(case.params, case.x).compile()
+        compile_seconds.append(time.perf_counter() - started)
+        memory.append(_temporary_bytes(program))
+        steps.append(_blocking(program, case.params, case.x))
+    seconds = interleaved(steps, config.rounds, config.seconds)
+    return {
+        "seconds": seconds,
+        "time_ratio": seconds[1] / seconds[0],
+        "time_ratio_alone": seconds[2] / seconds[0],
+        "compile_seconds": np.array(compile_seconds),
+        "memory_bytes": np.array(memory, np.int64),
+    }
+
+
+def _temporary_bytes(program: Any) -> int:
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def _blocking(program: Callable[..., Any], *args: Any) -> Callable[[], None]:
+    return lambda: jax.block_until_ready(program(*args))
+
+
+def _alternatives(case: cases.Case, config: Config) -> dict[str, np.ndarray]:
+    plain = jax.jit(jax.value_and_grad(case.loss)).lower(case.params, case.x).compile()
+    edited = jax.jit(cases.flax_alternative(case, config.shrink)).lower(case.params, case.x).compile()
+    seconds = interleaved(
+        [_blocking(plain, case.params, case.x), _blocking(edited, case.params, case.x)], config.rounds, config.seconds
+    )
+    found = {"flax": seconds[1] / seconds[0]}
+    found["flax memory"] = np.array(_all_bytes(edited) / _all_bytes(plain))
+    if torch_installed():
+        seconds = interleaved(cases.torch_alternative(case, config.shrink), config.rounds, config.seconds)
+        found["torch"] = seconds[1] / seconds[0]
+    return found
+
+
+def _all_bytes(program: Any) -> int:
+    """What a program needs beside its arguments; what it captures comes out as outputs."""
+    analysis = program.memory_analysis()
+    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+
+
+def _deep(config: Config) -> Deep:
+    """Instrument an MLP of thousands of layers, and one of ten, written as a scan over layers."""
+    compile_seconds, step_seconds, bytes_, profile = [], [], [], np.zeros(0)
+    for depth in (10, config.deep):
+        model = gf.models.MLP(depth=depth, width=64, outputs=10, scan=True)
+        x = jax.random.normal(jax.random.key(config.seed + 1), (32, 64))
+        params = jax.jit(model.init)(jax.random.key(config.seed), x)
+        loss = lambda p, x, model=model: jax.numpy.mean(jax.numpy.square(model.apply(p, x)))  # noqa: E731
+        started = time.perf_counter()
+        program = jax.jit(gf.value_grad_and_flow(loss)).lower(params, x).compile()
+        compile_seconds.append(time.perf_counter() - started)
+        program(params, x)
+        started = time.perf_counter()
+        _, _, flow = jax.block_until_ready(program(params, x))
+        step_seconds.append(time.perf_counter() - started)
+        plain = jax.jit(jax.value_and_grad(loss)).lower(params, x).compile()
+        bytes_.append([_temporary_bytes(p) for p in (plain, program)])
+        profile = max((np.asarray(flow[n].output_grad_rms) for n in flow.layers), key=np.size)
+    return Deep(
+        depths=np.array([10, config.deep]),
+        compile_seconds=np.array(compile_seconds),
+        step_seconds=np.array(step_seconds),
+        memory_bytes=np.array(bytes_, np.int64),
+        profile=profile,
+    )
+
+
+def claims(results: Results) -> list[Claim]:
+    """Hold ratios against the targets; at sizes other than the full ones only what does not depend on size."""
+    deep = results.deep.compile_seconds
+    out = [
+        check.between(
+            f"instrumenting {int(results.deep.depths[1]):,} layers written as a scan compiles no longer than 10",
+            "design",
+            0.0,
+            1.5,
+            float(deep[1] / deep[0]),
+        ),
+        check.between(
+            "every layer of the deep scan has its own row",
+            "design",
+            int(results.deep.depths[1]) - 1,
+            int(results.deep.depths[1]),
+            results.deep.profile.size,
+        ),
+    ]
+    if results.shrink != 1:
+        return out
+    for k, name in enumerate(results.cases):
+        ratio = float(np.median(results.time_ratio[k]))
+        memory = results.memory_bytes[k]
+        compiling = results.compile_seconds[k]
+        out += [
+            check.between(f"{name}: step time, ratio", "target", 0.0, bands.TIME_TARGETS[str(name)], ratio),
+            check.between(
+                f"{name}: temporary memory, ratio", "target", 0.0, bands.MEMORY_TARGET, memory[1] / memory[0]
+            ),
+            check.between(
+                f"{name}: compile time, ratio", "target", 0.0, bands.COMPILE_TARGET, compiling[1] / compiling[0]
+            ),
+        ]
+    return out
+
+
+def files(results: Results) -> dict[str, str]:
+    """Write the table that BUILD_NOTES quotes."""
+    lines = [
+        "| network | time (10-90 %) | dL/doutput alone | plain step | memory | compilation | Flax | PyTorch hooks |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for k, name in enumerate(map(str, results.cases)):
+        ratio, memory = results.time_ratio[k], results.memory_bytes[k]
+        low, middle, high = np.percentile(ratio, [10, 50, 90])
+        compiling = results.compile_seconds[k]
+        tools = (results.flax, results.torch)
+        others = [f"{np.median(ratios[name]):.2f}" if name in ratios else "" for ratios in tools]
+        lines.append(
+            f"| {name} | {middle:.3f} ({low:.3f}-{high:.3f}) | {np.median(results.time_ratio_alone[k]):.3f} | "
+            f"{1e3 * np.median(results.seconds[k, 0]):.1f} ms | "
+            f"{memory[1] / memory[0]:.3f} | {compiling[1] / compiling[0]:.1f} | {' | '.join(others)} |"
+        )
+    deep = results.deep.memory_bytes[1]
+    lines.append(
+        f"\n{int(results.deep.depths[1]):,} layers of 64 as a scan: "
+        f"compiled in {results.deep.compile_seconds[1]:.2f} s "
+        f"(10 layers: {results.deep.compile_seconds[0]:.2f} s), step {results.deep.step_seconds[1]:.2f} s, "
+        f"temporary memory {deep[1] / 2**20:.0f} MiB (plain {deep[0] / 2**20:.0f} MiB)."
+    )
+    return {"table.md": "\n".join(lines) + "\n"}
+
+
+EXPERIMENT = Experiment(
+    name="overhead",
+    head=package.__doc__ or "",
+    presets=PRESETS,
+    run=run,
+    claims=claims,
+    figures=figures.draw,
+    files=files,
+)

@@ -1,0 +1,164 @@
+"""The tasks of `recurrent`: adding, as first posed and as posed today, copy memory, and images read as sequences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+import gradflow as gf
+from experiments.framework.images import load
+from experiments.recurrent import training
+from experiments.recurrent.training import Problem, Setup, Trained
+from gradflow.data import Batch
+from gradflow.data.sequences import Adding, AddingOriginal, CopyMemory, Task
+
+HELD_OUT = 1000
+BASELINE_SAMPLES = 100_000
+
+
+class Training(NamedTuple):
+    """How networks are trained on a task.
+
+    Attributes:
+        hidden: units.
+        batch: sequences a step.
+        updates: training steps.
+        every: of them between two records.
+        seed: of everything.
+    """
+
+    hidden: int
+    batch: int
+    updates: int
+    every: int
+    seed: int
+
+
+READINGS = ("rows", "pixels", "permuted pixels")
+
+
+@dataclasses.dataclass(frozen=True)
+class Baselines:
+    """What ignoring the sequence costs: error of predicting 1 in adding, nats a step of copy memory by pause."""
+
+    adding: Float[np.ndarray, ""]
+    pauses: Int[np.ndarray, " pauses"]
+    copy: Float[np.ndarray, " pauses"]
+
+
+def adding(length: int, arms: Sequence[str], options: Training) -> Trained:
+    """Train on the adding problem.
+
+    Args:
+        length: T.
+        arms: names of networks.
+        options: of training.
+    """
+    return _drawn("adding", Adding(length), length, arms, options)
+
+
+def original(length: int, arms: Sequence[str], options: Training) -> Trained:
+    """Train on the adding problem as Hochreiter & Schmidhuber posed it.
+
+    Args:
+        length: least length of a sequence.
+        arms: names of networks.
+        options: of training.
+    """
+    task = AddingOriginal(length)
+    return _drawn("original", task, task.longest, arms, options)
+
+
+def copy(pause: int, arms: Sequence[str], options: Training) -> Trained:
+    """Train on copy memory.
+
+    Args:
+        pause: T.
+        arms: names of networks.
+        options: of training.
+    """
+    return _drawn("copy", CopyMemory(pause), pause + 20, arms, options)
+
+
+def images(name: str, reading: str, arms: Sequence[str], options: Training) -> Trained:
+    """Train on images, one row or one pixel a step.
+
+    Args:
+        name: of the data set.
+        reading: one of `READINGS`.
+        arms: names of networks.
+        options: of training.
+    """
+    data = load(name)
+    order = jax.random.key(options.seed)
+
+    def read(split: gf.data.Split) -> Batch:
+        scaled = jnp.asarray(data.normalize(split.images))
+        sequences = {
+            "rows": gf.data.sequences.rows,
+            "pixels": gf.data.sequences.pixels,
+            "permuted pixels": lambda x: gf.data.sequences.permuted_pixels(x, order),
+        }[reading](scaled)
+        return Batch(sequences, jnp.asarray(split.labels))
+
+    train = read(data.train)
+    source = gf.data.on_device(train.inputs, train.targets, options.batch)
+    held_out = jax.tree.map(lambda x: x[:HELD_OUT], read(data.test))
+    classes = len(data.class_names)
+    setup = Setup(reading, train.inputs.shape[1], classes, False, False, options.hidden, options.updates, options.every)
+    return training.measure(arms, setup, Problem(source, held_out), options.seed)
+
+
+def baselines(pauses: Sequence[int], seed: int) -> Baselines:
+    """Measure what ignoring the sequence costs, on sequences drawn.
+
+    Args:
+        pauses: of copy memory.
+        seed: of the sequences.
+    """
+    adding_key, copy_key = jax.random.split(jax.random.key(seed))
+
+    @jax.jit
+    def measured() -> tuple[Array, list[Array]]:
+        sums = Adding(2).sample(adding_key, BASELINE_SAMPLES).targets
+        return jnp.mean(jnp.square(sums - 1)), [memoryless(CopyMemory(pause), copy_key) for pause in pauses]
+
+    error, nats = measured()
+    return Baselines(
+        adding=np.asarray(error),
+        pauses=np.array(pauses),
+        copy=np.array(nats),
+    )
+
+
+def memoryless(task: CopyMemory, key: PRNGKeyArray) -> Float[Array, ""]:
+    """Cross-entropy a step, in nats, of what knows the clock alone: blanks, then all symbols equally.
+
+    Args:
+        task: copy memory.
+        key: randomness of the sequences.
+    """
+    targets = task.sample(key, 100).targets
+    symbol = jnp.where(jnp.arange(task.outputs) < 8, jnp.log(1 / 8), -jnp.inf)
+    blank = jnp.where(jnp.arange(task.outputs) == 8, 0.0, -jnp.inf)
+    steps = jnp.arange(task.pause + 20)
+    log_p = jnp.where((steps >= task.pause + 10)[:, None], symbol, blank)
+    return -jnp.mean(log_p[steps, targets])
+
+
+def _drawn(name: str, task: Task, steps: int, arms: Sequence[str], options: Training) -> Trained:
+    source = gf.data.generate(task, options.batch)
+    held_out = task.sample(jax.random.fold_in(jax.random.key(options.seed), 1), HELD_OUT)
+    every_step = isinstance(task, CopyMemory)
+    setup = Setup(
+        name, steps, task.outputs, not every_step, every_step, options.hidden, options.updates,
+        options.every,
+    )  # fmt: skip
+    found = training.measure(arms, setup, Problem(source, held_out), options.seed)
+    return dataclasses.replace(found, baseline=task.baseline())

@@ -1,0 +1,129 @@
+"""Run and claims of `speed`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import experiments.speed as package
+from experiments.framework import claims as check
+from experiments.framework.claims import Claim
+from experiments.framework.progress import track
+from experiments.framework.runner import Experiment
+from experiments.framework.timing import interleaved, torch_installed
+from experiments.speed import bands, cases, figures, grid
+from experiments.speed.results import Results, Seconds, ratios
+from experiments.speed.settings import PRESETS, Config
+
+GRID_SIDE = 8  # seeds, and learning rates, of the many runs
+
+
+def run(config: Config) -> Results:
+    """Time every network.
+
+    Args:
+        config: settings.
+    """
+    networks = {}
+    for name in track(list(bands.TARGETS), "network"):
+        size = cases.sizes(name, config.shrink)
+        sides = {
+            "gradflow": cases.step(cases.ours(name, size), size),
+            "flax": cases.step(cases.stock(name, size), size),
+        }
+        if torch_installed():
+            from experiments.speed import pytorch
+
+            sides["torch"] = pytorch.step(name, size)
+        seconds = interleaved(list(sides.values()), config.rounds, config.seconds)
+        networks[name] = dict(zip(sides, seconds, strict=True))
+    steps, side = max(2, 100 // config.shrink**2), max(2, GRID_SIDE // config.shrink)
+    convolutions, (forms, cold) = _scanned(config), grid.grid(min(config.rounds, 5), steps, side)
+    compilation = {} if config.shrink > 1 else grid.compilation(min(config.rounds, 5))
+    return Results(config.shrink, networks, convolutions, forms, cold, compilation)
+
+
+def _scanned(config: Config) -> Seconds:
+    size = cases.sizes("convolutions", config.shrink)
+    build = {"gradflow": cases.ours, "flax": cases.stock}
+    sides = {
+        f"{side}, {form}": cases.step(network("convolutions", size, scan=form == "scanned"), size)
+        for side, network in build.items()
+        for form in ("unrolled", "scanned")
+    }
+    seconds = interleaved(list(sides.values()), config.rounds, config.seconds)
+    return dict(zip(sides, seconds, strict=True))
+
+
+def claims(results: Results) -> list[Claim]:
+    """Hold the ratios against the targets, at full size only.
+
+    Args:
+        results: from `run`.
+
+    Returns:
+        One claim a target.
+    """
+    if results.shrink != 1:
+        every = [*results.networks.values(), results.convolutions, results.grid]
+        smallest = min(float(seconds.min()) for sides in every for seconds in sides.values())
+        return [check.above("every side of every network has run (seconds a step)", "design", 0.0, smallest)]
+    found = []
+    if "torch" in results.networks["lstm"]:
+        for name, target in bands.TARGETS.items():
+            ratio = np.median(ratios(results.networks[name], "torch")["gradflow"])
+            found.append(check.between(f"{name}: step time over PyTorch's", "target", 0.0, target, ratio))
+    scanned = np.median(ratios(results.convolutions, "gradflow, unrolled")["gradflow, scanned"])
+    found.append(check.between("convolutions: scanned over unrolled", "target", 0.0, bands.SCAN_TARGET, scanned))
+    cold = results.cold["run by run"] / results.cold["one program"]
+    found.append(
+        check.above(
+            "8 x 8 runs: one after the other over one program, both compiled", "target", bands.GRID_TARGET, cold
+        )
+    )
+    few, many = (np.median(results.compilation[depth]) for depth in grid.DEPTHS)
+    title = "scanned MLP: compilation of 10,000 layers over that of 10"
+    found.append(check.between(title, "target", 0.0, bands.COMPILE_TARGET, many / few))
+    return found
+
+
+def files(results: Results) -> dict[str, str]:
+    """Write the table that BUILD_NOTES quotes.
+
+    Args:
+        results: from `run`.
+
+    Returns:
+        File name to text.
+    """
+    lines = [
+        "| network | gradflow | over PyTorch | target | over stock Flax | Flax over PyTorch |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, target in bands.TARGETS.items():
+        sides = results.networks[name]
+        torch = ratios(sides, "torch") if "torch" in sides else {}
+        cells = [
+            f"{1e3 * np.median(sides['gradflow']):.1f} ms",
+            _spread(torch["gradflow"]) if torch else "",
+            f"{target:g}",
+            _spread(ratios(sides, "flax")["gradflow"]),
+            _spread(torch["flax"]) if torch else "",
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for side in ("gradflow", "flax"):
+        ratio = ratios(results.convolutions, f"{side}, unrolled")[f"{side}, scanned"]
+        lines.append(f"\nConvolutions, scanned over unrolled, {side}: {_spread(ratio)}.")
+    for form in ("program a run", "step by step"):
+        ratio = results.grid[form] / results.grid["one program"]
+        lines.append(f"\n8 x 8 small runs, {form} over one program, compiled before: {_spread(ratio)}.")
+    cold = results.cold["run by run"] / results.cold["one program"]
+    lines.append(f"\n8 x 8 small runs, one after the other over one program, compilation included: {cold:.1f}.")
+    return {"table.md": "\n".join(lines) + "\n"}
+
+
+def _spread(ratio: np.ndarray) -> str:
+    low, middle, high = np.percentile(ratio, [10, 50, 90])
+    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
+
+
+EXPERIMENT = Experiment("speed", package.__doc__ or "", PRESETS, run, claims, figures.draw, files)
