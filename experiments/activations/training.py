@@ -58,9 +58,9 @@ class Setup(NamedTuple):
             rate: learning rate, of the kick if there is one.
         """
         if self.kick is None:
-            return gf.training.remedied(optax.sgd(rate), clip_norm=self.clip)
+            return gf.training.with_clipping_and_decay(optax.sgd(rate), clip_norm=self.clip)
         schedule = optax.join_schedules([_constant(rate), _constant(self.calm_rate)], [self.kick])
-        return gf.training.remedied(optax.sgd(schedule), clip_norm=self.clip)
+        return gf.training.with_clipping_and_decay(optax.sgd(schedule), clip_norm=self.clip)
 
 
 @dataclasses.dataclass(frozen=True)

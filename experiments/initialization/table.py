@@ -79,7 +79,7 @@ def train(arm: Arm, data: gf.data.ImageDataset, *, width: int, steps: int, seed:
         state = gf.training.init(model, optimizer, key, held_out[0][0][:2])
 
         def error(state: gf.training.TrainState) -> jax.Array:
-            means = [gf.training.averages(gf.training.evaluate(loss, state, *split)) for split in held_out]
+            means = [gf.training.means(gf.training.evaluate(loss, state, *split)) for split in held_out]
             # A network that went non-finite is as good as a guess.
             return 1 - jnp.where(state.finite, jnp.stack([mean["accuracy"] for mean in means]), 0.1)
 

@@ -120,7 +120,7 @@ def train(
 
     @jax.jit
     def run(state: gf.training.TrainState, source: gf.data.OnDevice) -> Array:
-        return gf.training.averages(gf.training.run(step, state, source, steps)[1])["loss"]
+        return gf.training.means(gf.training.run(step, state, source, steps)[1])["loss"]
 
     return np.nan_to_num(np.asarray(run(state, source)), nan=np.log(10))
 

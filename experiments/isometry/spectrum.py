@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 import gradflow as gf
 from experiments.framework.progress import track
-from gradflow.theory.free_probability import Ensemble
+from gradflow.theory.mean_field.ensembles import Ensemble
 
 
 class Network(NamedTuple):

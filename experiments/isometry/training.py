@@ -64,7 +64,7 @@ def train(
             state = gf.training.start(params, optimizer, order_key)
             step = gf.training.make_step(loss, optimizer)
             _, metrics = gf.training.run(step, state, source, steps, data_key=order_key)
-            return gf.training.averages(metrics)["loss"]
+            return gf.training.means(metrics)["loss"]
 
         return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(starts, rates)
 

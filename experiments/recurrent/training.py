@@ -211,4 +211,4 @@ def _evaluate(loss: Any, state: training.TrainState, held_out: Batch) -> tuple[A
 
 
 def _optimizer(rate: float | Array, setup: Setup) -> optax.GradientTransformation:
-    return training.remedied(optax.adam(rate), clip_norm=setup.clip)
+    return training.with_clipping_and_decay(optax.adam(rate), clip_norm=setup.clip)

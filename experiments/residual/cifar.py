@@ -74,7 +74,7 @@ def train(
     """
     model = gf.models.ResNet(depth=depth, outputs=10, residual=residual, shortcut="A")
     loss = gf.training.classification(model)
-    optimizer = gf.training.remedied(optax.sgd(schedule(depth, steps), momentum=0.9), weight_decay=1e-4)
+    optimizer = gf.training.with_clipping_and_decay(optax.sgd(schedule(depth, steps), momentum=0.9), weight_decay=1e-4)
     normalization = data.normalization("pixel_mean")
     source = gf.data.on_device(
         data.train.images, data.train.labels, min(BATCH, len(data.train)), normalization=normalization,

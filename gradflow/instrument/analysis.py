@@ -166,9 +166,7 @@ class _Analysis:
         chosen = cut(here.origins[0], "cond")
         if not chosen.layers:
             return outs
-        return [
-            dataclasses.replace(o, layers=o.layers | chosen.layers, cuts=join((o, chosen)).cuts) for o in outs
-        ]
+        return [dataclasses.replace(o, layers=o.layers | chosen.layers, cuts=join((o, chosen)).cuts) for o in outs]
 
     def shard_map(self, here: Meeting) -> list[Origin]:
         specs = here.eqn.params["in_specs"]
@@ -195,7 +193,9 @@ class _Analysis:
             made = joined if joined.kind < Kind.MIXED else dataclasses.replace(joined, kind=Kind.DATA, signal=True)
             outs = [made] * len(eqn.outvars)
         stops = name == "while"
-        outs = [cut(o, name) if stops or not jaxprs.is_inexact(v) else o for o, v in zip(outs, eqn.outvars, strict=True)]
+        outs = [
+            cut(o, name) if stops or not jaxprs.is_inexact(v) else o for o, v in zip(outs, eqn.outvars, strict=True)
+        ]
         return whole_rule(here, self.record, outs, weights)
 
 

@@ -85,7 +85,9 @@ def _without_weight(here: Meeting, record: Recorder, *, activations: bool) -> in
 def _layer(here: Meeting, record: Recorder, weight: int) -> int:
     source = 1 - weight
     eqn, origin = here.eqn, here.origins[source]
-    site_pass = computed_in(eqn, here.index, weight, origin, here.frame, lambda k: record.known_bit((*here.place.path, k)))
+    site_pass = computed_in(
+        eqn, here.index, weight, origin, here.frame, lambda k: record.known_bit((*here.place.path, k))
+    )
     bit = record.add(
         eqn,
         here.path,

@@ -11,7 +11,7 @@ from gradflow.instrument.flow import Leaf, Meta, Unseen
 from gradflow.instrument.layer_flow import Entry
 from gradflow.instrument.recorder import PLAIN_USES
 from gradflow.instrument.sinks import Pack, offsets
-from gradflow.instrument.sites import Findings, Path, Site
+from gradflow.instrument.sites import Findings, Site
 from gradflow.instrument.tap import TapSpec
 
 _ALONE = "meets no data: a penalty, the weight of a term, or a loss of parameters alone"

@@ -142,9 +142,7 @@ class Interpreter:
             ahead |= self._behind(k, eqn, env, sinks)
         return ahead
 
-    def _before(
-        self, k: int, eqn: core.JaxprEqn, inputs: dict[Any, Any], env: dict[Any, Any], sinks: Arrays
-    ) -> Arrays:
+    def _before(self, k: int, eqn: core.JaxprEqn, inputs: dict[Any, Any], env: dict[Any, Any], sinks: Arrays) -> Arrays:
         """Tap what enters the equation."""
         site, spec = self.sites[k], self.specs[k]
         if site.entering:

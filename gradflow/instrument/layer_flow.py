@@ -150,7 +150,7 @@ class LayerFlow:
 
     @property
     def role(self) -> str:
-        """"read-out" for an embedding's second use, "recurrent" for a weight that reads a scan's carry, else ""."""
+        """ "read-out" for an embedding's second use, "recurrent" for a weight that reads a scan's carry, else ""."""
         return self._entry.role
 
     @property

@@ -267,7 +267,9 @@ def _meeting(eqn: core.JaxprEqn, origins: Sequence[Origin], joined: Origin) -> O
         if o.is_weight and not o.spread and len(shape) >= 2 and shape_of(atom) == shape
     ]
     others = [
-        (o, atom) for o, atom in zip(origins, eqn.invars, strict=True) if o.kind == Kind.DATA and not _is_number(o, atom)
+        (o, atom)
+        for o, atom in zip(origins, eqn.invars, strict=True)
+        if o.kind == Kind.DATA and not _is_number(o, atom)
     ]
     if not weights or any(_is_signal(o, shape_of(atom), shape) for o, atom in others):
         return dataclasses.replace(joined, kind=Kind.DATA, leaves=_NO_LEAVES)

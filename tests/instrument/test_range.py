@@ -330,7 +330,6 @@ def test_numbers_are_formed_alike_on_the_host_and_traced():
 @pytest.mark.parametrize("value", [0.0, 1e-30, 2e-38, 1.0, 1e30, 3e38])
 def test_constants_known_at_compile_time(value):
     """XLA computes with constants beforehand and rewrites products of them: the rms must survive that."""
-
     layout = gs.Layout(frozenset({"output_rms", "similarity"}))
 
     @jax.jit
@@ -341,6 +340,4 @@ def test_constants_known_at_compile_time(value):
     sums, columns = numbers()
     np.testing.assert_allclose(gs.root_mean_square(list(sums), 24.0), value, rtol=1e-3)
     start = layout.forward.index("output_low")
-    np.testing.assert_allclose(
-        gs.root_mean_square(list(columns[start : start + 3]), 24.0), value, rtol=1e-3
-    )
+    np.testing.assert_allclose(gs.root_mean_square(list(columns[start : start + 3]), 24.0), value, rtol=1e-3)

@@ -115,9 +115,7 @@ def test_behind_a_cut_inside_shard_map(check):
         def local(p, x):
             return lax.pmean(jnp.mean((lax.stop_gradient(jnp.tanh(x @ p["a"])) @ p["b"]) ** 2), "data")
 
-        return jax.shard_map(
-            local, mesh=mesh, in_specs=(spec(), spec("data")), out_specs=spec(), check_vma=check
-        )(p, x)
+        return jax.shard_map(local, mesh=mesh, in_specs=(spec(), spec("data")), out_specs=spec(), check_vma=check)(p, x)
 
     flow = jax.jit(gf.value_grad_and_flow(sharded))(PARAMS, x)[2]
     y = np.asarray(x @ PARAMS["a"])

@@ -192,9 +192,7 @@ class TestPositions:
         grad = jax.grad(lambda r: loss({**self.PARAMS, "position": r}, x, lambda t: t))(self.PARAMS["position"][:5])
         for flow in flows:
             np.testing.assert_allclose(flow["position"].output_grad_rms, oracles.rms(grad), rtol=1e-5)
-            np.testing.assert_allclose(
-                flow["position"].output_rms, oracles.rms(self.PARAMS["position"][:5]), rtol=1e-5
-            )
+            np.testing.assert_allclose(flow["position"].output_rms, oracles.rms(self.PARAMS["position"][:5]), rtol=1e-5)
 
 
 class TestUnseen:
