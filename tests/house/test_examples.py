@@ -1,4 +1,4 @@
-"""Every example in a docstring, and the Python blocks of README, run as they stand."""
+"""Every example in a docstring, and the Python blocks of README and docs, run as they stand."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import importlib
 import re
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import pytest
 
-import gradflow as gf
+from tests.house import documents
 
 ROOT = Path(__file__).parents[2]
 MODULES = [
@@ -27,7 +25,7 @@ def test_docstring_examples(name):
 
 
 BAR = "[▏▎▍▌▋▊▉█]+"
-NUMBER = r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(%?)"
+NUMBER = r"([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(%?)"
 
 
 def assert_same_cell(got: str, want: str) -> None:
@@ -46,19 +44,33 @@ def assert_same_cell(got: str, want: str) -> None:
     assert abs(float(a) - float(b)) <= max(1.001 * last, 0.02 * abs(float(b))), (got, want)
 
 
-def test_readme_examples(capsys):
-    """The model and the loss of the table come after their use in the text, so they run first."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    model = next(k for k, block in enumerate(blocks) if "def loss_fn" in block)
-    scope = {"jax": jax, "jnp": jnp, "gf": gf}
-    for block in (blocks.pop(model), *blocks):
-        exec(block, scope)
-    printed = capsys.readouterr().out.splitlines()
-    tables = "".join(re.findall(r"```\n((?:layer|predicted:) .*?)```", text, re.DOTALL))
-    for line, want in zip(printed, tables.splitlines(), strict=True):
-        for cells in zip(line.split(), want.split(), strict=True):
-            assert_same_cell(*cells)
+@pytest.mark.parametrize("page", documents.PAGES, ids=lambda page: page.name)
+def test_examples_of_a_page(page, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    for block, printed in documents.run(page.read_text(encoding="utf-8")):
+        for line, want in zip(printed.splitlines(), block[2].splitlines(), strict=True):
+            for cells in zip(line.split(), want.split(), strict=True):
+                assert_same_cell(*cells)
+
+
+def test_every_page_is_listed():
+    """README leads to the index, the index to all pages."""
+    docs = ROOT / "docs"
+    assert "(docs/index.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    index = (docs / "index.md").read_text(encoding="utf-8")
+    for page in docs.glob("*.md"):
+        assert page.name == "index.md" or f"({page.name})" in index, page.name
+
+
+@pytest.mark.parametrize("page", [*documents.PAGES, *sorted(ROOT.glob("C*.md")), ROOT / "BUILD_NOTES.md"], ids=str)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name, most", [("README.md", 150), ("BUILD_NOTES.md", 200)])
+def test_what_has_to_stay_short(name, most):
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= most
 
 
 @pytest.mark.parametrize("got, want", [("5.91e-01", "5.65e-01"), ("3%", "0%"), ("Dense_1", "Dense_2"), ("█▊", "████")])
