@@ -33,7 +33,7 @@ def value_grad_and_flow(
     argnums: int | Sequence[int] = 0,
     has_aux: bool = False,
     *,
-    select: naming.Select = None,
+    select: Select = None,
     statistics: Iterable[str] | str | None = None,
     activations: bool = False,
     data_gradients: bool = True,
