@@ -22,27 +22,33 @@ class Column(NamedTuple):
     """One column of the table.
 
     Attributes:
-        title: its heading.
+        title, short: its heading, and that for a narrow terminal.
         field: of `LayerFlow`.
         form: how a number is written.
         rank: the columns with the highest ranks are left out first where the terminal is narrow.
     """
 
     title: str
+    short: str
     field: str
     form: str
     rank: int
 
+    @property
+    def compact(self) -> Column:
+        """The column for a narrow terminal: a short heading, one digit less."""
+        return self._replace(title=self.short, form=self.form.replace(".2e", ".1e"))
+
 
 COLUMNS = (
-    Column("output", "output_rms", _RMS, 1),
-    Column("mean", "output_mean", _MEAN, 6),
-    Column("dL/doutput", "output_grad_rms", _RMS, 0),
-    Column("dL/dweight", "weight_grad_rms", _RMS, 4),
-    Column("zero", "zero_grad_fraction", _PERCENT, 3),
-    Column("dead", "dead_fraction", _PERCENT, 2),
-    Column("underflow", "underflow_fraction", _PERCENT, 5),
-    Column("alike", "similarity", _COSINE, 7),
+    Column("output", "output", "output_rms", _RMS, 1),
+    Column("mean", "mean", "output_mean", _MEAN, 6),
+    Column("dL/doutput", "dL/dout", "output_grad_rms", _RMS, 0),
+    Column("dL/dweight", "dL/dw", "weight_grad_rms", _RMS, 4),
+    Column("zero", "zero", "zero_grad_fraction", _PERCENT, 3),
+    Column("dead", "dead", "dead_fraction", _PERCENT, 2),
+    Column("underflow", "underfl.", "underflow_fraction", _PERCENT, 5),
+    Column("alike", "alike", "similarity", _COSINE, 7),
 )
 
 
@@ -78,7 +84,7 @@ class Cell:
                 return name if self.count == 1 else f"{name} {bad}/{self.count}"
         if form == _PERCENT:
             return _percent(self.number)
-        if self.number == 0 and form in (_RMS, _MEAN):
+        if self.number == 0 and form.endswith("e}"):
             return "0"
         written = form.format(self.number)
         return written.lstrip("-") if float(written) == 0 else written

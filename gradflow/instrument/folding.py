@@ -42,7 +42,7 @@ class Fold:
             ends = dict.fromkeys(Cell(n, 1).text(form) for n in (numbers[0], numbers[-1]))
             parts.append(f"{title} {' … '.join(ends)}")
         for word, count in (
-            ("NaN or Inf", sum(r.is_nonfinite for r in self.rows)),
+            ("with NaN or Inf", sum(r.is_nonfinite for r in self.rows)),
             ("not reached or not run", sum(r.is_unreached for r in self.rows)),
         ):
             if count:

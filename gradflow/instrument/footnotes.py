@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradflow.instrument.cells import COLUMNS, NOT_KNOWN
 from gradflow.instrument.recorder import ELEMENTWISE_USE
 from gradflow.instrument.table_rows import Row
 
@@ -61,17 +62,23 @@ def _empty(flow: Flow) -> str:
 
 
 def _half(rows: Sequence[Row]) -> str:
-    """Say what zeros of float16 may be, and what to do about them."""
-    flushing = [row for row in rows if row.layer.flushes and "zero_grad_fraction" in row.cells]
-    zeros = {row.layer.name: row.cells["zero_grad_fraction"].number for row in flushing}
+    """Say what zeros of float16 may be, what is not known, and what to do about it."""
+    flushing = [row for row in rows if row.layer.flushes]
+    unknown = [c.title for c in COLUMNS if any(_is_unknown(row, c.field) for row in flushing)]
+    zeros = {r.layer.name: r.cells["zero_grad_fraction"].number for r in flushing if "zero_grad_fraction" in r.cells}
     zeros = {name: zero for name, zero in zeros.items() if zero >= _MANY_ZEROS}
-    if not zeros:
-        return ""
-    name = max(zeros, key=zeros.__getitem__)
-    return (
-        f"float16: zeros are zero or flushed (up to {zeros[name]:.0%}, {name}); scale the loss, by 2^10 say, and look "
-        "again: zeros that stay are zeros"
-    )
+    parts = [f"{' and '.join(unknown)} not known"] if unknown else []
+    if zeros:
+        name = max(zeros, key=zeros.__getitem__)
+        parts.append(
+            f"zeros are zero or flushed (up to {zeros[name]:.0%}, {name}); scale the loss, by 2^10 say, and look again: "
+            "zeros that stay are zeros"
+        )
+    return f"float16: {'; '.join(parts)}" if parts else ""
+
+
+def _is_unknown(row: Row, field: str) -> bool:
+    return field in row.cells and row.cells[field].words == NOT_KNOWN
 
 
 def _no_row(flow: Flow) -> str:

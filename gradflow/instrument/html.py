@@ -93,9 +93,9 @@ def _line(line: Row | Fold, table: Table) -> str:
     return f'<tr style="background:transparent">{"".join(cells)}</tr>'
 
 
-def _bar(row: Row, scale: tuple[float, float]) -> str:
+def _bar(row: Row, scale: tuple[float, float] | None) -> str:
     cell = row.cells.get("output_grad_rms")
-    if cell is None or cell.words:
+    if cell is None or cell.words or scale is None:
         return ""
     if row.layer.lengths:
         return curve_svg(curve(row.layer, "output_grad_rms", _POINTS), scale)
@@ -113,6 +113,6 @@ def _svg(marks: str) -> str:
 
 
 def _scale_text(table: Table) -> str:
-    if all(c.field != "output_grad_rms" for c in table.columns):
+    if table.scale is None:
         return ""
     return f"dL/doutput, 1e{table.scale[0]:g} … 1e{table.scale[1]:g}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradflow.instrument.cells import Column, columns_of, curve
+from gradflow.instrument.cells import ABSENT, Column, columns_of, curve
 from gradflow.instrument.folding import Fold, choose
 from gradflow.instrument.footnotes import first_place, footnotes, names_and_more
 from gradflow.instrument.labels import shorten
@@ -39,14 +39,13 @@ class Table:
         columns: with something to show.
         lines: rows and folds.
         notes: the lines below.
-        scale: log10 of the ends of the bars.
-        omitted: columns left out.
+        scale: log10 of the ends of the bars; None where there are none.
     """
 
     columns: list[Column]
     lines: list[Row | Fold]
     notes: list[str]
-    scale: tuple[float, float]
+    scale: tuple[float, float] | None
 
     @property
     def signal(self) -> Column | None:
@@ -70,7 +69,7 @@ def make_table(flow: Flow, rows: int | None, sort: str) -> Table:
     lines = choose(everything, rows, began.name if began else "", forward=sort == "forward")
     grads = [r.cells["output_grad_rms"].number for r in everything if "output_grad_rms" in r.cells]
     positive = [math.log10(g) for g in grads if np.isfinite(g) and g > 0]
-    scale = (math.floor(min(positive)), math.ceil(max(positive))) if positive else (0, 0)
+    scale = (math.floor(min(positive)), math.ceil(max(positive))) if positive else None
     return Table(informative(columns_of(flow), everything), lines, footnotes(flow, everything, began), scale)
 
 
@@ -91,55 +90,83 @@ def _laid_out(table: Table, width: int, notes: list[str]) -> list[str]:
     """Return the lines of the table; what has no room in them goes to the notes."""
     rows = [line for line in table.lines if isinstance(line, Row)]
     columns, label_width = _fit(table, rows, width)
-    omitted = [c.title for c in table.columns if c not in columns]
-    labels = dict(zip(map(id, rows), shorten([row.label for row in rows], label_width), strict=True))
-    cells = [["", *(c.title for c in columns)], *(["", *texts(row, columns)] for row in rows)]
-    cells[0][0] = "layer"
-    for k, row in enumerate(rows):
-        cells[k + 1][0] = labels[id(row)]
-    widths = [max(len(line[k]) for line in cells) for k in range(len(cells[0]))]
+    labels = shorten([row.label for row in rows], label_width)
+    cells = [["layer", *(c.title for c in columns)]]
+    cells += [[label, *texts(row, columns)] for label, row in zip(labels, rows, strict=True)]
+    widths = _widths(cells)
     room = width - sum(widths) - 2 * len(widths)
     written = iter(cells[1:])
     out = [_joined(cells[0], widths, _scale_text(table, room))]
     unsaid: dict[str, list[str]] = {}
     for line in table.lines:
         if isinstance(line, Fold):
-            out.append(textwrap.shorten(f"  {table.fold_text(line)}", width - 2, placeholder=" …").join(("  ", "")))
-            continue
-        tail = _tail(line, table.scale, room)
-        if line.remark and not tail.endswith(line.remark):
-            unsaid.setdefault(line.remark, []).append(line.layer.name)
-        out.append(_joined(next(written), widths, tail))
-    for fold in (line for line in table.lines if isinstance(line, Fold)):
-        for row in fold.rows:
-            if row.remark:
+            out.append("  " + textwrap.shorten(table.fold_text(line), width - 2, placeholder=" …"))
+            tails = dict.fromkeys(line.rows, "")
+        else:
+            tails = {line: _tail(line, table.scale, room)}
+            out.append(_joined(next(written), widths, tails[line]))
+        for row, tail in tails.items():
+            if row.remark and not tail.endswith(row.remark):
                 unsaid.setdefault(row.remark, []).append(row.layer.name)
-    notes[1:1] = [f"{remark}: {names_and_more(names)}" for remark, names in unsaid.items()]
+    notes[:0] = [f"{remark}: {names_and_more(names)}" for remark, names in unsaid.items()]
+    omitted = [c.title for c in table.columns if all(c.field != shown.field for shown in columns)]
     if omitted:
-        notes.append(f"left out for want of room: {', '.join(omitted)} (width= gives more)")
+        notes.append(f"no room for: {', '.join(omitted)} (a larger width shows them)")
     return out
 
 
 def _fit(table: Table, rows: Sequence[Row], width: int) -> tuple[list[Column], int]:
-    """Return the columns for which there is room, and the room for labels: bars shrink first, then labels."""
-    longest = max((len(row.label) for row in rows), default=0)
-    columns = list(table.columns)
-    while True:
+    """Return the columns for which there is room, and the room for labels: bars shrink first, then digits and labels."""
+    longest = max([len("layer"), *(len(row.label) for row in rows)])
+
+    def room(columns: list[Column]) -> int:
         lines = [[c.title for c in columns], *(texts(row, columns) for row in rows)]
-        taken = sum(max(len(line[k]) for line in lines) + 2 for k in range(len(columns)))
-        room = width - taken
-        if room >= min(longest, _LABEL) or len(columns) < 2:
-            return columns, max(1, min(max(longest, len("layer")), room))
+        return width - sum(_widths(lines)) - 2 * len(columns)
+
+    if room(table.columns) >= longest + _SMALLEST_BAR + 2:
+        return table.columns, longest
+    columns = [c.compact for c in table.columns]
+    while len(columns) > 1 and room(columns) < min(longest, _LABEL):
         columns.remove(max(columns, key=lambda c: c.rank))
+    return columns, min(longest, room(columns))
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    """Return the width of each column; words reach over the empty cells to their right."""
+    widths = [0] * len(lines[0])
+    spans = []
+    for line in lines:
+        for k, text in enumerate(line):
+            reach = _reach(line, k)
+            if reach == 1:
+                widths[k] = max(widths[k], len(text))
+            else:
+                spans.append((k, reach, len(text)))
+    for k, reach, length in spans:
+        widths[k] += max(0, length - sum(widths[k : k + reach]) - 2 * (reach - 1))
+    return widths
+
+
+def _reach(line: Sequence[str], k: int) -> int:
+    """Return over how many columns a cell reaches."""
+    if line[k] not in ("not reached", "not run"):
+        return 1
+    rest = line[k + 1 :]
+    return 1 + next((n for n, text in enumerate(rest) if text != ABSENT), len(rest))
 
 
 def _joined(cells: Sequence[str], widths: Sequence[int], tail: str) -> str:
-    padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
-    return "  ".join([*padded, tail]).rstrip()
+    out, k = [cells[0].ljust(widths[0])], 1
+    while k < len(cells):
+        reach = _reach(cells, k)
+        over = sum(widths[k : k + reach]) + 2 * (reach - 1)
+        out.append(cells[k].ljust(over) if reach > 1 else cells[k].rjust(over))
+        k += reach
+    return "  ".join([*out, tail]).rstrip()
 
 
 def _scale_text(table: Table, room: int) -> str:
-    if "output_grad_rms" not in {c.field for c in table.columns}:
+    if table.scale is None:
         return ""
     low, high = table.scale
     for text in (f"dL/doutput, 10^{low} … 10^{high}", f"10^{low} … 10^{high}", f"1e{low}…1e{high}"):
@@ -148,7 +175,7 @@ def _scale_text(table: Table, room: int) -> str:
     return ""
 
 
-def _tail(row: Row, scale: tuple[float, float], room: int) -> str:
+def _tail(row: Row, scale: tuple[float, float] | None, room: int) -> str:
     """Return the bar of a row and, as far as there is room, its remark."""
     size = min(_BAR, room)
     bar = _bar(row, scale, size) if size >= _SMALLEST_BAR else ""
@@ -158,9 +185,9 @@ def _tail(row: Row, scale: tuple[float, float], room: int) -> str:
     return both if len(both) <= room else bar
 
 
-def _bar(row: Row, scale: tuple[float, float], size: int) -> str:
+def _bar(row: Row, scale: tuple[float, float] | None, size: int) -> str:
     cell = row.cells.get("output_grad_rms")
-    if cell is None or cell.words:
+    if cell is None or cell.words or scale is None:
         return ""
     if row.layer.lengths:
         return "".join(_glyph(number, scale) for number in curve(row.layer, "output_grad_rms", size))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SIGNALS = ("output_grad_rms", "weight_grad_rms", "output_rms")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Row:
     """One row.
 
@@ -55,7 +55,7 @@ def rows_of(flow: Flow) -> list[Row]:
 
 
 def informative(columns: list[Column], rows: list[Row]) -> list[Column]:
-    """Leave out columns without any number or word, means that are small beside the rms, and underflow of nothing."""
+    """Leave out columns that say nothing: without a number, means small beside the rms, no underflow at all."""
     out = []
     for column in columns:
         cells = [row.cells[column.field] for row in rows]
@@ -65,7 +65,7 @@ def informative(columns: list[Column], rows: list[Row]) -> list[Column]:
         elif column.field == "underflow_fraction":
             keep = any(c.is_nonfinite or c.number > 0 for c in shown)
         else:
-            keep = bool(shown)
+            keep = any(c.words != NOT_KNOWN for c in shown)
         if keep:
             out.append(column)
     return out
@@ -112,7 +112,7 @@ def _remark(flow: Flow, layer: LayerFlow, cells: Mapping[str, Cell]) -> str:
     """Say why numbers are missing, and what a 0 may mean."""
     asked = [f for f in BACKWARD_FIELDS if f in flow.statistics]
     ran, reached = np.asarray(layer.calls) > 0, np.asarray(layer.backward_calls) > 0
-    notes = []
+    notes = ["reverse scan"] if layer.reverse and layer.reverse[-1] else []
     if 0 < ran.sum() < ran.size:
         notes.append(f"ran in {ran.sum()}/{ran.size} steps")
     if not asked or not ran.any():
