@@ -71,8 +71,8 @@ def _half(rows: Sequence[Row]) -> str:
     if zeros:
         name = max(zeros, key=zeros.__getitem__)
         parts.append(
-            f"zeros are zero or flushed (up to {zeros[name]:.0%}, {name}); scale the loss, by 2^10 say, and look again: "
-            "zeros that stay are zeros"
+            f"zeros are zero or flushed (up to {zeros[name]:.0%}, {name}); scale the loss, by 2^10 say, and look "
+            "again: zeros that stay are zeros"
         )
     return f"float16: {'; '.join(parts)}" if parts else ""
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
 
 from gradflow.instrument.cells import curve
 from gradflow.instrument.folding import Fold
@@ -28,6 +31,46 @@ def flow_html(flow: Flow) -> str:
     scale = _scale_text(table)
     body = [_line(line, table) for line in table.lines]
     return table_html([*header, scale] if table.lines else [], body, table.notes, repr(flow))
+
+
+def history_html(title: str, layers: Sequence[str], values: Mapping[str, Float[np.ndarray, "layers records"]]) -> str:
+    """Return the table of statistics over training: a curve, the first and the last value of each.
+
+    Args:
+        title: the line above.
+        layers: label of each row.
+        values: statistic -> array layer x record; NaN is drawn as a gap.
+    """
+    scales = {name: _log_range(array) for name, array in values.items()}
+    order = list(range(len(layers)))
+    hidden = 0
+    if len(layers) > MOST_ROWS:
+        half, hidden = MOST_ROWS // 2, len(layers) - MOST_ROWS
+        order = [*range(half), *range(len(layers) - half, len(layers))]
+    lines = []
+    for row in order:
+        cells = [cell_html(layers[row], left=True)]
+        for name, array in values.items():
+            points = _points(array[row])
+            ends = dict.fromkeys(f"{v:.1e}" for v in (array[row][:1].tolist() + array[row][-1:].tolist()))
+            cells.append(f'<td style="{_LEFT}">{curve_svg(points, scales[name])}</td>')
+            cells.append(cell_html(" … ".join(ends), bad=bool(np.isinf(array[row]).any())))
+        lines.append(f'<tr style="background:transparent">{"".join(cells)}</tr>')
+    header = ["layer", *(heading for name in values for heading in (name, "first … last"))]
+    notes = ["gaps: NaN, or no number"] if any(np.isnan(array).any() for array in values.values()) else []
+    notes += [f"{hidden} rows in the middle are not shown"] if hidden else []
+    return table_html(header, lines, notes, title)
+
+
+def _points(values: Float[np.ndarray, " records"]) -> list[float | None]:
+    """Return at most as many values as a curve can show, means of neighbours; a NaN among them makes a gap."""
+    chunks = np.array_split(values, min(_POINTS, len(values))) if len(values) else []
+    return [None if np.isnan(chunk).any() else float(chunk.mean()) for chunk in chunks]
+
+
+def _log_range(values: Float[np.ndarray, "layers records"]) -> tuple[float, float]:
+    positive = values[np.isfinite(values) & (values > 0)]
+    return (math.log10(positive.min()), math.log10(positive.max())) if positive.size else (0.0, 0.0)
 
 
 def table_html(header: Sequence[str], lines: Sequence[str], notes: Sequence[str], title: str) -> str:
@@ -58,7 +101,7 @@ def cell_html(text: str, *, left: bool = False, bad: bool = False) -> str:
 
 
 def curve_svg(values: Sequence[float | None], scale: tuple[float, float]) -> str:
-    """Draw a curve of columns: absent values are gaps, zeros a line at the bottom, NaN and Inf red.
+    """Draw a curve of columns: absent values are gaps, what is not positive a line at the bottom, NaN and Inf red.
 
     Args:
         values: of each point; None where there is none.

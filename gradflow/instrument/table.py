@@ -116,7 +116,7 @@ def _laid_out(table: Table, width: int, notes: list[str]) -> list[str]:
 
 
 def _fit(table: Table, rows: Sequence[Row], width: int) -> tuple[list[Column], int]:
-    """Return the columns for which there is room, and the room for labels: bars shrink first, then digits and labels."""
+    """Return the columns for which there is room, and the room for labels: bars shrink first, then digits, labels."""
     longest = max([len("layer"), *(len(row.label) for row in rows)])
 
     def room(columns: list[Column]) -> int:
