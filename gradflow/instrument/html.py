@@ -138,11 +138,11 @@ def _line(line: Row | Fold, table: Table) -> str:
 
 def _bar(row: Row, scale: tuple[float, float] | None) -> str:
     cell = row.cells.get("output_grad_rms")
-    if cell is None or cell.words or scale is None:
+    if cell is None or cell.words:
         return ""
     if row.layer.lengths:
-        return curve_svg(curve(row.layer, "output_grad_rms", _POINTS), scale)
-    if cell.is_nonfinite or cell.number == 0:
+        return curve_svg(curve(row.layer, "output_grad_rms", _POINTS), scale or (0.0, 0.0))
+    if scale is None or cell.is_nonfinite or cell.number == 0:
         return ""
     long = height(cell.number, scale) * _BAR_WIDTH
     return _svg(f'<rect x="0" y="2" width="{long:.1f}" height="{_BAR_HEIGHT - 4}" fill="{_BLUE}"/>')

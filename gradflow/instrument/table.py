@@ -187,22 +187,22 @@ def _tail(row: Row, scale: tuple[float, float] | None, room: int) -> str:
 
 def _bar(row: Row, scale: tuple[float, float] | None, size: int) -> str:
     cell = row.cells.get("output_grad_rms")
-    if cell is None or cell.words or scale is None:
+    if cell is None or cell.words:
         return ""
     if row.layer.lengths:
         return "".join(_glyph(number, scale) for number in curve(row.layer, "output_grad_rms", size))
-    if cell.is_nonfinite or cell.number == 0:
+    if scale is None or cell.is_nonfinite or cell.number == 0:
         return ""
     full, rest = divmod(round(height(cell.number, scale) * size * 8), 8)
     return "█" * full + (_EIGHTHS[rest] if rest else "")
 
 
-def _glyph(number: float | None, scale: tuple[float, float]) -> str:
+def _glyph(number: float | None, scale: tuple[float, float] | None) -> str:
     if number is None:
         return _ABSENT
     if not np.isfinite(number):
         return _NONFINITE
-    return _ZERO if number == 0 else _LEVELS[round(height(number, scale) * (len(_LEVELS) - 1))]
+    return _ZERO if number == 0 or scale is None else _LEVELS[round(height(number, scale) * (len(_LEVELS) - 1))]
 
 
 def height(number: float, scale: tuple[float, float]) -> float:

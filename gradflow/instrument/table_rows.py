@@ -86,14 +86,14 @@ def texts(row: Row, columns: list[Column]) -> list[str]:
     return out
 
 
-def _row(flow: Flow, layer: LayerFlow, siblings: set[tuple[object, ...]]) -> Row:
+def _row(flow: Flow, layer: LayerFlow, siblings: set[tuple[int | None, ...]]) -> Row:
     fields = [c.field for c in columns_of(flow)]
     cells = {field: summary(layer, field) for field in fields}
     signal = next((cells[f] for f in _SIGNALS if f in cells), Cell(np.nan, words=ABSENT))
     return Row(layer, _label(layer, siblings), cells, _remark(flow, layer, cells), signal)
 
 
-def _label(layer: LayerFlow, siblings: set[tuple[object, ...]]) -> str:
+def _label(layer: LayerFlow, siblings: set[tuple[int | None, ...]]) -> str:
     name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in layer.name)
     notes = [] if layer.kind in ("layer", "input") else [layer.kind]
     # That a kernel is recurrent says something where another one is not.
@@ -104,8 +104,11 @@ def _label(layer: LayerFlow, siblings: set[tuple[object, ...]]) -> str:
     return f"{name} ({', '.join(notes)})" if notes else name
 
 
-def _scan_key(layer: LayerFlow) -> tuple[object, ...]:
-    return (layer.lengths, layer.name.rpartition("/")[0])
+def _scan_key(layer: LayerFlow) -> tuple[int | None, ...]:
+    """Return the place of the innermost scan around a layer, () outside of scans."""
+    order = layer._entry.order
+    scans = [k for k, place in enumerate(order) if place is None]
+    return order[: scans[-1]] if scans else ()
 
 
 def _remark(flow: Flow, layer: LayerFlow, cells: Mapping[str, Cell]) -> str:

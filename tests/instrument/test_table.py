@@ -258,7 +258,7 @@ def test_rows_can_be_sorted_by_a_statistic(flow):
     shown = many(flow, 9, factors=factors, nan=(4,))
     assert names(shown.table(sort="output_grad_rms"))[:3] == ["4", "3", "1"]
     assert names(shown.table(sort="-output_grad_rms"))[:2] == ["4", "7"]
-    assert shown.table(sort="output_grad_rms").splitlines()[-2].startswith("input")
+    assert shown.table(sort="output_grad_rms", width=160).splitlines()[10].startswith("input")
 
 
 def test_wrong_arguments_are_named(flow):
