@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradflow._distribution import warn_of_other_distribution
 from gradflow._lazy import attach
 
 if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists equal
@@ -22,6 +23,8 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow.instrument import value_grad_and_flow as value_grad_and_flow
 
 __version__ = "0.1.0"
+
+warn_of_other_distribution()
 
 # Every public name and the submodule that defines it; "" for a submodule itself.
 _HOMES = {

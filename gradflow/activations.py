@@ -25,6 +25,21 @@ from jaxtyping import Array, Float
 from gradflow import _lookup, gaussian
 from gradflow.gaussian import Moments
 
+__all__ = [
+    "ACTIVATIONS",
+    "ALIASES",
+    "FAMILIES",
+    "SATURATED",
+    "Activation",
+    "Function",
+    "Phi",
+    "get",
+    "moments",
+    "prelu",
+    "tailored_leaky_relu",
+    "tailored_leaky_relu_slope",
+]
+
 Function = Callable[..., Array]
 
 SATURATED = 0.1  # part of the largest |phi'| below which a unit counts as saturated

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+__all__ = ["Function", "Moments", "Scalar", "expectation", "on_host", "pair_expectation"]
+
 Function = Callable[[Array], Array]
 Scalar = Float[Array, ""] | float
 

@@ -1,13 +1,73 @@
-"""What every test runs under: strict dtype promotion, NaN checks, four virtual CPU devices."""
+"""What every test runs under: strict dtype promotion, NaN checks, four virtual CPU devices, quick compilation."""
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_nans", True)
+
+TESTS = Path(__file__).parent
+# Nearly all time of the tests is compilation, and nearly half of that is LLVM's optimization, which these programs
+# are too small to repay. What users compile is what these folders are about, or they run longer than they compile.
+OPTIMIZED = ("instrument", "diagnosis", "live", "experiments")
+# Experiments run in seconds to minutes; in these files are the tests that do not run one.
+QUICK_EXPERIMENTS = (
+    "test_claims.py",
+    "test_gallery.py",
+    "test_page.py",
+    "test_html_report.py",
+    "test_speed.py",
+    "test_unfinished.py",
+    "test_resume.py",
+)
+MEMORY_LIMIT = 1.2e9  # bytes of one worker above which compiled programs are dropped between files
+
+
+def folder_of(path: Path) -> str:
+    """Return the folder below `tests/` that a test file lies in, "" for none."""
+    pieces = path.relative_to(TESTS).parts
+    return pieces[0] if len(pieces) > 1 else ""
+
+
+def resident_memory() -> float:
+    """Return the bytes that this process holds; infinity where the system does not say."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return float("inf")
+    return int(statm.read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def kind_of(path: Path) -> str:
+    """Return which kind of test a file holds: `house`, `contract` over a family, `cost`, else against an `oracle`."""
+    if path.name == "test_cost.py":
+        return "cost"
+    return {"house": "house", "contracts": "contract"}.get(folder_of(path), "oracle")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the kind of each test, and those that run experiments as slow."""
+    for item in items:
+        item.add_marker(kind_of(item.path))
+        if folder_of(item.path) == "experiments" and item.path.name not in QUICK_EXPERIMENTS:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compile quickly where the compiler is not what is tested; between files, drop what fills the memory."""
+    jax.config.update("jax_disable_most_optimizations", folder_of(request.path) not in OPTIMIZED)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    if resident_memory() > MEMORY_LIMIT:
+        jax.clear_caches()
+        gc.collect()

@@ -22,12 +22,12 @@ from rich.table import Column, Table
 
 from gradflow import _lookup
 from gradflow.data.images import datasets, prepared
-from gradflow.data.images.catalogue import CATALOGUE, EMBEDDED, Entry
+from gradflow.data.images.catalogue import CATALOGUE, EMBEDDED, DataSetFacts
 
 PROG = "python -m gradflow.data"
 GOOD, BAD, BAD_USAGE = 0, 1, 2
 
-Catalogue = Mapping[str, Entry]
+Catalogue = Mapping[str, DataSetFacts]
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 
@@ -221,7 +221,7 @@ def check(command: Check, catalogue: Catalogue, console: Console) -> int:
     return GOOD
 
 
-def _files(entry: Entry) -> list[str]:
+def _files(entry: DataSetFacts) -> list[str]:
     return [file.name for part in entry.parts.values() for file in part.files]
 
 
@@ -231,7 +231,7 @@ def _progress(console: Console) -> prepared.Progress:
     def bar(items: Iterable[Any], total: int, label: str) -> Iterator[Any]:
         return iter(track(items, label, total, console=console, transient=True))
 
-    return bar if console.is_terminal else prepared.silent
+    return bar if console.is_terminal else prepared.no_progress
 
 
 def _fail(error: Exception, code: int) -> int:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Num, PRNGKeyArray, Shaped
 
+__all__ = ["Images", "Key", "crop_and_flip", "random_crop", "random_flip"]
+
 Key = PRNGKeyArray | Shaped[Array, "2"]
 Images = Num[Array, "batch height width channels"]
 

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Num, UInt8
 from gradflow import _lookup
 from gradflow.data.pytree_dataclass import pytree
 
+__all__ = ["KINDS", "Images", "Normalization", "grey_level_statistics", "normalization"]
+
 Images = UInt8[np.ndarray, "examples *shape"]
 
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import jax
 
+__all__ = ["Class", "pytree"]
+
 Class = TypeVar("Class", bound=type)
 
 

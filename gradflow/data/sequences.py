@@ -19,6 +19,22 @@ from jaxtyping import Array, Int, Num, PRNGKeyArray, Shaped
 from gradflow.data.pytree_dataclass import pytree
 from gradflow.data.sources import Batch, Step
 
+__all__ = [
+    "Adding",
+    "AddingOriginal",
+    "CopyMemory",
+    "Generated",
+    "Images",
+    "Key",
+    "Latch",
+    "Task",
+    "TemporalOrder",
+    "generate",
+    "permuted_pixels",
+    "pixels",
+    "rows",
+]
+
 Key = PRNGKeyArray | Shaped[Array, "2"]
 Images = Num[Array | np.ndarray, "examples height width channels"]
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped, UInt32
 
+__all__ = ["ROUNDS", "SMALL", "Key", "epoch_order", "permuted"]
+
 ROUNDS = 4  # pairs of Feistel rounds; Luby and Rackoff need two
 SMALL = 1024  # up to here a cipher is measurably not uniform (and sorting is cheap), so the whole order is drawn
 

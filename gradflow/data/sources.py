@@ -22,6 +22,8 @@ from gradflow.data.normalization import Normalization
 from gradflow.data.pytree_dataclass import pytree
 from gradflow.data.shuffling import epoch_order
 
+__all__ = ["Augmentation", "Batch", "Key", "OnDevice", "Source", "Step", "Window", "normalize_and_augment", "on_device"]
+
 Key = PRNGKeyArray | Shaped[Array, "2"]
 Step = int | Int[Array, ""]
 Augmentation = Callable[[Any, Array], Array]
@@ -132,10 +134,12 @@ class OnDevice:
             rows = start + jnp.arange(self.batch_size, dtype=jnp.uint32)
             chosen = (rows % jnp.uint32(self.examples)).astype(jnp.int32)
         drawn = Batch(self.inputs[chosen], self.targets[chosen])
-        return finish(drawn, jax.random.fold_in(augment_key, step), self.normalization, self.augment)
+        return normalize_and_augment(drawn, jax.random.fold_in(augment_key, step), self.normalization, self.augment)
 
 
-def finish(batch: Batch, key: Key, normalization: Normalization | None, augment: Augmentation | None) -> Batch:
+def normalize_and_augment(
+    batch: Batch, key: Key, normalization: Normalization | None, augment: Augmentation | None
+) -> Batch:
     """Normalize a batch of stored examples, then augment it.
 
     In this order, so that what a crop pads with 0 is the mean, as in He et al. 2016.

@@ -14,7 +14,9 @@ from jaxtyping import Array, Int, Num
 
 from gradflow.data.normalization import Normalization
 from gradflow.data.pytree_dataclass import pytree
-from gradflow.data.sources import Augmentation, Batch, Key, Step, finish
+from gradflow.data.sources import Augmentation, Batch, Key, Step, normalize_and_augment
+
+__all__ = ["PREFETCHED", "THREADS", "Examples", "Stream", "StreamWindow", "stream"]
 
 THREADS = 4  # that read and decode; more are no quicker, since Python holds most of the work in one
 PREFETCHED = 8  # batches read ahead of the window
@@ -31,7 +33,7 @@ class Examples(Protocol):
 
 @pytree("augment")
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fetched:
+class StreamWindow:
     """A `Window` of a stream: the batches of some steps, on the device as stored.
 
     Attributes:
@@ -58,7 +60,7 @@ class Fetched:
         _, augment_key = jax.random.split(key)
         place = jnp.asarray(step).astype(jnp.int32) - self.first
         drawn = Batch(self.inputs[place], self.targets[place])
-        return finish(drawn, jax.random.fold_in(augment_key, step), self.normalization, self.augment)
+        return normalize_and_augment(drawn, jax.random.fold_in(augment_key, step), self.normalization, self.augment)
 
 
 class Stream:
@@ -107,7 +109,7 @@ class Stream:
         """Examples a step, of all processes together."""
         return self._batch_size
 
-    def window(self, first: int, count: int) -> Fetched:
+    def window(self, first: int, count: int) -> StreamWindow:
         """Read the batches of the steps `first ... first + count - 1` and put them on the device.
 
         Args:
@@ -119,7 +121,7 @@ class Stream:
         read = [next(self._ahead) for _ in range(count)]
         self._next = first + count
         inputs, targets = (self._place(np.stack(column)) for column in zip(*read, strict=True))
-        return Fetched(jnp.asarray(first, jnp.int32), inputs, targets, self._normalization, self._augment)
+        return StreamWindow(jnp.asarray(first, jnp.int32), inputs, targets, self._normalization, self._augment)
 
     def _place(self, rows: np.ndarray) -> Array:
         if self._sharding is None:
@@ -198,11 +200,11 @@ class _Records:
     ) -> None:
         from gradflow.data.images import download, prepared
 
-        built = download.ready(name, folder)
+        built = download.prepared_builder(name, folder)
         self._records = prepared.records(built, split)
         self._image, _ = prepared.image_and_labels(built)
         self._transform = transform
-        with prepared.quiet():
+        with prepared.without_decoder_advice():
             self[0]  # says now, in this thread, what TFDS has to say about decoders
 
     def __len__(self) -> int:

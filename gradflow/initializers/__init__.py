@@ -104,7 +104,7 @@ def get(scheme: str | Initializer, **options: Any) -> Initializer:
         return _lookup.find("initializer", scheme, known)(**options)
     if not callable(scheme):
         raise TypeError(f"expected the name of a scheme or a function (key, shape, dtype) -> array, got {scheme!r}")
-    if scheme in SCHEMES.values():
+    if any(id(scheme) == id(known) for known in SCHEMES.values()):
         raise TypeError(
             f"expected an initializer, got the scheme {scheme.__name__} itself; "  # type: ignore[attr-defined]
             "call it first: he_normal()"

@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+__all__ = ["Axes", "Fans", "Layout", "fans"]
+
 Axes = int | Sequence[int]
 
 

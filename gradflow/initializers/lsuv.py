@@ -27,12 +27,14 @@ from jaxtyping import Array, Float, Int
 from gradflow import initializers
 from gradflow.instrument import Flow, LayerFlow, value_grad_and_flow
 
+__all__ = ["LayerRescaling", "Params", "lsuv"]
+
 Params = TypeVar("Params")
 
 _CONSTANT = 1e-6  # part of the mean square below which float32 cannot tell a variance from 0
 
 
-class Rescaled(NamedTuple):
+class LayerRescaling(NamedTuple):
     """What was done to one weight. Arrays have shape (), or (T,) for a weight stacked along a scan of length T.
 
     Attributes:
@@ -41,7 +43,7 @@ class Rescaled(NamedTuple):
         variance_before: of the layer's output with the parameters that were given.
         variance_after: of the layer's output with those returned.
         factor: by which the weight (the orthonormal one, if one was drawn) was multiplied.
-        left: why it is out of tolerance; "" if it is not.
+        reason: why it is out of tolerance; "" if it is not.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Rescaled(NamedTuple):
     variance_before: Float[np.ndarray, "*rows"]
     variance_after: Float[np.ndarray, "*rows"]
     factor: Float[np.ndarray, "*rows"]
-    left: str
+    reason: str
 
 
 def lsuv(
@@ -61,7 +63,7 @@ def lsuv(
     target: float = 1.0,
     max_iterations: int = 10,
     select: str | Sequence[str] | Callable[[str], bool] | None = None,
-) -> tuple[Params, tuple[Rescaled, ...]]:
+) -> tuple[Params, tuple[LayerRescaling, ...]]:
     r"""Rescale each layer's weight, in forward order, until the variance of the layer's output is the target.
 
     W <- W sqrt(target / Var[y]) until \|Var[y] / target - 1\| < tolerance, y = W x over all units and examples of the
@@ -102,17 +104,17 @@ def lsuv(
             f"{target}, {tolerance}, {max_iterations}"
         )
     leaves, tree = jax.tree.flatten(params)
-    run = value_grad_and_flow(_summed(fn), select=select, statistics=("output_rms", "output_mean"))
+    run = value_grad_and_flow(_sum_of_outputs(fn), select=select, statistics=("output_rms", "output_mean"))
     weights = _weights(jax.eval_shape(run, params, *batch)[2])
 
     @jax.jit
     def statistics(leaves: list[Array], factors: list[Array], batch: Any) -> list[list[tuple[Array, Array, Array]]]:
-        flow = run(jax.tree.unflatten(tree, _scaled(leaves, weights, factors)), *batch)[2]
+        flow = run(jax.tree.unflatten(tree, _rescale(leaves, weights, factors)), *batch)[2]
         return [[(flow[n].output_rms, flow[n].output_mean, flow[n].calls) for n in w.names] for w in weights]
 
-    def measure(leaves: list[Array], factors: list[np.ndarray]) -> list[_Measured]:
+    def measure(leaves: list[Array], factors: list[np.ndarray]) -> list[_Measurement]:
         found = statistics(leaves, [jnp.asarray(f, jnp.float32) for f in factors], batch)
-        return [_pooled(weight, values) for weight, values in zip(weights, found, strict=True)]
+        return [_pool(weight, values) for weight, values in zip(weights, found, strict=True)]
 
     state = _State([np.ones(w.rows) for w in weights], [np.zeros(w.rows, np.int32) for w in weights])
     before = measure(leaves, state.factors)
@@ -126,15 +128,20 @@ def lsuv(
         state.factors[number][row] *= math.sqrt(target / after[number].variance[row])
         state.iterations[number][row] += 1
         after = measure(leaves, state.factors)
-    _warn(state.left, weights)
+    _warn(state.abandoned, weights)
     factors = [jnp.asarray(f, jnp.float32) for f in state.factors]
     report = tuple(
-        Rescaled(
-            w.names[0], state.iterations[k], before[k].variance, after[k].variance, state.factors[k], _why(state, k)
+        LayerRescaling(
+            w.names[0],
+            state.iterations[k],
+            before[k].variance,
+            after[k].variance,
+            state.factors[k],
+            _reason_of(state, k),
         )
         for k, w in enumerate(weights)
     )
-    return jax.tree.unflatten(tree, _scaled(leaves, weights, factors)), report
+    return jax.tree.unflatten(tree, _rescale(leaves, weights, factors)), report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +173,7 @@ class _Goal(NamedTuple):
     max_iterations: int
 
 
-class _Measured(NamedTuple):
+class _Measurement(NamedTuple):
     """Variance and mean square of a weight's outputs, of shape `rows`, and how often they were computed."""
 
     variance: np.ndarray
@@ -179,14 +186,14 @@ _Unit = tuple[int, tuple[int, ...]]  # number of a weight, and its row
 
 @dataclasses.dataclass
 class _State:
-    """How far the search is: `left` says of (weight, row) why it was given up."""
+    """How far the search is: `abandoned` says of (weight, row) why it was given up."""
 
     factors: list[np.ndarray]
     iterations: list[np.ndarray]
-    left: dict[_Unit, str] = dataclasses.field(default_factory=dict)
+    abandoned: dict[_Unit, str] = dataclasses.field(default_factory=dict)
 
 
-def _summed(fn: Callable[..., Any]) -> Callable[..., Array]:
+def _sum_of_outputs(fn: Callable[..., Any]) -> Callable[..., Array]:
     """A scalar that depends on every output."""
 
     def total(params: Any, *batch: Any) -> Array:
@@ -212,7 +219,7 @@ def _weights(flow: Flow) -> list[_Weight]:
     ]
 
 
-def _scaled(leaves: Sequence[Array], weights: Sequence[_Weight], factors: Sequence[Array]) -> list[Array]:
+def _rescale(leaves: Sequence[Array], weights: Sequence[_Weight], factors: Sequence[Array]) -> list[Array]:
     out = list(leaves)
     for weight, factor in zip(weights, factors, strict=True):
         if len(weight.part.leaves) == 1:
@@ -247,7 +254,7 @@ def _as_matrix(shape: tuple[int, ...], units: int) -> tuple[int, int]:
     return (first, math.prod(shape[1:])) if first == units else (math.prod(shape[:-1]), math.prod(shape[-1:]))
 
 
-def _pooled(weight: _Weight, values: Sequence[tuple[Array, Array, Array]]) -> _Measured:
+def _pool(weight: _Weight, values: Sequence[tuple[Array, Array, Array]]) -> _Measurement:
     """Put together all uses of a weight: layers that share it, and the steps of scans that do not cut it."""
     calls, square, mean = (np.zeros(weight.rows) for _ in range(3))
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is named later
@@ -258,46 +265,46 @@ def _pooled(weight: _Weight, values: Sequence[tuple[Array, Array, Array]]) -> _M
             square += (entries * np.asarray(rms, np.float64) ** 2).sum(axis=others)
             mean += (entries * np.asarray(average, np.float64)).sum(axis=others)
         square, mean = square / np.maximum(calls, 1), mean / np.maximum(calls, 1)
-        return _Measured(np.asarray(square - mean**2), np.asarray(square), calls)
+        return _Measurement(np.asarray(square - mean**2), np.asarray(square), calls)
 
 
 def _next(
-    units: Sequence[_Unit], weights: Sequence[_Weight], measured: Sequence[_Measured], state: _State, goal: _Goal
+    units: Sequence[_Unit], weights: Sequence[_Weight], measured: Sequence[_Measurement], state: _State, goal: _Goal
 ) -> _Unit | None:
     """The first weight to rescale; notes those before it that cannot be."""
     for k, row in units:
-        if (k, row) in state.left:
+        if (k, row) in state.abandoned:
             continue
         variance, square, calls = (values[row] for values in measured[k])
         if not math.isfinite(square):
             raise ArithmeticError(
-                f"lsuv: the output of {_called(weights[k], row)} is not finite. Likely cause: NaN or Inf in the batch "
-                "or in the parameters, or an overflow before the layer. Fix: look at the batch; a smaller start"
+                f"lsuv: the output of {_describe(weights[k], row)} is not finite. Likely cause: NaN or Inf in the "
+                "batch or in the parameters, or an overflow before the layer. Fix: look at the batch; a smaller start"
             )
         if calls == 0:
-            state.left[k, row] = "it does not run on this batch"
+            state.abandoned[k, row] = "it does not run on this batch"
         elif variance <= _CONSTANT * square:
-            state.left[k, row] = "its output is constant (zero weights, a dead or a normalized input)"
+            state.abandoned[k, row] = "its output is constant (zero weights, a dead or a normalized input)"
         elif abs(variance / goal.target - 1) < goal.tolerance:
             continue
         elif len(weights[k].part.leaves) > 1:
-            state.left[k, row] = "its weight is computed from several parameters"
+            state.abandoned[k, row] = "its weight is computed from several parameters"
         elif state.iterations[k][row] >= goal.max_iterations:
-            state.left[k, row] = f"its output has variance {variance:.3g} after {goal.max_iterations} iterations"
+            state.abandoned[k, row] = f"its output has variance {variance:.3g} after {goal.max_iterations} iterations"
         else:
             return k, row
     return None
 
 
-def _called(weight: _Weight, row: tuple[int, ...]) -> str:
+def _describe(weight: _Weight, row: tuple[int, ...]) -> str:
     return repr(weight.names[0]) + (f"[{', '.join(map(str, row))}]" if row else "")
 
 
-def _warn(left: dict[_Unit, str], weights: Sequence[_Weight]) -> None:
-    if left:
-        reasons = "; ".join(f"{_called(weights[k], row)}: {why}" for (k, row), why in left.items())
+def _warn(abandoned: dict[_Unit, str], weights: Sequence[_Weight]) -> None:
+    if abandoned:
+        reasons = "; ".join(f"{_describe(weights[k], row)}: {reason}" for (k, row), reason in abandoned.items())
         warnings.warn(f"lsuv left layers out of tolerance. {reasons}", stacklevel=3)
 
 
-def _why(state: _State, number: int) -> str:
-    return "; ".join(dict.fromkeys(why for (k, _), why in state.left.items() if k == number))
+def _reason_of(state: _State, number: int) -> str:
+    return "; ".join(dict.fromkeys(reason for (k, _), reason in state.abandoned.items() if k == number))

@@ -16,6 +16,23 @@ from gradflow.initializers.layout import Layout
 from gradflow.initializers.structured import delta_orthogonal, orthogonal
 from gradflow.theory.mean_field.criticality import critical_weight_variance
 
+__all__ = [
+    "Critical",
+    "Distribution",
+    "Fan",
+    "critical",
+    "gaussian",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "scaled",
+    "small_gaussian",
+    "standard",
+    "xavier_normal",
+    "zeros",
+]
+
 Fan = Literal["fan_in", "fan_out", "fan_avg"]
 Distribution = Literal["normal", "uniform"]
 

@@ -12,6 +12,8 @@ import numpy as np
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
+__all__ = ["delta_orthogonal", "orthogonal", "scaled_identity", "smart_tanh", "sparse"]
+
 
 def orthogonal(gain: float = 1.0, *, stacked: int = 0) -> Initializer:
     """W = gain * Q, Q uniform over matrices with orthonormal columns (or rows, if there are fewer).

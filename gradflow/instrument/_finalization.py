@@ -32,7 +32,7 @@ def root_mean_square(sums: Sequence[Any], count: Any) -> Any:
 
 
 def mean(totals: Sequence[Any], count: Any) -> Any:
-    """Form the mean from sums at three scales; of six, real then imaginary parts, the modulus of the mean.
+    """Form the mean from sums at two scales; of four, real then imaginary parts, the modulus of the mean.
 
     Args:
         totals: the columns `Layout.total`, each of any shape.
@@ -44,9 +44,10 @@ def mean(totals: Sequence[Any], count: Any) -> Any:
     xp, dtype = _kind(totals[0])
     size = _count(xp, count, dtype)
     with np.errstate(all="ignore"):
-        scales = range_of(dtype).scales * (len(totals) // 3)
-        parts = [_wide(xp, t) / size * (1 / k) for t, k in zip(totals, scales, strict=True)]
-        means = [sum(parts[k : k + 3]) for k in range(0, len(parts), 3)]
+        limits = range_of(dtype)
+        middle = [_wide(xp, t) / size * (1 / limits.middle) for t in totals[::2]]
+        high = [_wide(xp, t) / size * (1 / limits.high) for t in totals[1::2]]
+        means = [xp.where(xp.isfinite(m), m, h) for m, h in zip(middle, high, strict=True)]
         return xp.asarray(means[0] if len(means) == 1 else xp.hypot(*means), dtype=dtype)
 
 

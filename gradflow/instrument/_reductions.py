@@ -33,11 +33,16 @@ class Range:
     Attributes:
         low, high: powers of two that bring its smallest, and its largest, numbers into the range of their squares.
         floor: least mean absolute value of an array whose squares are summed as they are.
+        middle: what entries are multiplied by before they are added up themselves: no sum of normal numbers becomes
+            subnormal.
+        ceiling: what such a sum may reach for sums of it to be finite.
     """
 
     low: float
     high: float
     floor: float
+    middle: float
+    ceiling: float
 
     @property
     def scales(self) -> tuple[float, float, float]:
@@ -50,7 +55,14 @@ def range_of(dtype: str) -> Range:
     """Return the scales for sums of squares in float32 or float64."""
     info = np.finfo(dtype)
     half = -int(info.minexp) // 2
-    return Range(2.0 ** (half + 1), 2.0 ** -(int(info.maxexp) // 2 + 26), 2.0 ** (6 - half))
+    top = int(info.maxexp)
+    return Range(
+        low=2.0 ** (half + 1),
+        high=2.0 ** -(top // 2 + 26),
+        floor=2.0 ** (6 - half),
+        middle=2.0 ** (half // 2),
+        ceiling=2.0 ** (top - 28),
+    )
 
 
 def real_parts(x: Num[Array, "..."], dtype: str) -> list[Float[Array, "..."]]:
@@ -66,6 +78,14 @@ def scale_for(absolute: Float[Array, "*k"], size: int) -> Float[Array, "*k"]:
     least = max(size, _LARGE_ARRAY) * limits.floor
     middle = jnp.where(absolute < least / limits.high, 1.0, limits.high)
     return jnp.where(absolute < least, limits.low, middle).astype(absolute.dtype)
+
+
+def hidden(parts: list[Array], scale: Array) -> tuple[list[Array], Array]:
+    """Hide an array and its scale from the compiler.
+
+    Of a compile-time constant c it makes c^2 scale^2 in place of (c scale)^2, which leaves the range.
+    """
+    return lax.optimization_barrier((parts, scale))
 
 
 def by_scale(total: Float[Array, "*k"], scale: Float[Array, "*k"]) -> Float[Array, "*k 3"]:
@@ -86,64 +106,69 @@ def sum_of_squares(x: Num[Array, "..."], dtype: str = "float32") -> Float[Array,
     """
     parts = real_parts(x, dtype)
     scale = scale_for(add([jnp.sum(jnp.abs(part)) for part in parts]), x.size)
+    parts, scale = hidden(parts, scale)
     return by_scale(add([jnp.sum(jnp.square(part * scale)) for part in parts]), scale)
 
 
-def total(x: Num[Array, "..."], dtype: str) -> list[Float[Array, " 3"]]:
-    """Sum the entries, into one column of three; of a complex array real and imaginary parts."""
-    parts = real_parts(x, dtype)
-    scale = scale_for(add([jnp.sum(jnp.abs(part)) for part in parts]), x.size)
-    return [by_scale(jnp.sum(part * scale), scale) for part in parts]
+def total(x: Num[Array, "..."], dtype: str) -> Float[Array, " k"]:
+    """Sum the entries times `middle`, and times `high`; of a complex array real parts, then imaginary parts.
 
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """Sums over examples, all formed from the same passes over memory.
-
-    Attributes:
-        squares: sum of squares of all entries, in three columns.
-        totals: sum of the entries, in three columns; of a complex array real and imaginary parts.
-        direction: squared norm of the sum of all examples, each divided by its norm.
-        alive: number of examples that are not 0.
+    The first sum is Inf where it leaves the range; then the second one counts.
     """
-
-    squares: Float[Array, " 3"]
-    totals: list[Float[Array, " 3"]]
-    direction: Float[Array, " 1"]
-    alive: Float[Array, " 1"]
+    limits = range_of(dtype)
+    sums = [[jnp.sum(part * limits.middle), jnp.sum(part * limits.high)] for part in real_parts(x, dtype)]
+    return jnp.stack([value for middle, high in sums for value in (_within(middle), high)])
 
 
-def sum_examples(y: Num[Array, "..."], axis: int, dtype: str, mesh: Sequence[str]) -> Examples:
-    """Compare the examples that lie along one axis; devices over which they are spread are taken together."""
+def _within(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Replace what left the range by Inf: not by NaN, which would stop a user who looks for NaN (`jax_debug_nans`)."""
+    return jnp.where(jnp.abs(x) < range_of(x.dtype.name).ceiling, x, jnp.inf)
+
+
+def sum_examples(
+    y: Num[Array, "..."], axis: int, dtype: str, mesh: Sequence[str]
+) -> tuple[Float[Array, " 4"], Float[Array, " k"]]:
+    """Compare the examples that lie along one axis, and form all that the same passes over memory give.
+
+    Returns:
+        The three columns of the sum of squares and the number of examples that are not 0; the squared norm of the sum
+        of all examples, each divided by its norm, and the columns of `total`. The number and the squared norm are
+        those of all devices over which examples are spread.
+    """
     parts = real_parts(y, dtype)
     rest = tuple(k for k in range(y.ndim) if k != axis)
-    absolute = add([jnp.sum(jnp.abs(part), axis=rest) for part in parts])
-    scale = scale_for(absolute, y.size // max(1, y.shape[axis]))
+    scale = scale_for(add([jnp.sum(jnp.abs(part), axis=rest) for part in parts]), y.size // max(1, y.shape[axis]))
+    parts, scale = hidden(parts, scale)
     aligned = jnp.expand_dims(scale, rest)
     rows = add([jnp.sum(jnp.square(part * aligned), axis=rest) for part in parts])
-    whole = scale_for(small_sums(absolute[None])[0], y.size)
-    weights = lax.optimization_barrier(_example_weights(rows, scale, whole))
+    weights = lax.optimization_barrier(_example_weights(rows, scale))
     sums = [_weighted_sums(weights, part, axis) for part in parts]
-    high = range_of(dtype).high
-    directions = [_over_mesh(part[:1] + part[1:2] * high, mesh) for part in sums]
-    return Examples(
-        small_sums(by_scale(rows, scale).T),
-        [by_scale(small_sums(part[2:])[0], whole) for part in sums],
-        add([small_sums(jnp.square(part)) for part in directions]),
-        _over_mesh(small_sums((rows > 0).astype(dtype)[None]), mesh),
-    )
+    units = [part[0] + part[1] * range_of(dtype).high for part in sums]
+    direction = add([jnp.square(_over_mesh(unit, mesh)) for unit in units])
+    totals = [row for part in sums for row in (_within(part[2]), part[3])]
+    over_units = small_sums(jnp.stack([direction, *totals]))
+    over_examples = small_sums(jnp.concatenate([by_scale(rows, scale).T, (rows > 0).astype(dtype)[None]]))
+    if mesh:
+        over_examples = jnp.concatenate([over_examples[:3], _over_mesh(over_examples[3:], mesh)])
+    return over_examples, over_units
 
 
-def _example_weights(
-    rows: Float[Array, " examples"], scale: Float[Array, " examples"], whole: Float[Array, ""]
-) -> Float[Array, "3 examples"]:
-    """Return 1/norm of each example, that of large ones apart and times 1/`high` (it leaves the range); and `whole`."""
+def _example_weights(rows: Float[Array, " examples"], scale: Float[Array, " examples"]) -> Float[Array, "4 examples"]:
+    """Return 1/norm of each example that is not large, that of each large one times 1/`high`, `middle`, and `high`.
+
+    Large examples stand apart, since their 1/norm leaves the range. The last two rows sum the entries themselves.
+    """
     limits = range_of(rows.dtype.name)
     inverse = jnp.where(rows > 0, lax.rsqrt(jnp.where(rows > 0, rows, 1.0)), 0.0)
     large = scale == limits.high
     # As a matrix: its product with y is a library call; with a vector XLA compiles a loop.
     return jnp.stack(
-        [jnp.where(large, 0.0, inverse * scale), jnp.where(large, inverse, 0.0), jnp.broadcast_to(whole, rows.shape)]
+        [
+            jnp.where(large, 0.0, inverse * scale),
+            jnp.where(large, inverse, 0.0),
+            jnp.full_like(rows, limits.middle),
+            jnp.full_like(rows, limits.high),
+        ]
     )
 
 

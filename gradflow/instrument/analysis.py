@@ -11,7 +11,7 @@ from jax.extend import core
 
 from gradflow.instrument import jaxprs
 from gradflow.instrument.axes import contracts
-from gradflow.instrument.contractions import Meeting, contraction, hand_tap, look_up, ordinary, whole_rule
+from gradflow.instrument.contractions import Meeting, contraction, hand_tap, look_up, marked, ordinary, whole_rule
 from gradflow.instrument.errors import FlowError
 from gradflow.instrument.neighbours import Frame, definition
 from gradflow.instrument.origins import NEUTRAL, Kind, Origin, cut, join, merge, scanned, stacked
@@ -106,21 +106,23 @@ class _Analysis:
             carry = climbed
         states = {v: k for k, v in enumerate(jaxpr.invars[num_consts : num_consts + num_carry])}
         recurrent = set(self.mark_recurrent(jaxpr, states, inside.path))
+        bits = 0
         for number, (atom, origin) in enumerate(zip(jaxpr.outvars[:num_carry], carry, strict=True)):
-            if origin.kind == Kind.DATA:
-                self.carry(frame, atom, number, origin, inside, hidden=number in recurrent)
-        return [*carry, *(stacked(o) for o in outs[num_carry:])]
+            if origin.kind != Kind.NEUTRAL:
+                bits |= self.carry(frame, atom, number, origin, inside, hidden=number in recurrent)
+        return [marked(o, bits) for o in (*carry, *(stacked(o) for o in outs[num_carry:]))]
 
-    def carry(self, frame: Frame, atom: Any, number: int, origin: Origin, place: Place, *, hidden: bool) -> None:
+    def carry(self, frame: Frame, atom: Any, number: int, origin: Origin, place: Place, *, hidden: bool) -> int:
         """Note a scan's carry where it is computed, so that all its uses count (h_t also goes to the output)."""
         if not jaxprs.is_var(atom) or not jaxprs.is_inexact(atom) or math.prod(jaxprs.shape_of(atom)) < 2:
-            return
+            return 0
         located = definition(frame, atom)
         if located is None:
-            return
+            return 0
         path, out, var = located
         rank = len(jaxprs.shape_of(var))
-        self.record.extra[("carry", path, out)] = Site(
+        key = ("carry", path, out)
+        self.record.extra[key] = Site(
             path,
             "carry",
             out,
@@ -137,6 +139,7 @@ class _Analysis:
             source_carried=hidden,
             order=(*place.path, _AFTER_ALL, number),
         )
+        return self.record.bit(key)
 
     def mark_recurrent(self, jaxpr: core.Jaxpr, states: Mapping[Any, int], path: Path) -> Iterator[int]:
         """Mark the layers that read a scan's carry as recurrent, and give the numbers of those carries."""

@@ -12,7 +12,7 @@ from gradflow.instrument import jaxprs
 from gradflow.instrument.axes import axis_roles
 from gradflow.instrument.neighbours import Frame, activation_behind, added_leaf, computed_in
 from gradflow.instrument.origins import Kind, Origin, join, join_indices, propagate
-from gradflow.instrument.recorder import ELEMENTWISE_USE, Recorder
+from gradflow.instrument.recorder import ELEMENTWISE_USE, INPUT_USE, Recorder
 from gradflow.instrument.sites import Place, Site
 from gradflow.primitives import CONTRACTIONS, ELEMENTWISE
 
@@ -51,15 +51,15 @@ def contraction(here: Meeting, record: Recorder, *, activations: bool) -> list[O
     weight = _weight_operand(lhs, rhs)
     if weight is None:
         bit = _without_weight(here, record, activations=activations)
-        return [_marked(joined, bit)]
+        return [marked(joined, bit)]
     source = here.origins[1 - weight]
     bit = _layer(here, record, weight)
-    used = record.use((*here.path, 1 - weight), source.leaves, ELEMENTWISE_USE) if source.kind == Kind.MIXED else 0
+    used = record.use((*here.path, 1 - weight), source.leaves, INPUT_USE) if source.leaves else 0
     layers = source.layers | bit | used | record.leaf_bits(here.origins[weight])
     reaching = source.reaching | bit | (record.leaf_bits(here.origins[weight]) & here.origins[weight].reaching)
     if here.origins[weight].kind == Kind.MIXED:
-        layers |= here.origins[weight].layers
-        reaching |= here.origins[weight].reaching
+        layers |= here.origins[weight].layers & ~here.origins[weight].building
+        reaching |= here.origins[weight].reaching & ~here.origins[weight].building
         record.discard_tables(here.origins[weight])
     return [dataclasses.replace(joined, layers=layers, reaching=reaching)]
 
@@ -202,11 +202,13 @@ def ordinary(here: Meeting, record: Recorder) -> list[Origin]:
     if not any(o.leaves for o in here.origins):
         return outs
     bit = _table(here, record)
-    if not bit and any(o.kind == Kind.DATA for o in outs):
+    # Where a number made of leaves meets the loss, a number too, it is a penalty or the weight of a term.
+    numbers = all(jaxprs.shape_of(v) == () for v in (*here.eqn.invars, *here.eqn.outvars))
+    if not bit and not numbers and any(o.kind == Kind.DATA for o in outs):
         leaves = frozenset[int]().union(*(o.leaves for o in here.origins))
         mixed = all(o.kind == Kind.MIXED for o in here.origins if o.leaves)
         bit = record.use(here.path, leaves, ELEMENTWISE_USE if mixed else reason(here.eqn))
-    return [_marked(o, bit) for o in outs]
+    return [marked(o, bit) for o in outs]
 
 
 def _table(here: Meeting, record: Recorder) -> int:
@@ -255,7 +257,8 @@ def reason(eqn: core.JaxprEqn) -> str:
     return words + (f" in {scope}" if scope else "")
 
 
-def _marked(origin: Origin, bit: int) -> Origin:
+def marked(origin: Origin, bit: int) -> Origin:
+    """Let a value depend on a place; where it can send back a cotangent at all, the place is reached, too."""
     if not bit:
         return origin
     reaching = origin.reaching | (bit if origin.active or origin.reaching else 0)
@@ -267,7 +270,7 @@ def hand_tap(here: Meeting, record: Recorder, name: str) -> list[Origin]:
     rank = len(jaxprs.shape_of(here.eqn.outvars[0]))
     axes = (tuple(range(rank))[-1:], tuple(range(max(rank - 1, 0))))
     bit = record.add(here.eqn, here.path, here.place, "tap", axes, here.origins, given=name)
-    return [_marked(here.origins[0], bit)]
+    return [marked(here.origins[0], bit)]
 
 
 def whole_rule(here: Meeting, record: Recorder, outs: list[Origin], weights: list[Any]) -> list[Origin]:
@@ -279,7 +282,7 @@ def whole_rule(here: Meeting, record: Recorder, outs: list[Origin], weights: lis
     if not weights or len(floating) != 1 or outs[floating[0]].kind == Kind.VIEW:
         becomes_data = any(o.kind == Kind.DATA for o in outs)
         bit = record.use(here.path, leaves, reason(eqn)) if leaves and becomes_data else 0
-        return [_marked(o, bit) for o in outs]
+        return [marked(o, bit) for o in outs]
     data = [k for k, o in enumerate(origins) if o.kind == Kind.DATA and jaxprs.is_inexact(eqn.invars[k])]
     k = floating[0]
     rank = len(jaxprs.shape_of(eqn.outvars[k]))

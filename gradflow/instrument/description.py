@@ -9,12 +9,12 @@ from gradflow.instrument import parameters
 from gradflow.instrument.arguments import Traced
 from gradflow.instrument.flow import Leaf, Meta, Unseen
 from gradflow.instrument.layer_flow import Entry
-from gradflow.instrument.recorder import ELEMENTWISE_USE
+from gradflow.instrument.recorder import PLAIN_USES
 from gradflow.instrument.sinks import Pack, offsets
 from gradflow.instrument.sites import Findings, Path, Site
 from gradflow.instrument.tap import TapSpec
 
-_ALONE = "in a term of the loss of its own (a penalty): no contraction"
+_ALONE = "meets no data: a penalty, the weight of a term, or a loss of parameters alone"
 _UNUSED = "not used by the loss"
 
 
@@ -118,10 +118,10 @@ def _unseen(findings: Findings, paths: Sequence[str]) -> tuple[Unseen, ...]:
     out: dict[Unseen, None] = {}
     used: set[int] = set()
     for use in findings.uses:
-        used |= use.leaves
         for k in sorted(use.leaves):
-            if use.why != ELEMENTWISE_USE or k not in seen:
+            if use.why not in PLAIN_USES or k not in seen | used:
                 out[Unseen(paths[k], use.why)] = None
+        used |= use.leaves
     for k, path in enumerate(paths):
         if k in seen or k in used:
             continue

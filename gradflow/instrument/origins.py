@@ -42,6 +42,7 @@ class Origin:
         uniform: one number, or one number broadcast.
         spread: a broadcast repeats its entries.
         signal: it has come through a contraction, so it is no mask and no frozen weight.
+        building: of a MIXED value, the places that only built its parameters (a product of two of them).
         cotangent: it was computed by a backward pass inside the loss (an adapted weight is a leaf minus such a value).
     """
 
@@ -56,6 +57,7 @@ class Origin:
     uniform: bool = False
     spread: bool = False
     signal: bool = False
+    building: int = 0
     cotangent: bool = False
 
     @property
@@ -78,13 +80,14 @@ def join(origins: Iterable[Origin]) -> Origin:
     """Return the origin of a value computed from (or being one of) several."""
     origins = tuple(origins)
     kind, leaves, axes, cuts = Kind.NEUTRAL, _NO_LEAVES, _NO_AXES, ()
-    layers, reaching = 0, 0
+    layers = reaching = building = 0
     active = signal = cotangent = False
     spread = bool(origins)
     for o in origins:
         kind = max(kind, o.kind)
         layers |= o.layers
         reaching |= o.reaching
+        building |= o.building
         active |= o.active
         signal |= o.signal
         cotangent |= o.cotangent
@@ -99,7 +102,7 @@ def join(origins: Iterable[Origin]) -> Origin:
         kind = Kind.PARAMS
     if kind == Kind.DATA:
         leaves = _NO_LEAVES
-    return Origin(kind, leaves, (), layers, reaching, cuts, active, axes, False, spread, signal, cotangent)
+    return Origin(kind, leaves, (), layers, reaching, cuts, active, axes, False, spread, signal, building, cotangent)
 
 
 def merge(a: Origin, b: Origin) -> Origin:
@@ -270,15 +273,10 @@ def _meeting(eqn: core.JaxprEqn, origins: Sequence[Origin], joined: Origin) -> O
         return dataclasses.replace(joined, kind=Kind.DATA, leaves=_NO_LEAVES)
     leaves = _NO_LEAVES.union(*(o.leaves for o in origins))
     kind = Kind.MIXED if others or any(o.kind == Kind.MIXED for o in origins) else Kind.PARAMS
-    layers, reaching = 0, 0
-    for o, _ in others:
-        layers |= o.layers
-        reaching |= o.reaching
+    building = 0
     for o in origins:
-        if o.kind == Kind.MIXED:
-            layers |= o.layers
-            reaching |= o.reaching
-    return dataclasses.replace(joined, kind=kind, leaves=leaves, layers=layers, reaching=reaching, spread=False)
+        building |= o.building if o.kind == Kind.MIXED else o.layers if o.is_weight else 0
+    return dataclasses.replace(joined, kind=kind, leaves=leaves, building=building, spread=False)
 
 
 def _is_signal(origin: Origin, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:

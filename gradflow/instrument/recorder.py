@@ -14,6 +14,8 @@ from gradflow.instrument.sites import Findings, Path, Place, Site, Use
 
 # Said of uses that are fully described by the leaf's own gradient and listed only where the leaf has no row at all.
 ELEMENTWISE_USE = "added to or multiplied with data (bias, scale, gate): no contraction"
+INPUT_USE = "enters a layer as its input: the layer's input gradient shows its signal"
+PLAIN_USES = frozenset({ELEMENTWISE_USE, INPUT_USE})
 
 
 class Recorder:
@@ -112,11 +114,13 @@ class Recorder:
             if site.kind == "tap" or self._bits[key] & loss.layers
         }
         paths = {site.path for site in alive.values()}
-        extra = [
-            site
-            for site in self.extra.values()
-            if (any(_within(p, site.chain[-1]) for p in paths) if site.kind == "carry" else site.parent in paths)
-        ]
+        extra = []
+        for key, site in self.extra.items():
+            bit = self.known_bit(key)
+            if site.parent in paths:
+                extra.append(site)
+            elif bit & loss.layers:
+                extra.append(dataclasses.replace(site, cut=_cut(loss, bit)))
         bits = [self.bit(("leaf", k)) for k in range(leaves)]
         return Findings(
             tuple(sorted([*alive.values(), *extra], key=lambda s: s.order)),
@@ -124,10 +128,6 @@ class Recorder:
             frozenset(k for k, bit in enumerate(bits) if bit & loss.layers),
             frozenset(k for k, bit in enumerate(bits) if bit & loss.reaching),
         )
-
-
-def _within(path: Path, prefix: Path) -> bool:
-    return path[: len(prefix)] == prefix
 
 
 def _cut(loss: Origin, bit: int) -> tuple[str, ...]:

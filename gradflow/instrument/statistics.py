@@ -8,6 +8,7 @@ shows. Every column is a sum over calls, so that scan steps, branches, shards an
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,10 +55,10 @@ class Layout:
             columns += [f"input_{s}" for s in SCALES]
         if "output_rms" in self.wanted:
             columns += [f"output_{s}" for s in SCALES]
+        if "similarity" in self.wanted:
+            columns += ["alive", "direction"]
         if "output_mean" in self.wanted:
             columns += self.total
-        if "similarity" in self.wanted:
-            columns += ["direction", "alive"]
         if "nonfinite" in self.wanted:
             columns.append("nonfinite_forward")
         return tuple(columns)
@@ -65,8 +66,8 @@ class Layout:
     @property
     def total(self) -> tuple[str, ...]:
         """Columns that `mean` takes: the sum of the output; of a complex one the real, then the imaginary part."""
-        prefixes = ("total", "total_imag") if self.is_complex else ("total",)
-        return tuple(f"{prefix}_{s}" for prefix in prefixes for s in SCALES)
+        prefixes = ("total", "imaginary_total") if self.is_complex else ("total",)
+        return tuple(f"{prefix}_{s}" for prefix in prefixes for s in ("sum", "high"))
 
     @property
     def backward(self) -> tuple[str, ...]:
@@ -150,13 +151,15 @@ def _output_sums(y: Num[Array, "..."], example_axes: Sequence[int], layout: Layo
     """Form the columns of `output_rms`, `output_mean` and `similarity`, as far as they are wanted."""
     wanted, dtype = layout.wanted, layout.dtype
     if "similarity" in wanted and example_axes:
-        sums = reductions.sum_examples(y, example_axes[0], dtype, mesh)
-        pieces = [sums.squares] if "output_rms" in wanted else []
-        pieces += sums.totals if "output_mean" in wanted else []
-        return [*pieces, sums.direction, sums.alive]
+        # A vector that is needed whole is summed by the kernel that joins the columns; a part of it would not be.
+        over_examples, over_units = reductions.sum_examples(y, example_axes[0], dtype, mesh)
+        return [
+            over_examples if "output_rms" in wanted else over_examples[3:],
+            over_units if "output_mean" in wanted else over_units[:1],
+        ]
     pieces = [sum_of_squares(y, dtype)] if "output_rms" in wanted else []
-    pieces += reductions.total(y, dtype) if "output_mean" in wanted else []
-    return pieces + ([jnp.zeros((2,), dtype)] if "similarity" in wanted else [])
+    pieces += [jnp.zeros((2,), dtype)] if "similarity" in wanted else []
+    return pieces + ([reductions.total(y, dtype)] if "output_mean" in wanted else [])
 
 
 def backward(
@@ -174,18 +177,17 @@ def backward(
     pieces = [jnp.ones((), layout.dtype)]
     if "output_grad_rms" in layout.wanted:
         pieces.append(sum_of_squares(g, layout.dtype))
-    size = _magnitude(g)
     if layout.wanted & _ENTRY_COUNTS:
-        counts = reductions.count_by_unit(_marks(g, size, flush_below), unit_axes)
+        counts = reductions.count_by_unit(_marks(g, flush_below), unit_axes)
         nonzero, flushed, bad = lax.optimization_barrier(counts)
-        dead = ((lax.psum(nonzero, tuple(mesh)) if mesh else nonzero) == 0).astype(jnp.int32)
+        dead = ((lax.psum(nonzero, tuple(mesh)) if mesh else nonzero) == 0).astype(nonzero.dtype)
         zero = g.size // max(1, nonzero.size) - nonzero
         pieces.append(reductions.small_sums(jnp.stack([zero, flushed, dead, bad]).astype(layout.dtype)))
     if "output_grad_max" in layout.wanted:
-        largest = lax.stop_gradient(jnp.max(size, initial=0.0))
+        largest = lax.stop_gradient(jnp.max(_magnitude(g), initial=0.0))
         pieces.append((lax.pmax(largest, tuple(mesh)) if mesh else largest).astype(layout.dtype))
     if "exponent_histogram" in layout.wanted:
-        pieces.append(_exponent_counts(size, layout.dtype))
+        pieces.append(_exponent_counts(_magnitude(g), layout.dtype))
     return _joined(pieces)
 
 
@@ -195,11 +197,15 @@ def _magnitude(g: Num[Array, "..."]) -> Float[Array, "..."]:
     return size if size.dtype.itemsize >= 4 else size.astype(jnp.float32)
 
 
-def _marks(g: Num[Array, "..."], size: Float[Array, "..."], flush_below: float) -> list[Bool[Array, "..."]]:
+def _marks(g: Num[Array, "..."], flush_below: float) -> list[Bool[Array, "..."]]:
     """Mark entries that are not 0, those that a 16-bit cast would make 0, and NaN and Inf."""
-    nonzero = size != 0
-    flushed = nonzero & (size <= flush_below) if g.dtype.itemsize >= 4 else jnp.zeros_like(nonzero)
-    return [nonzero, flushed, ~jnp.isfinite(g)]
+    nonzero = g != 0
+    if g.dtype.itemsize < 4:
+        return [nonzero, jnp.zeros_like(nonzero), ~jnp.isfinite(g)]
+    # Without |g|: `sum_of_squares` forms it too, and XLA would write it out for both.
+    parts = [g.real, g.imag] if jnp.iscomplexobj(g) else [g]
+    small = [(part <= flush_below) & (part >= -flush_below) for part in parts]
+    return [nonzero, functools.reduce(jnp.logical_and, small, nonzero), ~jnp.isfinite(g)]
 
 
 def _exponent_counts(size: Float[Array, "..."], dtype: str) -> Float[Array, " bins"]:

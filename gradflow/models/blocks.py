@@ -13,13 +13,15 @@ from jaxtyping import Array
 
 from gradflow import activations, initializers
 from gradflow.models.convolution import flax_conv
-from gradflow.models.custom_layers import Part, apply_part
+from gradflow.models.custom_layers import CustomLayer, apply_custom_layer
 from gradflow.models.layers import apply_activation, highway
 from gradflow.models.normalization import normalize
 
-Residual: TypeAlias = bool | Literal["skipinit", "rezero", "fixup", "highway"] | Part
-Shortcut: TypeAlias = Literal["A", "B"] | Part
-Normalization: TypeAlias = Literal["batch"] | Part
+__all__ = ["Block", "Normalization", "Operations", "Residual", "Shortcut"]
+
+Residual: TypeAlias = bool | Literal["skipinit", "rezero", "fixup", "highway"] | CustomLayer
+Shortcut: TypeAlias = Literal["A", "B"] | CustomLayer
+Normalization: TypeAlias = Literal["batch"] | CustomLayer
 
 _EXPANSION = 4  # output channels of a bottleneck block over those of its 3x3 convolution
 
@@ -92,9 +94,9 @@ class Operations:
             return x
         return x + module.param("shift" + suffix, zeros, (), self.param_dtype).astype(x.dtype)
 
-    def part(self, part: Part, *inputs: Any, **how: Any) -> Array:
-        """Apply a part of the user's own: see `apply_part`."""
-        return apply_part(part, *inputs, **how, dtype=self.dtype, param_dtype=self.param_dtype)
+    def part(self, part: CustomLayer, *inputs: Any, **how: Any) -> Array:
+        """Apply a part of the user's own: see `apply_custom_layer`."""
+        return apply_custom_layer(part, *inputs, **how, dtype=self.dtype, param_dtype=self.param_dtype)
 
     def convolutions(self, channels: int, stride: int) -> list[tuple[int, int, int, Initializer]]:
         """(channels, stride, window, initializer) of each convolution of a branch."""

@@ -16,6 +16,8 @@ from jaxtyping import Array
 from gradflow import _lookup, initializers
 from gradflow.models.custom_layers import module_class
 
+__all__ = ["CELLS", "Cell", "States", "Tap", "Weight", "get"]
+
 States = tuple[Array, ...]
 Tap = Callable[[str, Array], Array]
 

@@ -18,7 +18,16 @@ from jaxtyping import Array, Float
 from gradflow import activations, initializers
 from gradflow.models.convolution import conv, flax_conv
 from gradflow.models.custom_layers import module_class
-from gradflow.models.layers import apply_activation, as_floating, bias_initializer, check_model, check_size, solved
+from gradflow.models.layers import (
+    activation_for_depth,
+    apply_activation,
+    as_floating,
+    bias_initializer,
+    check_model,
+    check_size,
+)
+
+__all__ = ["CNN"]
 
 _WINDOW = 3
 
@@ -79,13 +88,18 @@ class CNN(nn.Module):
             raise ValueError(f"CNN(halvings=...): expected at most depth = {self.depth}, got {self.halvings}")
         if self.remat == "segments" and not self.scan:
             raise ValueError("CNN(remat='segments'): runs of layers are those of a loop. Fix: scan=True")
-        phi = solved(self.activation, self.depth)
+        phi = activation_for_depth(self.activation, self.depth)
         phi = activations.get(phi) if isinstance(phi, str) else phi
         if module_class(phi) is not None or (isinstance(phi, activations.Activation) and phi.learnable):
             raise ValueError(
                 f"CNN(activation=...): expected one without a learned slope or other parameters, got {phi!r}"
             )
         super().__post_init__()
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """Names of the submodules whose parameters hold many layers, stacked along their first axis."""
+        return ("Hidden",) if self.scan and self.depth > max(1, self.halvings) else ()
 
     @nn.compact
     def __call__(
@@ -124,7 +138,7 @@ class CNN(nn.Module):
 
     def _options(self) -> _Options:
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(_Options)}
-        return _Options(**{**options, "activation": solved(self.activation, self.depth)})
+        return _Options(**{**options, "activation": activation_for_depth(self.activation, self.depth)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +170,7 @@ def _layer(model: CNN, x: Array, index: int, stride: int) -> Array:
         param_dtype=model.param_dtype,
         name=f"Conv_{index}",
     )(x)
-    phi = solved(model.activation, model.depth)
+    phi = activation_for_depth(model.activation, model.depth)
     return apply_activation(phi, y, suffix="", channelwise=False, param_dtype=model.param_dtype)
 
 

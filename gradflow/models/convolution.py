@@ -13,6 +13,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+__all__ = ["Pairs", "conv", "flax_conv"]
+
 Pairs = tuple[tuple[int, int], ...]
 
 _WIDE = (np.dtype("float32"), np.dtype("float64"))  # sums of parts would lose bits in narrower ones
@@ -25,12 +27,12 @@ def conv(
     kernel: Float[Array, "*window inputs outputs"],
     strides: int | Sequence[int] = 1,
     padding: Literal["SAME", "VALID"] | Sequence[tuple[int, int]] = "SAME",
-) -> Float[Array, "batch *moved outputs"]:
+) -> Float[Array, "batch *transposed outputs"]:
     """Cross-correlation: y[n, p, o] = sum over q, c of x[n, strides p + q - low, c] kernel[q, c, o].
 
     Value and gradients are those of `jax.lax.conv_general_dilated`; what differs is how the gradients are written. Its
     own rules leave the axes of kernel and cotangent where they are and name them anew, a form that XLA:CPU runs as a
-    plain loop when it stands inside `lax.scan`. Here the axes are moved first, so that both gradients are convolutions
+    plain loop when it stands inside `lax.scan`. Here the axes move first, so that both gradients are convolutions
     in the form of the forward pass. Any transformation of JAX applies, any number of times.
 
     Where derivatives are taken and the program is lowered for a CPU, the kernel's gradient of a large batch is a sum
@@ -175,8 +177,8 @@ def _by_gradient(
     )
 
     def part(x: Array, cotangent: Array) -> Array:
-        moved = jnp.moveaxis(cotangent, 0, -2)
-        return _correlate(x.swapaxes(0, -1), moved, (1,) * len(window), used, dilation=strides)
+        transposed = jnp.moveaxis(cotangent, 0, -2)
+        return _correlate(x.swapaxes(0, -1), transposed, (1,) * len(window), used, dilation=strides)
 
     def gradient(cotangent: Array) -> Array:
         if parts == 1:

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
+__all__ = ["CustomLayer", "apply_custom_layer", "build", "check_custom_layer", "module_class"]
+
 # A function, a Linen class, a `functools.partial` of one, or a module, of which every layer gets a copy of its own.
-Part: TypeAlias = Callable[..., Any]
+CustomLayer: TypeAlias = Callable[..., Any]
 
 
 def module_class(part: Any) -> type[nn.Module] | None:
@@ -30,7 +32,7 @@ def module_class(part: Any) -> type[nn.Module] | None:
     return made if isinstance(made, type) and issubclass(made, nn.Module) else None
 
 
-def check_part(owner: str, option: str, part: Any) -> None:
+def check_custom_layer(owner: str, option: str, part: Any) -> None:
     """Check that an option which is no name is a part.
 
     Args:
@@ -47,7 +49,7 @@ def check_part(owner: str, option: str, part: Any) -> None:
         )
 
 
-def build(part: Part, suffix: str, **fields: Any) -> Callable[..., Any]:
+def build(part: CustomLayer, suffix: str, **fields: Any) -> Callable[..., Any]:
     """Make the module of a part within a compact method; a function comes back as it is.
 
     Args:
@@ -66,8 +68,8 @@ def build(part: Part, suffix: str, **fields: Any) -> Callable[..., Any]:
     return part(name=name, **{key: value for key, value in fields.items() if key in known and key not in bound})
 
 
-def apply_part(
-    part: Part,
+def apply_custom_layer(
+    part: CustomLayer,
     *inputs: Any,
     option: str,
     suffix: str,

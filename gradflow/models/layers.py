@@ -13,7 +13,19 @@ from jax.nn.initializers import Initializer, constant
 from jaxtyping import Array, Float
 
 from gradflow import _lookup, activations, initializers
-from gradflow.models.custom_layers import apply_part, check_part
+from gradflow.models.custom_layers import apply_custom_layer, check_custom_layer
+
+__all__ = [
+    "PReLU",
+    "activation_for_depth",
+    "apply_activation",
+    "as_floating",
+    "bias_initializer",
+    "check_dtypes",
+    "check_model",
+    "check_size",
+    "highway",
+]
 
 
 class PReLU(nn.Module):
@@ -69,10 +81,12 @@ def apply_activation(
         if fn.parameter is None:
             return fn(x)
         return PReLU(channelwise, fn.parameter, param_dtype, name="PReLU" + suffix)(x)
-    return apply_part(fn, x, option="activation", suffix=suffix, shape=x.shape, dtype=x.dtype, param_dtype=param_dtype)
+    return apply_custom_layer(
+        fn, x, option="activation", suffix=suffix, shape=x.shape, dtype=x.dtype, param_dtype=param_dtype
+    )
 
 
-def solved(
+def activation_for_depth(
     activation: str | activations.Activation | Callable[[Array], Array], depth: int
 ) -> str | activations.Activation | Callable[[Array], Array]:
     """Put the record that is solved for a depth in place of the name of a family of activations.
@@ -182,7 +196,7 @@ def check_model(
     for name, known in choices.items():
         value = getattr(model, name)
         if name in parts and callable(value):
-            check_part(owner, name, value)
+            check_custom_layer(owner, name, value)
         elif not any(type(value) is type(one) and value == one for one in known):
             _lookup.find(name, str(value), dict.fromkeys(map(str, known)))
             raise ValueError(f"{owner}({name}=...): got the text {value!r} for what is no text")
@@ -192,11 +206,11 @@ def check_model(
     if not 0 <= momentum < 1:
         raise ValueError(f"{owner}(batch_norm_momentum=...): expected a number from 0 to below 1, got {momentum!r}")
     check_dtypes(model)
-    activation = solved(model.activation, depth)
+    activation = activation_for_depth(model.activation, depth)
     if isinstance(activation, str):
         activations.get(activation)
     else:
-        check_part(owner, "activation", activation)
+        check_custom_layer(owner, "activation", activation)
 
 
 def highway(carry: Array, transformed: Array, gate: Array) -> Array:

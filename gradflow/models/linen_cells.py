@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array
 
 from gradflow.models.custom_layers import build, module_class
+
+__all__ = ["LinenLayer", "check_cell", "is_linen"]
 
 
 def is_linen(cell: Any) -> bool:
@@ -47,6 +50,18 @@ def check_cell(cell: Any, hidden: int, refused: dict[str, Any]) -> None:
         )
 
 
+def _recurrent_initializer(cell: Any, param_dtype: Any) -> Initializer | None:
+    """Return a cell's default recurrent initializer, drawn in float32 and cast; None where it can draw by itself.
+
+    It is orthogonal in Flax, and from JAX 0.12 on the QR decomposition refuses types narrower than float32.
+    """
+    fields = {field.name: field for field in dataclasses.fields(module_class(cell) or nn.Module)}
+    default = fields["recurrent_kernel_init"].default if "recurrent_kernel_init" in fields else None
+    if jnp.finfo(param_dtype).bits >= 32 or not callable(default):
+        return None
+    return lambda key, shape, dtype=param_dtype: default(key, shape, jnp.float32).astype(dtype)
+
+
 class LinenLayer(nn.Module):
     """One recurrent layer in one direction, time first, by a scan over a Linen cell.
 
@@ -80,7 +95,8 @@ class LinenLayer(nn.Module):
             states: carry before the first step; None: the cell's own.
             collect: whether the outputs of all steps are wanted.
         """
-        given = {"kernel_init": self.kernel, "recurrent_kernel_init": self.recurrent}
+        recurrent = _recurrent_initializer(self.cell, self.param_dtype) if self.recurrent is None else self.recurrent
+        given = {"kernel_init": self.kernel, "recurrent_kernel_init": recurrent}
         fields = {name: init for name, init in given.items() if init is not None}
         cell: Any = build(self.cell, "", features=self.hidden, dtype=self.dtype, param_dtype=self.param_dtype, **fields)
         own = cell.initialize_carry(jax.random.key(0), sequence.shape[1:])
@@ -93,7 +109,7 @@ class LinenLayer(nn.Module):
 
         def step(cell: nn.Module, before: Any, inputs: tuple[Array, Array | None]) -> tuple[Any, Array | None]:
             x, counted = inputs
-            with jax.numpy_dtype_promotion("standard"):  # as for other modules: see `apply_part`
+            with jax.numpy_dtype_promotion("standard"):  # as for other modules: see `apply_custom_layer`
                 after = cell(before[0], x)
             if jnp.shape(after[1]) != before[1].shape:
                 raise ValueError(
@@ -112,6 +128,6 @@ class LinenLayer(nn.Module):
             reverse=self.reverse,
             unroll=self.unroll,
         )
-        shown = jnp.zeros((sequence.shape[1], self.hidden), self.dtype)
-        (last, shown), outputs = scan(cell, (start, shown), (sequence, counts))
-        return last, shown if outputs is None else outputs
+        latest = jnp.zeros((sequence.shape[1], self.hidden), self.dtype)
+        (last, latest), outputs = scan(cell, (start, latest), (sequence, counts))
+        return last, latest if outputs is None else outputs

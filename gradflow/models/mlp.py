@@ -13,12 +13,21 @@ from jax.nn.initializers import Initializer, constant, zeros
 from jaxtyping import Array, Float
 
 from gradflow import activations, initializers
-from gradflow.models.custom_layers import Part, apply_part
-from gradflow.models.layers import apply_activation, as_floating, bias_initializer, check_model, highway, solved
+from gradflow.models.custom_layers import CustomLayer, apply_custom_layer
+from gradflow.models.layers import (
+    activation_for_depth,
+    apply_activation,
+    as_floating,
+    bias_initializer,
+    check_model,
+    highway,
+)
 from gradflow.models.normalization import NORMALIZATIONS, normalize
 
-Normalization: TypeAlias = Literal["batch", "layer", "rms"] | Part
-Residual: TypeAlias = Literal["plain", "rezero", "skipinit", "highway"] | Part
+__all__ = ["MLP", "Normalization", "Residual"]
+
+Normalization: TypeAlias = Literal["batch", "layer", "rms"] | CustomLayer
+Residual: TypeAlias = Literal["plain", "rezero", "skipinit", "highway"] | CustomLayer
 
 
 class MLP(nn.Module):
@@ -91,6 +100,11 @@ class MLP(nn.Module):
         check_model(self, ("depth", "width", "outputs"), choices, parts=parts, depth=self.depth)
         super().__post_init__()
 
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """Names of the submodules whose parameters hold many layers, stacked along their first axis."""
+        return ("Hidden",) if self.scan and self.depth > 1 else ()
+
     @nn.compact
     def __call__(self, x: Float[Array, "batch *features"], train: bool = False) -> Float[Array, "batch outputs"]:
         """Map inputs to outputs (logits).
@@ -118,7 +132,7 @@ class MLP(nn.Module):
 
     def _layer(self) -> _Layer:
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(_Layer)}
-        return _Layer(**{**options, "activation": solved(self.activation, self.depth)})
+        return _Layer(**{**options, "activation": activation_for_depth(self.activation, self.depth)})
 
     def _scanned(self) -> Callable[..., nn.Module]:
         body = nn.remat(_ScannedHidden, prevent_cse=False) if self.remat else _ScannedHidden
@@ -191,7 +205,7 @@ def _hidden(module: nn.Module, x: Array, layer: _Layer, train: bool, suffix: str
     if layer.residual is None or not inner:
         return y
     if callable(layer.residual):
-        return apply_part(
+        return apply_custom_layer(
             layer.residual,
             x,
             y,

@@ -11,7 +11,9 @@ from jax.nn.initializers import ones, zeros
 from jaxtyping import Array, Float
 
 from gradflow import _lookup
-from gradflow.models.custom_layers import Part, apply_part, module_class
+from gradflow.models.custom_layers import CustomLayer, apply_custom_layer, module_class
+
+__all__ = ["NORMALIZATIONS", "BatchNorm", "normalize"]
 
 
 class BatchNorm(nn.Module):
@@ -81,7 +83,7 @@ NORMALIZATIONS: dict[str, type[nn.Module]] = {
 
 
 def normalize(
-    kind: str | Part,
+    kind: str | CustomLayer,
     x: Array,
     train: bool,
     *,
@@ -110,4 +112,6 @@ def normalize(
     fields: dict[str, Any] = {"param_dtype": param_dtype}
     if hasattr(module_class(part), "momentum"):  # an axis_name of other classes means the channels' axis
         fields |= {"momentum": momentum, "axis_name": axis_name}
-    return apply_part(part, x, option="normalization", suffix=suffix, shape=x.shape, dtype=dtype, train=train, **fields)
+    return apply_custom_layer(
+        part, x, option="normalization", suffix=suffix, shape=x.shape, dtype=dtype, train=train, **fields
+    )

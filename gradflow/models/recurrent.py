@@ -20,6 +20,8 @@ from gradflow.models.cells import Cell, States
 from gradflow.models.layers import as_floating, check_dtypes, check_size
 from gradflow.models.linen_cells import LinenLayer, check_cell, is_linen
 
+__all__ = ["Recurrent"]
+
 
 class Recurrent(nn.Module):
     """Recurrent network: sequences (batch, time, features) to outputs (batch, outputs), read off the last hidden state.

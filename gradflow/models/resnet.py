@@ -13,7 +13,9 @@ from jaxtyping import Array, Float
 
 from gradflow import activations, initializers
 from gradflow.models.blocks import Block, Normalization, Operations, Residual, Shortcut
-from gradflow.models.layers import as_floating, check_model, solved
+from gradflow.models.layers import activation_for_depth, as_floating, check_model
+
+__all__ = ["STAGES", "ResNet"]
 
 STAGES = (16, 32, 64)  # channels of the three stages, the last two at half the resolution of the one before
 
@@ -146,5 +148,5 @@ class ResNet(nn.Module):
 
     def _operations(self, blocks: int) -> Operations:
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(Operations) if f.name != "blocks"}
-        options["activation"] = solved(self.activation, self.depth - 1)
+        options["activation"] = activation_for_depth(self.activation, self.depth - 1)
         return Operations(blocks=blocks, **options)

@@ -7,18 +7,32 @@ from gradflow.training.grids import grid
 from gradflow.training.history import Curve, Fitted
 from gradflow.training.loop import fit
 from gradflow.training.losses import classification, evaluate, regression
-from gradflow.training.optimizers import decay_mask, remedied, stacked_layers
-from gradflow.training.step import Mean, TrainState, averages, init, make_flow_step, make_step, run, start
+from gradflow.training.optimizers import decay_mask, stacked_layers, with_clipping_and_decay
+from gradflow.training.step import (
+    FlowStep,
+    LossFn,
+    Mean,
+    Step,
+    TrainState,
+    init,
+    make_flow_step,
+    make_step,
+    means,
+    run,
+    start,
+)
 
 __all__ = [
     "CheckpointError",
     "Checkpoints",
     "Curve",
     "Fitted",
+    "FlowStep",
+    "LossFn",
     "Mean",
     "NonFiniteError",
+    "Step",
     "TrainState",
-    "averages",
     "classification",
     "data_mesh",
     "decay_mask",
@@ -29,10 +43,11 @@ __all__ = [
     "join",
     "make_flow_step",
     "make_step",
+    "means",
     "regression",
-    "remedied",
     "run",
     "stacked_layers",
     "start",
     "window_sharding",
+    "with_clipping_and_decay",
 ]

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import warnings
 import zlib
 from pathlib import Path
@@ -18,6 +19,10 @@ import numpy as np
 from gradflow.training.errors import CheckpointError
 from gradflow.training.step import TrainState
 
+__all__ = ["Checkpoints", "Store", "open_store", "pack", "unpack"]
+
+# What readers of JSON, archives and arrays raise for content that is not theirs.
+_DECODING_ERRORS = (ValueError, KeyError, TypeError, EOFError, zlib.error)
 ARRAYS, NOTES = "arrays", "notes"  # the two items of a checkpoint: arrays by path, and JSON
 
 
@@ -116,14 +121,16 @@ class Store:
             state: at the start of the run: structure, shapes, types and placement.
 
         Raises:
-            CheckpointError: if all are corrupt, or the newest good one is of another model or optimizer.
+            CheckpointError: if all are corrupt, if one cannot be read from disk (permission, a failing device), or if
+                the newest good one is of another model or optimizer.
         """
         steps = self.steps
         damaged: list[int] = []
         for step in reversed(steps):
             try:
                 arrays, notes = self._read(step)
-            except Exception as error:
+            except (*_DECODING_ERRORS, OSError) as error:
+                _check_readable(self._folder / str(step))
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 warnings.warn(f"checkpoint of step {step} in {self._folder} is corrupt ({reason[0]})", stacklevel=3)
                 damaged.append(step)
@@ -231,6 +238,23 @@ def unpack(text: str) -> dict[str, np.ndarray]:
     """
     with np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False) as arrays:
         return dict(arrays)
+
+
+def _check_readable(folder: Path) -> None:
+    """Raise CheckpointError if the disk does not yield a checkpoint's files, which says nothing of their content."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place) / name
+            try:
+                with path.open("rb") as file:
+                    while file.read(1 << 20):
+                        pass
+            except OSError as error:
+                raise CheckpointError(
+                    f"cannot read {path}: {error.strerror or error}. Likely cause: no permission, or a disk or network "
+                    "that fails; the checkpoint itself may be good. Fix: make the file readable, and continue with "
+                    "resume=True; nothing was changed"
+                ) from error
 
 
 def _sealed(notes: dict[str, Any]) -> dict[str, Any]:

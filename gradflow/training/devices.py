@@ -12,6 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gradflow.training.step import Key, Tree
 
+__all__ = ["AXIS", "SplitWindow", "data_mesh", "join", "replicated", "window_sharding"]
+
 AXIS = "data"
 
 

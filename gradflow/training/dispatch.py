@@ -27,6 +27,8 @@ from gradflow.training.step import LossFn, Metrics, TrainState, make_flow_step, 
 if TYPE_CHECKING:
     import optax
 
+__all__ = ["Dispatches", "Programs", "Record", "programs"]
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -76,15 +78,19 @@ def programs(
         monitor: flow to record.
         mesh: devices that share the batch.
     """
+    settings = (loss_fn, optimizer, every, monitor, mesh)
+    return _cached_programs(*settings) if _is_hashable(settings) else _make_programs(*settings)
+
+
+def _is_hashable(value: Any) -> bool:
     try:
-        return _kept(loss_fn, optimizer, every, monitor, mesh)
-    except TypeError as error:
-        if "unhashable" not in str(error):
-            raise
-        return _made(loss_fn, optimizer, every, monitor, mesh)
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
-def _made(
+def _make_programs(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     every: int,
@@ -119,7 +125,7 @@ def _made(
     )
 
 
-_kept = functools.lru_cache(maxsize=8)(_made)
+_cached_programs: Callable[..., Programs] = functools.lru_cache(maxsize=8)(_make_programs)
 
 
 def _summed(metrics: Metrics) -> Metrics:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gradflow.training.history import Fitted
 
+__all__ = ["CheckpointError", "NonFiniteError"]
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be written, read or continued; what was saved before is left as it is."""

@@ -14,6 +14,8 @@ from jaxtyping import Array, Num
 
 from gradflow.training.step import Tree
 
+__all__ = ["grid"]
+
 
 def grid(
     one: Callable[..., Tree],

@@ -14,6 +14,8 @@ from gradflow.monitor import FlowHistory
 from gradflow.training.checkpoints import pack, unpack
 from gradflow.training.step import Metrics, TrainState
 
+__all__ = ["Curve", "Fitted", "History", "record"]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curve:

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-HELD = (signal.SIGINT, signal.SIGTERM)
+__all__ = ["Interruption", "defer_signals"]
+
+_DEFERRED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption:
@@ -36,7 +38,7 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def held() -> Iterator[Interruption]:
+def defer_signals() -> Iterator[Interruption]:
     """Hold the first SIGTERM or Ctrl-C back while the block runs; a second Ctrl-C is obeyed at once.
 
     Outside of the main thread, where signals do not arrive, nothing is changed.
@@ -51,7 +53,7 @@ def held() -> Iterator[Interruption]:
             raise KeyboardInterrupt
         interruption.received = interruption.received or number
 
-    before: dict[int, Any] = {number: signal.signal(number, note) for number in HELD}
+    before: dict[int, Any] = {number: signal.signal(number, note) for number in _DEFERRED}
     try:
         yield interruption
     finally:

@@ -17,14 +17,16 @@ from gradflow.training.checkpoints import Checkpoints, open_store
 from gradflow.training.dispatch import Dispatches
 from gradflow.training.errors import CheckpointError
 from gradflow.training.history import Fitted, History
-from gradflow.training.interruption import Interruption, held
-from gradflow.training.progress import shown
+from gradflow.training.interruption import Interruption, defer_signals
+from gradflow.training.progress import report_progress
 from gradflow.training.step import LossFn, TrainState
 
 if TYPE_CHECKING:
     import optax
 
     from gradflow.data import Source
+
+__all__ = ["fit"]
 
 
 def fit(
@@ -53,7 +55,7 @@ def fit(
 
     Args:
         loss_fn: as for `make_step`: `classification(model)`, `regression(model)` or your own.
-        optimizer: any of optax, also from `remedied`.
+        optimizer: any of optax, also from `with_clipping_and_decay`.
         state: from `init` or `start`, or a later one. It is copied and stays as it is.
         source: of `gf.data`: on the device, generated or streamed; or a pure function (key, step) -> batch.
         steps: of the whole run, those behind `state` or a checkpoint included; a multiple of `every`.
@@ -96,8 +98,8 @@ def fit(
                 f"fit: expected a state at a multiple of every={every} and at most steps={steps}, "
                 f"got one of step {done}"
             )
-        interruption = stack.enter_context(held()) if saver is not None else Interruption()
-        dispatches.report = stack.enter_context(shown(done, steps, progress and jax.process_index() == 0))
+        interruption = stack.enter_context(defer_signals()) if saver is not None else Interruption()
+        dispatches.report = stack.enter_context(report_progress(done, steps, progress and jax.process_index() == 0))
         for first in range(done, steps, every):
             end = first + every
             dispatches.queue(first, validate=end == steps or (validate_every is not None and end % validate_every == 0))

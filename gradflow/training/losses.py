@@ -12,6 +12,8 @@ from jaxtyping import Array, Bool, Float, Num
 
 from gradflow.training.step import Key, Mean, Metrics, TrainState, Tree
 
+__all__ = ["Classification", "ModelLoss", "Regression", "classification", "evaluate", "regression"]
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelLoss:

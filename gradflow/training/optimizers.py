@@ -11,8 +11,9 @@ from jaxtyping import Array, Float
 if TYPE_CHECKING:
     import optax
 
+__all__ = ["DECAYED", "decay_mask", "stacked_layers", "with_clipping_and_decay"]
+
 DECAYED = ("kernel", "embedding")
-STACK = "Hidden"  # what gf.models call their scans over layers
 
 
 def decay_mask(params: Any) -> Any:
@@ -43,30 +44,39 @@ def decay_mask(params: Any) -> Any:
     return mask
 
 
-def stacked_layers(params: Any) -> Any:
-    """Tell which parameters hold many layers, one behind the other on their first axis: those of a scan over layers.
+def stacked_layers(model: Any) -> Callable[[Any], Any]:
+    """Return a function that tells which parameters hold many layers, stacked along their first axis.
 
     Args:
-        params: pytree; in `gf.models` such layers lie under "Hidden".
+        model: of `gf.models`, whose attribute `stacked` names the submodules that are a scan over layers; any other
+            model has none.
 
     Returns:
-        The same pytree with a bool at every leaf.
+        A function from parameters to the same pytree with a bool at every leaf.
     """
+    names = frozenset(getattr(model, "stacked", ()))
 
-    def stacked(path: tuple[Any, ...], _: Any) -> bool:
-        return STACK in jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+    def mask(params: Any) -> Any:
+        def stacked(path: tuple[Any, ...], _: Any) -> bool:
+            return jax.tree_util.keystr(path[:1], simple=True) in names
 
-    return jax.tree_util.tree_map_with_path(stacked, params)
+        return jax.tree_util.tree_map_with_path(stacked, params)
+
+    return mask
 
 
-def remedied(
+def _no_stack(params: Any) -> Any:
+    return jax.tree.map(lambda _: False, params)
+
+
+def with_clipping_and_decay(
     optimizer: optax.GradientTransformation,
     *,
     weight_decay: float | Float[Array, ""] | None = None,
     decayed: Any = decay_mask,
     clip_norm: float | Float[Array, ""] | None = None,
     adaptive_clip: float | Float[Array, ""] | None = None,
-    stacked: Callable[[Any], Any] = stacked_layers,
+    stacked: Callable[[Any], Any] = _no_stack,
 ) -> optax.GradientTransformation:
     """Put clipping and weight decay in front of an optimizer: g <- clip(g) + weight_decay w.
 
@@ -82,7 +92,8 @@ def remedied(
             2013, algorithm 1). None: no clipping.
         adaptive_clip: largest ||g|| / max(||w||, 1e-3) of each unit, the weights that enter it; a vector, such as
             biases, is taken as one (Brock et al. 2021). None: no clipping.
-        stacked: which parameters hold the layers of a scan, each with units of its own; likewise a function.
+        stacked: which parameters hold the layers of a scan, each with units of its own; likewise a function, for a
+            model of `gf.models` with `scan=True` this one: `stacked_layers(model)`. By default none do.
     """
     import optax
 

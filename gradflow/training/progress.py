@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+__all__ = ["LEVELS", "SECONDS", "WIDTH", "Report", "report_progress", "sparkline"]
+
 LEVELS = "▁▂▃▄▅▆▇█"
 WIDTH = 24  # layers that a sparkline has room for; more are averaged
 SECONDS = 10.0  # from one plain line to the next
@@ -20,7 +22,7 @@ Report: TypeAlias = Callable[[int, Mapping[str, float], "np.ndarray | None"], No
 
 
 @contextlib.contextmanager
-def shown(done: int, steps: int, wanted: bool) -> Iterator[Report]:
+def report_progress(done: int, steps: int, wanted: bool) -> Iterator[Report]:
     """Show progress on stderr while the block runs, with a function (step, metrics, gradients by layer) that tells it.
 
     Args:

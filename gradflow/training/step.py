@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,25 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 if TYPE_CHECKING:
     import optax
+
+__all__ = [
+    "FlowStep",
+    "Key",
+    "LossFn",
+    "Mean",
+    "Metrics",
+    "Step",
+    "TrainState",
+    "Tree",
+    "draw",
+    "init",
+    "make_flow_step",
+    "make_step",
+    "means",
+    "run",
+    "start",
+    "step_key",
+]
 
 Key: TypeAlias = PRNGKeyArray | Shaped[Array, "2"]
 Tree: TypeAlias = Any
@@ -37,9 +56,6 @@ class Mean:
 
 
 Metrics: TypeAlias = dict[str, Mean]
-LossFn: TypeAlias = Callable[[Tree, Tree, Any, Key], tuple[Array, tuple[Metrics, Tree]]]
-Step: TypeAlias = Callable[["TrainState", Any], tuple["TrainState", Metrics]]
-FlowStep: TypeAlias = Callable[["TrainState", Any], tuple["TrainState", Metrics, Any]]
 
 
 class TrainState(NamedTuple):
@@ -61,6 +77,56 @@ class TrainState(NamedTuple):
     opt_state: Tree
     key: Key
     finite: Bool[Array, ""]
+
+
+@runtime_checkable
+class LossFn(Protocol):
+    """A loss with its metrics, as `classification` and `regression` give it."""
+
+    def __call__(
+        self, params: Tree, model_state: Tree, batch: Any, key: Key, /
+    ) -> tuple[Float[Array, ""], tuple[dict[str, Any], Tree]]:
+        """Return (loss, (metrics, new model state)): pure, for `jit`, `scan`, `vmap` and `grad`.
+
+        Args:
+            params: what is differentiated.
+            model_state: other variables of the model, {} for none.
+            batch: from a source.
+            key: a fresh one every step.
+
+        Returns:
+            The loss, a scalar; metrics by name, each a `Mean`, or a scalar that counts once a step; the model state
+            after the step.
+        """
+        ...
+
+
+@runtime_checkable
+class Step(Protocol):
+    """A training step, as `make_step` gives it."""
+
+    def __call__(self, state: TrainState, batch: Any, /) -> tuple[TrainState, Metrics]:
+        """Return the next state and the metrics of the step: pure.
+
+        Args:
+            state: before the step.
+            batch: of the step.
+        """
+        ...
+
+
+@runtime_checkable
+class FlowStep(Protocol):
+    """A training step that measures the flow, as `make_flow_step` gives it."""
+
+    def __call__(self, state: TrainState, batch: Any, /) -> tuple[TrainState, Metrics, Any]:
+        """Return the next state, the metrics and the flow of the step: pure.
+
+        Args:
+            state: before the step.
+            batch: of the step.
+        """
+        ...
 
 
 def start(params: Tree, optimizer: optax.GradientTransformation, key: Key, model_state: Tree = None) -> TrainState:
@@ -210,7 +276,7 @@ def step_key(state: TrainState) -> Key:
     return jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
 
 
-def averages(metrics: Metrics) -> dict[str, Float[Array, "*runs"]]:
+def means(metrics: Metrics) -> dict[str, Float[Array, "*runs"]]:
     """Return the means.
 
     Args:

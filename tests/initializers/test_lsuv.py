@@ -109,7 +109,7 @@ def test_every_layer_gets_unit_variance(model):
     for layer in report:
         np.testing.assert_allclose(layer.variance_after, 1, atol=0.01)
         assert (layer.iterations <= 1).all()  # outputs are linear in the weight
-        assert not layer.left
+        assert not layer.reason
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), params, new)
     vectors = jax.tree.map(lambda a: a.ndim == 1, params)
     assert all(c != v for c, v in zip(jax.tree.leaves(changed), jax.tree.leaves(vectors), strict=True))
@@ -129,7 +129,7 @@ def test_models_of_this_package_with_layers_in_loops(model, batch):
     _, report = lsuv(model.apply, params, batch, max_iterations=30)
     for layer in report:
         np.testing.assert_allclose(layer.variance_after, 1, atol=0.1)
-        assert not layer.left
+        assert not layer.reason
 
 
 def test_names_and_factors_are_those_of_a_plain_loop():
@@ -261,7 +261,7 @@ def test_what_cannot_be_rescaled_is_named():
     with pytest.warns(UserWarning, match=r"'first': its output is constant.*'second': its output is constant"):
         new, report = lsuv(lambda p, x: x @ p["first"] @ p["second"], params, X)
     np.testing.assert_array_equal(new["second"], params["second"])
-    assert "constant" in report[0].left
+    assert "constant" in report[0].reason
 
     def normalized(p, x):
         return x @ (p["w"] / jnp.linalg.norm(p["w"]))

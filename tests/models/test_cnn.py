@@ -51,15 +51,6 @@ def test_delta_orthogonal_layers_keep_every_norm():
     np.testing.assert_allclose(jnp.linalg.norm(out, axis=-1), jnp.linalg.norm(X.mean((1, 2)), axis=-1), rtol=1e-4)
 
 
-def test_program_does_not_grow_with_depth():
-    def size(depth):
-        model = CNN(depth=depth, channels=4, outputs=3, scan=True)
-        variables = jax.eval_shape(model.init, jax.random.key(0), X)
-        return str(jax.make_jaxpr(jax.grad(lambda v: model.apply(v, X).sum()))(variables)).count(" = ")
-
-    assert size(10) == size(10_000)
-
-
 def test_every_layer_has_a_kernel_of_its_own():
     model = CNN(depth=5, channels=4, outputs=3, scan=True)
     kernels = jax.jit(model.init)(jax.random.key(0), X)["params"]["Hidden"]["Conv"]["kernel"]

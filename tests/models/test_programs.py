@@ -60,6 +60,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_bare_jax_program(name):
     program, others = PROGRAMS[name]

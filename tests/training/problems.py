@@ -18,7 +18,7 @@ from gradflow.training import Checkpoints, Mean
 
 WIDTH, BATCH = 6, 8
 # Not Adam: the one of Optax breaks the strict promotion that the tests run under.
-OPTIMIZER = training.remedied(
+OPTIMIZER = training.with_clipping_and_decay(
     optax.rmsprop(lambda count: 3e-3 * 0.995 ** count.astype(jnp.float32), momentum=0.9),
     weight_decay=1e-3,
     clip_norm=1.0,

@@ -109,6 +109,16 @@ def test_a_corrupt_newest_one_falls_back_to_the_one_before(begun, whole, damage)
     assert steps_in(begun) == [16, 24, 32]
 
 
+def test_a_file_that_cannot_be_read_is_not_called_corrupt(begun):
+    """A link to itself, which no user can open, root neither."""
+    path = largest_file(begun / "24" / "arrays" / "d")
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(CheckpointError, match=r"cannot read .*24.*: .*nothing was changed"):
+        train(begun, 32)
+    assert steps_in(begun) == [8, 16, 24]
+
+
 def test_nothing_is_touched_if_all_are_corrupt(begun):
     for step in (8, 16, 24):
         cut(begun / str(step))

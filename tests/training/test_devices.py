@@ -18,7 +18,7 @@ from gradflow.training.devices import SplitWindow
 ROWS, BATCH, STEPS = 64, 16, 12
 MODEL = gf.models.MLP(depth=2, width=8, outputs=3, activation="tanh", normalization="batch")
 LOSS = training.classification(MODEL)
-OPTIMIZER = training.remedied(optax.sgd(0.1, momentum=0.9), weight_decay=1e-3, clip_norm=1.0)
+OPTIMIZER = training.with_clipping_and_decay(optax.sgd(0.1, momentum=0.9), weight_decay=1e-3, clip_norm=1.0)
 
 
 def examples():

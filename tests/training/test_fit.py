@@ -167,10 +167,10 @@ def test_the_host_reads_one_dispatch_while_the_next_runs(monkeypatch):
             return super().window(first, count)
 
     @contextlib.contextmanager
-    def shown(done, steps, wanted):
+    def report_progress(done, steps, wanted):
         yield lambda step, metrics, gradients: events.append(f"read {step - 4}")
 
-    monkeypatch.setattr(loop, "shown", shown)
+    monkeypatch.setattr(loop, "report_progress", report_progress)
     fit(steps=12, source=Watched())
     assert events == ["queue 0", "queue 4", "read 0", "queue 8", "read 4", "read 8"]
     made = programs(problems.loss_fn, problems.OPTIMIZER, 4, Monitor(8), None)

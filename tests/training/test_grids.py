@@ -15,12 +15,12 @@ SEEDS, RATES = np.arange(3), np.array([0.01, 0.1], np.float32)
 
 
 def one(shift, *, seed, rate):
-    optimizer = training.remedied(optax.sgd(rate, momentum=0.9), clip_norm=10 * rate)
+    optimizer = training.with_clipping_and_decay(optax.sgd(rate, momentum=0.9), clip_norm=10 * rate)
     state = problems.start(optimizer)._replace(key=jax.random.key(seed))
     params = jax.tree.map(lambda w: w + shift, state.params)
     step = training.make_step(problems.loss_fn, optimizer)
     state, metrics = training.run(step, state._replace(params=params), problems.batch, 20, every=5)
-    return state.params, training.averages(metrics)["loss"]
+    return state.params, training.means(metrics)["loss"]
 
 
 @pytest.fixture(scope="module")

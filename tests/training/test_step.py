@@ -38,7 +38,7 @@ def test_three_steps_are_those_of_numpy():
     rate, momentum, decay, clip = 0.3, 0.9, 0.05, 0.2
     x, classes = images()
     model = gf.models.MLP(depth=1, width=HIDDEN, outputs=OUT, activation="tanh", initializer="xavier_normal")
-    optimizer = training.remedied(optax.sgd(rate, momentum=momentum), weight_decay=decay, clip_norm=clip)
+    optimizer = training.with_clipping_and_decay(optax.sgd(rate, momentum=momentum), weight_decay=decay, clip_norm=clip)
     state = training.init(model, optimizer, jax.random.key(0), jnp.asarray(x))
     flat = [state.params[layer][name] for layer in ("Dense_0", "Dense_1") for name in ("kernel", "bias")]
     weights = [np.asarray(w, np.float64) for w in flat]
@@ -136,7 +136,7 @@ def test_a_bad_step_is_not_taken_and_freezes_its_own_run_only():
 
     with jax.debug_nans(False):
         state, metrics = jax.jit(jax.vmap(one))(jnp.array([0.01, 1.5], jnp.float32))
-        means = np.asarray(training.averages(metrics)["loss"])
+        means = np.asarray(training.means(metrics)["loss"])
     # w = 1 - 1.5 is negative after the first step, and its logarithm the first value that is not finite.
     np.testing.assert_array_equal(state.finite, [True, False])
     np.testing.assert_array_equal(state.step, [5, 1])
@@ -150,7 +150,7 @@ def test_adaptive_clipping_is_per_unit():
     w, g = (random.normal(size=(4, 3)).astype(np.float32) for _ in range(2))
     w[:, 1] *= 1e-5
     limit, rate = 0.1, 0.5
-    optimizer = training.remedied(optax.sgd(rate), adaptive_clip=limit)
+    optimizer = training.with_clipping_and_decay(optax.sgd(rate), adaptive_clip=limit)
     updates, _ = optimizer.update({"w": jnp.asarray(g)}, optimizer.init({"w": jnp.asarray(w)}), {"w": jnp.asarray(w)})
     norm_g, norm_w = (np.sqrt((a**2).sum(0)) for a in (g, w))
     largest = limit * np.maximum(norm_w, 1e-3)
@@ -163,7 +163,8 @@ def test_layers_of_a_scan_have_units_of_their_own():
     random = np.random.default_rng(0)
     shapes = {"kernel": (3, 4, 5), "bias": (3, 5), "conv": (3, 2, 2, 4, 5)}
     w, g = ({k: jnp.asarray(random.normal(size=shape).astype(np.float32)) for k, shape in shapes.items()} for _ in "wg")
-    optimizer = training.remedied(optax.sgd(1.0), adaptive_clip=0.3)
+    stacked = training.stacked_layers(gf.models.MLP(depth=4, width=5, outputs=2, scan=True))
+    optimizer = training.with_clipping_and_decay(optax.sgd(1.0), adaptive_clip=0.3, stacked=stacked)
 
     def update(grads, params):
         return optimizer.update(grads, optimizer.init(params), params)[0]
@@ -173,12 +174,26 @@ def test_layers_of_a_scan_have_units_of_their_own():
         want = update(*({"Dense": {k: x[layer] for k, x in tree.items()}} for tree in (g, w)))["Dense"]
         for name in shapes:
             np.testing.assert_allclose(got[name][layer], want[name], rtol=1e-6)
-    flat = training.remedied(
-        optax.sgd(1.0), adaptive_clip=0.3, stacked=lambda tree: jax.tree.map(lambda _: False, tree)
-    )
+    flat = training.with_clipping_and_decay(optax.sgd(1.0), adaptive_clip=0.3)
     params = {"Hidden": {"Dense": {"kernel": w["kernel"]}}}
     other = flat.update({"Hidden": {"Dense": {"kernel": g["kernel"]}}}, flat.init(params), params)[0]
     assert np.abs(other["Hidden"]["Dense"]["kernel"] - got["kernel"]).max() > 0.1
+
+
+def test_stacks_are_what_the_model_says():
+    """Every stacked parameter of a scanned network, and no module of the user's that happens to be called Hidden."""
+    x = jnp.ones((2, 6, 6, 3))
+    for model in (
+        gf.models.MLP(depth=4, width=5, outputs=2, scan=True),
+        gf.models.CNN(depth=4, channels=4, outputs=2, scan=True),
+    ):
+        params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+        mask = training.stacked_layers(model)(params)
+        assert all(jax.tree.leaves(mask["Hidden"]))
+        assert not any(jax.tree.leaves({name: tree for name, tree in mask.items() if name != "Hidden"}))
+    theirs = {"Hidden": {"kernel": jnp.ones((3, 3))}}
+    assert not any(jax.tree.leaves(training.stacked_layers(gf.models.MLP(depth=4, width=5, outputs=2))(theirs)))
+    assert not any(jax.tree.leaves(training.stacked_layers(object())(theirs)))
 
 
 def test_decay_is_for_kernels_and_embeddings():

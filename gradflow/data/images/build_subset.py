@@ -20,6 +20,8 @@ from gradflow.data.images.catalogue import FASHION_MNIST, RawFile
 from gradflow.data.images.datasets import FASHION_MNIST_SUBSET_DIGEST, digest
 from gradflow.data.images.raw import content_of, read_idx
 
+__all__ = ["NUM_CLASSES", "TEST_PER_CLASS", "TRAIN_PER_CLASS", "build", "first_per_class", "main"]
+
 TRAIN_PER_CLASS = 600
 TEST_PER_CLASS = 100
 NUM_CLASSES = 10

@@ -11,6 +11,23 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+__all__ = [
+    "CATALOGUE",
+    "CIFAR10",
+    "CIFAR10_CLASSES",
+    "CIFAR100",
+    "CIFAR100_CLASSES",
+    "CIFAR100_SUPERCLASSES",
+    "EMBEDDED",
+    "FASHION_MNIST",
+    "FASHION_MNIST_CLASSES",
+    "IDX_FILES",
+    "MNIST",
+    "DataSetFacts",
+    "RawFile",
+    "SplitFacts",
+]
+
 EMBEDDED = "fashion_mnist_subset"  # ships with the package
 
 FASHION_MNIST_CLASSES = (
@@ -59,7 +76,7 @@ class RawFile:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class SplitFacts:
     """One split.
 
     Attributes:
@@ -74,7 +91,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class DataSetFacts:
     """One data set.
 
     Attributes:
@@ -98,7 +115,7 @@ class Entry:
     shape: tuple[int, int, int]
     classes: Mapping[str, int]
     names: Mapping[str, tuple[str, ...]]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, SplitFacts]
     home: str
     urls: tuple[str, ...]
     source: str
@@ -106,11 +123,11 @@ class Entry:
     inside: str = ""
 
 
-def _idx(train: tuple[str, str], test: tuple[str, str], digests: tuple[str, str]) -> dict[str, Part]:
+def _idx(train: tuple[str, str], test: tuple[str, str], digests: tuple[str, str]) -> dict[str, SplitFacts]:
     """Lay out the four files of MNIST and its kin: checksums of images and labels."""
     kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
     return {
-        split: Part(count, tuple(RawFile(f"{prefix}-{k}", s) for k, s in zip(kinds, sums, strict=True)), digest)
+        split: SplitFacts(count, tuple(RawFile(f"{prefix}-{k}", s) for k, s in zip(kinds, sums, strict=True)), digest)
         for split, prefix, count, sums, digest in (
             ("train", "train", 60_000, train, digests[0]),
             ("test", "t10k", 10_000, test, digests[1]),
@@ -120,7 +137,7 @@ def _idx(train: tuple[str, str], test: tuple[str, str], digests: tuple[str, str]
 
 IDX_FILES = tuple(f"{split}-{kind}-ubyte.gz" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 
-MNIST = Entry(
+MNIST = DataSetFacts(
     name="mnist",
     title="digits",
     format="idx",
@@ -146,7 +163,7 @@ MNIST = Entry(
     source="MNIST (LeCun, Cortes & Burges)",
 )
 
-FASHION_MNIST = Entry(
+FASHION_MNIST = DataSetFacts(
     name="fashion_mnist",
     title="clothing",
     format="idx",
@@ -172,7 +189,7 @@ FASHION_MNIST = Entry(
     source="Fashion-MNIST (Xiao, Rasul & Vollgraf 2017), Copyright 2017 Zalando SE, MIT licence",
 )
 
-CIFAR10 = Entry(
+CIFAR10 = DataSetFacts(
     name="cifar10",
     title="photographs",
     format="cifar",
@@ -180,7 +197,7 @@ CIFAR10 = Entry(
     classes={"label": 10},
     names={"label": CIFAR10_CLASSES},
     parts={
-        "train": Part(
+        "train": SplitFacts(
             50_000,
             (
                 RawFile("data_batch_1.bin", "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
@@ -191,7 +208,7 @@ CIFAR10 = Entry(
             ),
             "d59acf989e068e709ce686cda292672c7b212c08d29d3d3e6d8c3aa99eba6a85",
         ),
-        "test": Part(
+        "test": SplitFacts(
             10_000,
             (RawFile("test_batch.bin", "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),),
             "899683d46c3a8c66fd56e1af12202e69fe5a4517be10b0f68e04c78fe585c57c",
@@ -204,7 +221,7 @@ CIFAR10 = Entry(
     inside="cifar-10-batches-bin",
 )
 
-CIFAR100 = Entry(
+CIFAR100 = DataSetFacts(
     name="cifar100",
     title="photographs",
     format="cifar",
@@ -212,10 +229,10 @@ CIFAR100 = Entry(
     classes={"coarse_label": 20, "label": 100},
     names={"coarse_label": CIFAR100_SUPERCLASSES, "label": CIFAR100_CLASSES},
     parts={
-        "train": Part(
+        "train": SplitFacts(
             50_000, (RawFile("train.bin", "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29"),)
         ),
-        "test": Part(
+        "test": SplitFacts(
             10_000, (RawFile("test.bin", "d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a"),)
         ),
     },
@@ -226,4 +243,4 @@ CIFAR100 = Entry(
     inside="cifar-100-binary",
 )
 
-CATALOGUE: dict[str, Entry] = {entry.name: entry for entry in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100)}
+CATALOGUE: dict[str, DataSetFacts] = {entry.name: entry for entry in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100)}

@@ -18,6 +18,17 @@ from gradflow import _lookup
 from gradflow.data.images.catalogue import CATALOGUE, EMBEDDED, FASHION_MNIST
 from gradflow.data.normalization import Normalization, grey_level_statistics, normalization
 
+__all__ = [
+    "DATASETS",
+    "FASHION_MNIST_SUBSET_DIGEST",
+    "FASHION_MNIST_SUBSET_FILE",
+    "ImageDataset",
+    "Split",
+    "digest",
+    "hold_out",
+    "load",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -231,7 +242,7 @@ def load(
 
 
 def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
-    """Part a split in two at random, both in their former order.
+    """SplitFacts a split in two at random, both in their former order.
 
     Args:
         split: usually the training split.
@@ -247,8 +258,10 @@ def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
     if not 0 < count < len(split):
         raise ValueError(f"expected 1 ... {len(split) - 1} validation images of {len(split)}, got {count}")
     order = np.asarray(jax.random.permutation(jax.random.key(seed), len(split)))
-    kept, held = np.sort(order[count:]), np.sort(order[:count])
-    return Split(split.images[kept], split.labels[kept]), Split(split.images[held], split.labels[held])
+    training, validation = np.sort(order[count:]), np.sort(order[:count])
+    return Split(split.images[training], split.labels[training]), Split(
+        split.images[validation], split.labels[validation]
+    )
 
 
 def _on_device(split: Split) -> Split:
@@ -259,7 +272,7 @@ def _read(name: str, split: str, folder: str | Path | None) -> Split:
     """Read one split of a TFDS data set, after having prepared it where needed."""
     from gradflow.data.images import download, prepared
 
-    images, labels = prepared.read(download.ready(name, None if folder is None else Path(folder)), split)
+    images, labels = prepared.read(download.prepared_builder(name, None if folder is None else Path(folder)), split)
     return Split(images, labels["label"])
 
 
@@ -267,7 +280,7 @@ def _load_prepared(name: str, folder: str | Path | None) -> ImageDataset:
     """Read both splits of a TFDS data set, and what is known of it."""
     from gradflow.data.images import download, prepared
 
-    built = download.ready(name, None if folder is None else Path(folder))
+    built = download.prepared_builder(name, None if folder is None else Path(folder))
     train, test = _read(name, "train", folder), _read(name, "test", folder)
     mean, std = grey_level_statistics(np.asarray(train.images))
     return ImageDataset(

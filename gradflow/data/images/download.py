@@ -11,17 +11,19 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from gradflow.data.images.catalogue import CATALOGUE, Entry
-from gradflow.data.images.prepared import Progress, builder, import_raw, is_prepared, silent, tfds
+from gradflow.data.images.catalogue import CATALOGUE, DataSetFacts
+from gradflow.data.images.prepared import Progress, builder, import_raw, is_prepared, no_progress, tfds
 
-PATIENCE = 5.0  # seconds to wait for a server; TFDS itself tries again for minutes
+__all__ = ["TIMEOUT", "NotPreparedError", "check_reachable", "how_to_obtain", "prepare", "prepared_builder"]
+
+TIMEOUT = 5.0  # seconds to wait for a server; TFDS itself tries again for minutes
 
 
 class NotPreparedError(FileNotFoundError):
     """A data set is neither on this machine nor to be had from here; the message says how to get it."""
 
 
-def ready(name: str, folder: Path | None = None, progress: Progress = silent) -> Any:
+def prepared_builder(name: str, folder: Path | None = None, progress: Progress = no_progress) -> Any:
     """Return the builder of a data set that is there, after having prepared it where needed.
 
     Args:
@@ -40,7 +42,7 @@ def ready(name: str, folder: Path | None = None, progress: Progress = silent) ->
     return builder(name, folder)
 
 
-def prepare(built: Any, folder: Path | None = None, progress: Progress = silent) -> None:
+def prepare(built: Any, folder: Path | None = None, progress: Progress = no_progress) -> None:
     """Download a data set and prepare it as array_record.
 
     For the sets of the catalogue the raw files come through TFDS's download manager, which checks their SHA-256, and
@@ -59,16 +61,16 @@ def prepare(built: Any, folder: Path | None = None, progress: Progress = silent)
     urls = entry.urls if entry else tuple(built.url_infos)
     try:
         if urls:
-            reach(urls[0])
+            check_reachable(urls[0])
         if entry:
             _download_raw(entry, built, folder, progress)
         else:
             built.download_and_prepare(file_format="array_record")
     except (OSError, ImportError) as error:
-        raise NotPreparedError(ways_out(built, entry, error)) from error
+        raise NotPreparedError(how_to_obtain(built, entry, error)) from error
 
 
-def reach(url: str) -> None:
+def check_reachable(url: str) -> None:
     """Find out quickly whether a server can be reached; with a proxy set, leave that to the download.
 
     Args:
@@ -82,12 +84,12 @@ def reach(url: str) -> None:
         return
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        socket.create_connection((parts.hostname, port), timeout=PATIENCE).close()
+        socket.create_connection((parts.hostname, port), timeout=TIMEOUT).close()
     except OSError as error:
         raise OSError(f"{parts.hostname} cannot be reached: {error}") from error
 
 
-def _download_raw(entry: Entry, built: Any, folder: Path | None, progress: Progress) -> None:
+def _download_raw(entry: DataSetFacts, built: Any, folder: Path | None, progress: Progress) -> None:
     """Fetch the published files and import them, as if by hand."""
     with tempfile.TemporaryDirectory() as room:
         manager = tfds().download.DownloadManager(
@@ -100,7 +102,7 @@ def _download_raw(entry: Entry, built: Any, folder: Path | None, progress: Progr
         import_raw(entry, raw, folder, progress)
 
 
-def ways_out(built: Any, entry: Entry | None, error: Exception) -> str:
+def how_to_obtain(built: Any, entry: DataSetFacts | None, error: Exception) -> str:
     """Say where a data set was looked for, why it could not be fetched, and what to do.
 
     Args:

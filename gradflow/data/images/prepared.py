@@ -23,15 +23,34 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from gradflow.data.images.catalogue import CATALOGUE, EMBEDDED, Entry
+from gradflow.data.images.catalogue import CATALOGUE, EMBEDDED, DataSetFacts
 from gradflow.data.images.raw import Images, Labels, read_part
+
+__all__ = [
+    "CHUNK",
+    "STALE",
+    "Progress",
+    "builder",
+    "class_names",
+    "digest",
+    "image_and_labels",
+    "import_raw",
+    "is_prepared",
+    "no_progress",
+    "problems",
+    "read",
+    "records",
+    "tfds",
+    "without_decoder_advice",
+    "write",
+]
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 CHUNK = 2048  # records read at once
 STALE = 3600.0  # seconds after which the folder of an import that was killed may go
 
 
-def silent(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
+def no_progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
     """Report no progress.
 
     Args:
@@ -121,7 +140,7 @@ def records(built: Any, split: str) -> Any:
         ) from error
 
 
-def read(built: Any, split: str, progress: Progress = silent) -> tuple[Images, Labels]:
+def read(built: Any, split: str, progress: Progress = no_progress) -> tuple[Images, Labels]:
     """Read one split into memory, in the order in which TFDS stores it (shuffled once, the same on every machine).
 
     Args:
@@ -139,10 +158,12 @@ def read(built: Any, split: str, progress: Progress = silent) -> tuple[Images, L
     starts = range(0, len(source), CHUNK)
     watched = progress(starts, len(starts), f"reading {built.name}, {split}")
     try:
-        with quiet():
+        with without_decoder_advice():
             return _gather(source, watched, *image_and_labels(built))
     except (RuntimeError, OSError, IndexError) as error:
-        raise ValueError(f"{built.data_path}, {split}: cannot be read ({error}); {_again(built.name)}") from error
+        raise ValueError(
+            f"{built.data_path}, {split}: cannot be read ({error}); {_advice_to_import_again(built.name)}"
+        ) from error
 
 
 def _gather(source: Any, starts: Iterable[int], image_key: str, label_keys: tuple[str, ...]) -> tuple[Images, Labels]:
@@ -168,7 +189,7 @@ def _gather(source: Any, starts: Iterable[int], image_key: str, label_keys: tupl
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def without_decoder_advice() -> Iterator[None]:
     """Keep TFDS from recommending OpenCV while images are decoded."""
     log = logging.getLogger("absl")
     level = log.level
@@ -232,7 +253,7 @@ def digest(images: UInt8[np.ndarray, "examples ..."], labels: Labels) -> str:
     return hashlib.sha256(b"".join(each)).hexdigest()
 
 
-def problems(entry: Entry, built: Any, progress: Progress = silent) -> list[str]:
+def problems(entry: DataSetFacts, built: Any, progress: Progress = no_progress) -> list[str]:
     """Hold a prepared data set against what is known of it: counts, shapes, labels, checksums.
 
     Args:
@@ -262,7 +283,7 @@ def problems(entry: Entry, built: Any, progress: Progress = silent) -> list[str]
     return found
 
 
-def import_raw(entry: Entry, raw: Path, folder: Path | None = None, progress: Progress = silent) -> bool:
+def import_raw(entry: DataSetFacts, raw: Path, folder: Path | None = None, progress: Progress = no_progress) -> bool:
     """Turn published raw files into the TFDS data set of that name.
 
     Everything is read and checked before anything is written; it is written into a folder of its own, read back and
@@ -299,7 +320,9 @@ def import_raw(entry: Entry, raw: Path, folder: Path | None = None, progress: Pr
     return True
 
 
-def write(entry: Entry, parts: Mapping[str, tuple[Images, Labels]], folder: Path, progress: Progress = silent) -> Any:
+def write(
+    entry: DataSetFacts, parts: Mapping[str, tuple[Images, Labels]], folder: Path, progress: Progress = no_progress
+) -> Any:
     """Write arrays as the TFDS data set of that name.
 
     Args:
@@ -364,7 +387,7 @@ def _beside(target: Path) -> Iterator[Path]:
         shutil.rmtree(room, ignore_errors=True)
 
 
-def _again(name: str) -> str:
+def _advice_to_import_again(name: str) -> str:
     if name in CATALOGUE:
         return f"damaged: import it again, `python -m gradflow.data import {name} --from DIR`"
     return "damaged: remove that folder and prepare it again"

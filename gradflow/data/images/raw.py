@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from gradflow.data.images.catalogue import CATALOGUE, Entry, Part, RawFile
+from gradflow.data.images.catalogue import CATALOGUE, DataSetFacts, RawFile, SplitFacts
+
+__all__ = ["Images", "Labels", "RawDataError", "content_of", "read_cifar", "read_idx", "read_part"]
 
 Images = UInt8[np.ndarray, "examples height width channels"]
 Labels = Mapping[str, Integer[np.ndarray, " examples"]]
@@ -61,7 +63,7 @@ def read_idx(content: bytes, name: str) -> UInt8[np.ndarray, "..."]:
     return array.reshape(shape)
 
 
-def read_cifar(content: bytes, name: str, entry: Entry) -> tuple[Images, Labels]:
+def read_cifar(content: bytes, name: str, entry: DataSetFacts) -> tuple[Images, Labels]:
     """Parse one binary batch of CIFAR-10 or CIFAR-100.
 
     Args:
@@ -88,7 +90,7 @@ def read_cifar(content: bytes, name: str, entry: Entry) -> tuple[Images, Labels]
     return images, {key: rows[:, column] for column, key in enumerate(entry.classes)}
 
 
-def read_part(entry: Entry, split: str, folder: Path) -> tuple[Images, Labels]:
+def read_part(entry: DataSetFacts, split: str, folder: Path) -> tuple[Images, Labels]:
     """Read one split from its raw files, and check everything that is known of it.
 
     Args:
@@ -120,7 +122,7 @@ def read_part(entry: Entry, split: str, folder: Path) -> tuple[Images, Labels]:
     return _checked(entry, part, np.concatenate([images for images, _ in batches]), joined, contents)
 
 
-def content_of(entry: Entry, file: RawFile, folder: Path) -> tuple[bytes, str]:
+def content_of(entry: DataSetFacts, file: RawFile, folder: Path) -> tuple[bytes, str]:
     """Find a raw file and read it, uncompressed.
 
     Args:
@@ -164,7 +166,7 @@ def content_of(entry: Entry, file: RawFile, folder: Path) -> tuple[bytes, str]:
 
 
 def _checked(
-    entry: Entry, part: Part, images: Images, labels: Labels, contents: list[tuple[bytes, str]]
+    entry: DataSetFacts, part: SplitFacts, images: Images, labels: Labels, contents: list[tuple[bytes, str]]
 ) -> tuple[Images, Labels]:
     """Check number of examples, and what is published under each file's name."""
     where = ", ".join(Path(where).name for _, where in contents)
@@ -180,7 +182,7 @@ def _checked(
     return images, labels
 
 
-def _check_labels(entry: Entry, labels: Labels, where: str) -> None:
+def _check_labels(entry: DataSetFacts, labels: Labels, where: str) -> None:
     for key, values in labels.items():
         if values.size and values.max() >= entry.classes[key]:
             raise RawDataError(
@@ -189,7 +191,7 @@ def _check_labels(entry: Entry, labels: Labels, where: str) -> None:
             )
 
 
-def _advice(digest: str, wanted: Entry) -> str:
+def _advice(digest: str, wanted: DataSetFacts) -> str:
     """Say what to do about a file with this digest, which may be another file of a known data set."""
     for entry in CATALOGUE.values():
         for file in (file for part in entry.parts.values() for file in part.files):

@@ -14,6 +14,8 @@ import numpy as np
 
 from gradflow.theory.mean_field.moments import LARGEST, SMALLEST, ActivationMoments, Phi, activation_moments
 
+__all__ = ["check_variances", "critical_weight_variance", "reject_jump", "root", "variance_fixed_point"]
+
 
 def critical_weight_variance(activation: Phi, *, bias_variance: float) -> float:
     """sigma_w^2 at which chi_1 = 1 for this sigma_b^2: the edge of chaos.
@@ -117,8 +119,8 @@ def root(fn: Callable[[float], float], low: float, high: float) -> float:
             low, at_low = high, at_high
         else:
             at_low /= 2
-        moved, high, at_high = abs(middle - high), middle, at_middle
-        if moved < 1e-13:
+        change, high, at_high = abs(middle - high), middle, at_middle
+        if change < 1e-13:
             break
     return high
 

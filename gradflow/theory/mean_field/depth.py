@@ -11,6 +11,8 @@ from gradflow.theory.mean_field.layer_profile import dropout_fixed_point
 from gradflow.theory.mean_field.moments import ActivationMoments, Phi, activation_moments, in_range
 from gradflow.theory.mean_field.nodes import nodes
 
+__all__ = ["Variances", "best_variances", "trainable_depth"]
+
 _SCALES = 6  # depth scales to which Schoenholz et al. 2017 could train
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+__all__ = ["Ensemble", "spectrum_variance"]
+
 Ensemble = Literal["gaussian", "orthogonal"]
 
 

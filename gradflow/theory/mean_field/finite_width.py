@@ -19,6 +19,8 @@ from gradflow.theory.mean_field.ensembles import Ensemble, spectrum_variance
 from gradflow.theory.mean_field.moments import LARGEST, SMALLEST, Phi, in_range
 from gradflow.theory.mean_field.nodes import nodes
 
+__all__ = ["WidthProfile", "width_profile"]
+
 
 @dataclasses.dataclass(frozen=True)
 class WidthProfile:
@@ -147,7 +149,7 @@ def _step(activation: Phi, q: float, weight_variance: float, ensemble: Ensemble)
         raise ValueError(f"expected an activation with a slope on N(0, {q:g}), got one that is flat: J is 0")
     # d E[f] / dq = E[f (x^2 - 1)] / 2q for x standard: no derivative of f, which may have kinks.
     leaning = (at.standard**2 - 1) / (2 * q)
-    moved = np.array([at.mean(power * leaning), at.mean(slope * leaning)])
+    derivative = np.array([at.mean(power * leaning), at.mean(slope * leaning)])
     noise = np.array(
         [
             [at.mean(power**2) - a**2, at.mean(power * slope) - a * mu_1],
@@ -155,7 +157,7 @@ def _step(activation: Phi, q: float, weight_variance: float, ensemble: Ensemble)
         ]
     )
     if ensemble == "orthogonal":
-        noise -= 2 * q**2 * np.outer(moved, moved) + np.diag([0.0, 2 * mu_1**2])
+        noise -= 2 * q**2 * np.outer(derivative, derivative) + np.diag([0.0, 2 * mu_1**2])
     scale = np.array([weight_variance, 1 / mu_1])
-    transition = np.array([[scale[0] * moved[0], 0.0], [scale[1] * moved[1], 1.0]])
+    transition = np.array([[scale[0] * derivative[0], 0.0], [scale[1] * derivative[1], 1.0]])
     return _Step(a, mu_1, transition, np.outer(scale, scale) * noise)

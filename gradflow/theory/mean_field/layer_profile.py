@@ -14,6 +14,8 @@ from jaxtyping import Float
 from gradflow.theory.mean_field.maps import FixedPoint, fixed_point
 from gradflow.theory.mean_field.moments import LARGEST, SMALLEST, ActivationMoments, Phi, activation_moments, in_range
 
+__all__ = ["NetworkProfile", "dropout_fixed_point", "lower_correlation", "network_profile"]
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkProfile:
@@ -184,8 +186,8 @@ def lower_correlation(
     for _ in range(100):
         slope = weight_variance * moments.slope_pair(c, q)
         gap = (weight_variance * moments.pair(c, q) + shared) / q - c
-        moved = min(max(c + gap / max(1 - slope, 1e-12), -1.0), 1.0)
-        if abs(moved - c) < 1e-13:
+        updated = min(max(c + gap / max(1 - slope, 1e-12), -1.0), 1.0)
+        if abs(updated - c) < 1e-13:
             break
-        c = moved
+        c = updated
     return c, weight_variance * moments.slope_pair(c, q)

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 
 from gradflow import activations, gaussian
 
+__all__ = ["LARGEST", "SMALLEST", "ActivationMoments", "Phi", "activation_moments", "in_range"]
+
 Phi = activations.Phi
 
 SMALLEST = 1e-24  # stands for q -> 0

@@ -17,6 +17,8 @@ from jaxtyping import Float
 from gradflow import activations
 from gradflow.theory.mean_field.moments import LARGEST, Phi, in_range
 
+__all__ = ["Nodes", "nodes", "off_centre_nodes"]
+
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(10)
 _REACH = 10.0  # standard deviations; the mass beyond is 1.5e-23
 # Panels close in on z = 0, where phi' of a sigmoid has its peak and the resolvent its edge.

@@ -15,6 +15,8 @@ from jaxtyping import Float
 from gradflow import activations
 from gradflow.theory.mean_field.moments import LARGEST, Phi, activation_moments, in_range
 
+__all__ = ["batchnorm_rate", "layernorm_rate"]
+
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _PANELS = 12
 _REACH = 12.0  # standard deviations

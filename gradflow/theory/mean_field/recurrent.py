@@ -21,6 +21,8 @@ from gradflow.theory.mean_field.maps import FixedPoint, fixed_point
 from gradflow.theory.mean_field.moments import LARGEST, SMALLEST, Phi, activation_moments, in_range
 from gradflow.theory.mean_field.nodes import off_centre_nodes
 
+__all__ = ["GatedFixedPoint", "gru_fixed_point", "lstm_fixed_point", "minimal_rnn_fixed_point", "recurrent_fixed_point"]
+
 _ROUNDS = 10_000
 _MOST_BIAS = 300.0  # of a gate: beyond, 1 - u is 0 in double precision's range
 
@@ -130,11 +132,11 @@ def minimal_rnn_fixed_point(
     def gate(state: float) -> _Gate:
         return _Gate(update_bias, weight_variance * state + input_variance)
 
-    def moved(state: float) -> float:
+    def next_state(state: float) -> float:
         u = gate(state)
         return candidate_variance * u.rest_square / u.lost
 
-    state = _settled(moved, candidate_variance)
+    state = _iterate_to_rest(next_state, candidate_variance)
     u = gate(state)
     chi = u.square + weight_variance * u.slope_square * (state + candidate_variance)
     return GatedFixedPoint(state, state, u.mean, u.square, chi)
@@ -170,11 +172,11 @@ def gru_fixed_point(*, weight_variance: float, input_variance: float, update_bia
         update, reset = _Gate(update_bias, variance), _Gate(0.0, variance)
         return update, reset, _Gate(0.0, weight_variance * reset.square * state + input_variance, tanh=True)
 
-    def moved(state: float) -> float:
+    def next_state(state: float) -> float:
         update, _, new = parts(state)
         return update.rest_square * new.square / update.lost
 
-    state = _settled(moved, 1.0)
+    state = _iterate_to_rest(next_state, 1.0)
     update, reset, new = parts(state)
     chi = update.square + weight_variance * update.slope_square * (state + new.square)
     through = reset.square + weight_variance * state * reset.slope_square
@@ -216,11 +218,11 @@ def lstm_fixed_point(*, weight_variance: float, input_variance: float, forget_bi
         cell = gate.square * new.square / forget.lost
         return forget, gate, new, cell, _Gate(0.0, cell, tanh=True)
 
-    def moved(hidden: float) -> float:
+    def next_state(hidden: float) -> float:
         _, gate, _, _, out = parts(hidden)
         return gate.square * out.square
 
-    hidden = _settled(moved, 0.1)
+    hidden = _iterate_to_rest(next_state, 0.1)
     forget, gate, new, cell, out = parts(hidden)
     a = cell * forget.slope_square + new.square * gate.slope_square + gate.square * new.slope_square
     a, p = weight_variance * a, gate.square * out.slope_square
@@ -245,7 +247,7 @@ class _Gate:
         """1 - E[u^2], also where u is nearly 1."""
 
 
-def _settled(fn: Callable[[float], float], start: float) -> float:
+def _iterate_to_rest(fn: Callable[[float], float], start: float) -> float:
     """The fixed point that repeated, averaged application of fn leads to."""
     here = start
     for _ in range(_ROUNDS):

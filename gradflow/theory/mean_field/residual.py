@@ -13,6 +13,8 @@ from jaxtyping import Float
 
 from gradflow.theory.mean_field.moments import LARGEST, Phi, activation_moments, in_range
 
+__all__ = ["ResidualProfile", "residual_profile"]
+
 
 @dataclasses.dataclass(frozen=True)
 class ResidualProfile:

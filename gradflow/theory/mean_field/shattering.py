@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 
 from gradflow.theory.mean_field.moments import LARGEST, SMALLEST, Phi, activation_moments, in_range
 
+__all__ = ["gradient_correlation"]
+
 
 def gradient_correlation(
     activation: Phi,

@@ -22,6 +22,8 @@ from gradflow import activations, gaussian
 from gradflow.theory.mean_field.moments import Phi, in_range
 from gradflow.theory.mean_field.nodes import off_centre_nodes
 
+__all__ = ["Residuals", "kernel_shaped", "tailored"]
+
 _EXACT = 1e-9  # miss of a condition, over the whole depth, that counts as none
 _SCALES, _SHIFTS = (1.0, 0.3, 0.1, 0.03), (1.0, -1.0, 0.3, -0.3, 0.0)
 _MOST_DEPTH = 100_000
@@ -62,10 +64,10 @@ def kernel_shaped(activation: Phi, depth: int, *, network_slope: float = 1.5) ->
     record, averages = _checked(activation, depth)
 
     def conditions(at: Sequence[float]) -> Float[np.ndarray, " conditions"]:
-        mean, square, slope_square, pace, moved, _ = averages(*at)
+        mean, square, slope_square, pace, derivative, _ = averages(*at)
         scale = 1 / max(square - mean**2, 1e-300)
         slope = math.log(max(scale * slope_square, 1e-300))
-        return np.array([depth * (scale * (pace - mean * moved) - 1), depth * slope - math.log(network_slope)])
+        return np.array([depth * (scale * (pace - mean * derivative) - 1), depth * slope - math.log(network_slope)])
 
     c, d = _solved(record, conditions, shifts=1)
     mean, square, *_ = averages(c, d)
@@ -104,10 +106,10 @@ def tailored(activation: Phi, depth: int, *, network_curvature: float = 0.3) -> 
 
     def conditions(at: Sequence[float]) -> Float[np.ndarray, " conditions"]:
         c, d, e = at
-        mean, square, slope_square, pace, moved, curvature = averages(c, d)
+        mean, square, slope_square, pace, derivative, curvature = averages(c, d)
         scale = 1 / max(square + 2 * e * mean + e**2, 1e-300)
         bend = math.log(max(scale * curvature * depth / network_curvature, 1e-300))
-        return np.array([depth * (scale * (pace + e * moved) - 1), depth * (scale * slope_square - 1), bend])
+        return np.array([depth * (scale * (pace + e * derivative) - 1), depth * (scale * slope_square - 1), bend])
 
     c, d, e = _solved(record, conditions, shifts=2)
     mean, square, *_ = averages(c, d)

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+__all__ = ["Function", "MomentEstimate", "extreme_singular_values", "singular_value_moments", "singular_values"]
+
 Function = Callable[[Array], Array]
 
 _SMALL = 64  # below this the Jacobian is formed, whatever is asked for

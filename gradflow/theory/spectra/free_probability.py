@@ -23,6 +23,8 @@ from gradflow.theory.mean_field.ensembles import Ensemble, spectrum_variance
 from gradflow.theory.mean_field.moments import LARGEST, Phi, in_range
 from gradflow.theory.mean_field.nodes import nodes
 
+__all__ = ["SpectrumMoments", "largest_singular_value", "spectrum_density", "spectrum_moments", "zero_fraction"]
+
 _ANGLES = np.concatenate([np.linspace(math.pi, 0.1, 24)[1:], np.geomspace(0.1, 1e-7, 13)[1:]])
 _NEWTON = 30  # steps of Newton an angle, at most
 

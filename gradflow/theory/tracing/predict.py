@@ -12,11 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow.instrument import Flow, naming, value_grad_and_flow
-from gradflow.instrument.jaxprs import opened
 from gradflow.instrument.analysis import find_sites
+from gradflow.instrument.jaxprs import opened
 from gradflow.instrument.origins import Kind, Origin
-from gradflow.theory.tracing.propagation import Known, Propagation, Steps
-from gradflow.theory.tracing.random_fields import Source
+from gradflow.theory.tracing.abstract_values import Data, Known
+from gradflow.theory.tracing.propagation import Propagation, Steps
+from gradflow.theory.tracing.random_fields import Gaussian
+from gradflow.theory.tracing.report import table
+
+__all__ = ["LayerPrediction", "Prediction", "predict"]
 
 _FLOOR = 0.1  # of ln rms: what terms of order 1/batch and 1/width beyond the first may amount to
 _DEVIATIONS = 3.0
@@ -49,8 +53,8 @@ class LayerPrediction:
     note: str
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """Where measurement leaves the band: "output", "gradient", both or none."""
+    def deviations(self) -> tuple[str, ...]:
+        """Which measured numbers are outside their bands: "output", "gradient", both or none."""
         pairs = (
             ("output", self.output_rms, self.measured_output_rms, self.output_band),
             ("gradient", self.output_grad_rms, self.measured_output_grad_rms, self.output_grad_band),
@@ -76,12 +80,12 @@ class Prediction:
         return {layer.name: layer.note for layer in self.layers if layer.note}
 
     @property
-    def parting(self) -> tuple[LayerPrediction, ...]:
-        """Where measurement leaves the predicted band."""
-        return tuple(layer for layer in self.layers if layer.parts)
+    def outliers(self) -> tuple[LayerPrediction, ...]:
+        """Layers whose measured output or gradient is outside the predicted band."""
+        return tuple(layer for layer in self.layers if layer.deviations)
 
     def __str__(self) -> str:
-        return _table(self)
+        return table(self)
 
 
 def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
@@ -126,7 +130,7 @@ def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
         ...         x = jnp.tanh(x) @ w
         ...     return x
         >>> prediction = predict(model, params, jax.random.normal(jax.random.key(1), (64, 500)))
-        >>> prediction.parting, prediction.outside
+        >>> prediction.outliers, prediction.outside
         ((), {})
     """
     loss_fn = _loss_of(model)
@@ -134,21 +138,25 @@ def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
     flat, tree = jax.tree_util.tree_flatten_with_path(params)
     leaves = [leaf for _, leaf in flat]
 
-    def of_leaves(*leaves: Any) -> Any:
-        return loss_fn(jax.tree_util.tree_unflatten(tree, leaves), *args)
+    batch, batch_tree = jax.tree_util.tree_flatten(args)
 
-    closed = jax.make_jaxpr(of_leaves)(*leaves)
-    origins = [Origin(Kind.VIEW, frozenset({k}), active=True) for k in range(len(leaves))]
-    found = find_sites(closed, origins, [Origin(Kind.DATA)] * len(opened(closed)[1]), activations=False)
+    def of_leaves(leaves: Any, batch: Any) -> Any:
+        return loss_fn(jax.tree_util.tree_unflatten(tree, leaves), *jax.tree_util.tree_unflatten(batch_tree, batch))
+
+    closed = jax.make_jaxpr(of_leaves)(leaves, batch)
+    data = Origin(Kind.DATA)
+    origins = [Origin(Kind.VIEW, frozenset({k}), active=True) for k in range(len(leaves))] + [data] * len(batch)
+    found = find_sites(closed, origins, [data] * len(opened(closed)[1]), activations=False).sites
     names = naming.name_sites(found, [naming.path_parts(path) or ("params",) for path, _ in flat])
-    sites = {s.path: (n, s) for s, n in zip(found, names, strict=True) if s.kind in _KINDS}
+    # A table that is sliced and added is tapped before the addition: for theory it is no layer, but data that is added.
+    sites = {s.path: (n, s) for s, n in zip(found, names, strict=True) if s.kind in _KINDS and not s.entering}
 
     def measured(name: str, field: str, steps: Steps) -> float:
         return float(np.asarray(getattr(flow[name], field))[steps])
 
     propagation = Propagation(sites, measured)
-    outs = propagation.walk(closed, [Known(leaf) for leaf in leaves], data=True)
-    propagation.leave(outs)
+    outs = propagation.walk(closed, [*map(Known, leaves), *(Data() for _ in batch)])
+    propagation.mark_unpredictable(outs)
     return Prediction(_rows(propagation, flow), flow)
 
 
@@ -186,19 +194,19 @@ def _rows(propagation: Propagation, flow: Flow) -> tuple[LayerPrediction, ...]:
     gradients = _backward(propagation)
     order = {name: k for k, name in enumerate(flow.layers)}
     rows = []
-    for source in propagation.sources:
-        if source.layer is None or source.layer[0] not in order:
+    for gaussian in propagation.algebra.gaussians:
+        if gaussian.layer is None or gaussian.layer[0] not in order:
             continue
-        name, steps = source.layer
-        square, log_variance, anchored = gradients[source]
+        name, steps = gaussian.layer
+        square, log_variance, anchored = gradients[gaussian]
         row = LayerPrediction(
             name,
             steps,
-            math.sqrt(source.variance),
+            math.sqrt(gaussian.variance),
             math.sqrt(square),
             propagation.measured(name, "output_rms", steps),
             propagation.measured(name, "output_grad_rms", steps),
-            _band(source.log_variance),
+            _band(gaussian.log_variance),
             _band(log_variance),
             anchored,
             propagation.notes.get(name, ""),
@@ -207,84 +215,35 @@ def _rows(propagation: Propagation, flow: Flow) -> tuple[LayerPrediction, ...]:
     return tuple(sorted(rows, key=lambda row: (order[row.name], row.step)))
 
 
-def _backward(propagation: Propagation) -> dict[Source, tuple[float, float, bool]]:
-    """Mean square gradient of every source, the variance of its ln, and whether it is the measured one."""
-    arriving: dict[Source, list[tuple[float, float]]] = {}
+def _backward(propagation: Propagation) -> dict[Gaussian, tuple[float, float, bool]]:
+    """Mean square gradient of every Gaussian, the variance of its ln, and whether it is the measured one."""
+    arriving: dict[Gaussian, list[tuple[float, float]]] = {}
     open_, out = set(propagation.open), {}
-    for source in reversed(propagation.sources):
-        terms = arriving.get(source, [])
-        anchored = source in open_ or (not terms and source.layer is not None)
+    for gaussian in reversed(propagation.algebra.gaussians):
+        terms = arriving.get(gaussian, [])
+        anchored = gaussian in open_ or (not terms and gaussian.layer is not None)
         square = sum(term for term, _ in terms)
         spread = sum(term * variance for term, variance in terms) / square if square > 0 else 0.0
-        if anchored and source.layer is not None:
-            square, spread = propagation.measured(source.layer[0], "output_grad_rms", source.layer[1]) ** 2, 0.0
+        if anchored and gaussian.layer is not None:
+            name, steps = gaussian.layer
+            square, spread = propagation.measured(name, "output_grad_rms", steps) ** 2, 0.0
         elif anchored:
-            open_.update(parent for parent, _ in source.edges)
-        out[source] = (square, spread, anchored)
-        for (parent, factor), kurtosis in zip(source.edges, source.kurtosis, strict=True):
-            added = (3 * kurtosis - 1) / parent.units if parent.units else 0.0
+            open_.update(parent for parent, _ in gaussian.edges)
+        out[gaussian] = (square, spread, anchored)
+        if not anchored and not terms:
+            continue  # it ends in a number, such as a statistic of normalization, which sends nothing back
+        for (parent, factor), kurtosis in zip(gaussian.edges, gaussian.kurtosis, strict=True):
+            added = max(3 * kurtosis - 1, 0.0) / parent.units if parent.units else 0.0
             arriving.setdefault(parent, []).append((square * factor, spread + added))
     return out
 
 
 def _band(log_variance: float) -> float:
     """Factor of the rms, from the variance of ln of the mean square."""
-    return math.exp((_DEVIATIONS * math.sqrt(log_variance) + log_variance / 2) / 2 + _FLOOR)
+    return math.exp((_DEVIATIONS * math.sqrt(max(log_variance, 0.0)) + log_variance / 2) / 2 + _FLOOR)
 
 
 def _within(said: float, seen: float, band: float) -> bool:
     if said == 0 or seen == 0:
         return said == seen
     return 1 / band <= seen / said <= band
-
-
-_MOST_ROWS = 60
-_TITLES = ("layer", "output", "predicted", "within", "dL/doutput", "predicted", "within")
-
-
-def _table(prediction: Prediction) -> str:
-    """Rows of measured and predicted rms with their bands; what parts is marked, and notes stand below."""
-    rows: list[tuple[str, ...]] = [_TITLES]
-    marks = [""]
-    notes = list(dict.fromkeys(prediction.outside.values()))
-    for layer in _abridged(_chosen(prediction.layers)):
-        if layer is None:
-            rows.append(("…",) + ("",) * (len(_TITLES) - 1))
-            marks.append("")
-            continue
-        rows.append(_row(layer))
-        note = [f"[{notes.index(layer.note) + 1}]"] if layer.note else []
-        marks.append(" ".join([*note, *(f"<- {which} parts" for which in layer.parts)]))
-    widths = [max(len(row[k]) for row in rows) for k in range(len(_TITLES))]
-    lines = []
-    for row, mark in zip(rows, marks, strict=True):
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)), mark]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join([*lines, *(f"[{k}] {note}" for k, note in enumerate(notes, 1))])
-
-
-def _row(layer: LayerPrediction) -> tuple[str, ...]:
-    gradient = (
-        ("measured", "") if layer.anchored else (f"{layer.output_grad_rms:.2e}", f"x{layer.output_grad_band:.2f}")
-    )
-    return (
-        layer.name + "".join(f"[{k}]" for k in layer.step),
-        f"{layer.measured_output_rms:.2e}",
-        f"{layer.output_rms:.2e}",
-        f"x{layer.output_band:.2f}",
-        f"{layer.measured_output_grad_rms:.2e}",
-        *gradient,
-    )
-
-
-def _chosen(layers: tuple[LayerPrediction, ...]) -> list[LayerPrediction]:
-    """All layers outside scans, and of those inside the first, middle and last step."""
-    steps: dict[str, list[LayerPrediction]] = {}
-    for layer in layers:
-        steps.setdefault(layer.name, []).append(layer)
-    return [s[k] for s in steps.values() for k in sorted({0, len(s) // 2, len(s) - 1})]
-
-
-def _abridged(rows: list[LayerPrediction]) -> list[LayerPrediction | None]:
-    half = _MOST_ROWS // 2
-    return list(rows) if len(rows) <= _MOST_ROWS else [*rows[:half], None, *rows[-half:]]

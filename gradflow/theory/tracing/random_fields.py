@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+__all__ = ["NODES", "WEIGHTS", "Component", "Gaussian", "Signal", "gaussian_signal", "merged_gaussian"]
+
 _BREAKS = np.unique(np.concatenate([s * 10.0 * 0.5 ** np.arange(9) for s in (-1, 1)] + [np.array([0.0, 3.5, -3.5])]))
 _GAUSS, _GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(10)
 _HALVES = np.diff(_BREAKS) / 2
@@ -35,13 +37,13 @@ _POLYNOMIALS = _hermite()
 
 
 @dataclasses.dataclass(eq=False)
-class Source:
+class Gaussian:
     """One Gaussian of mean 0: a layer's output, a bias over units, or a sum of such.
 
     Attributes:
         variance: q.
         shared: correlation between its values for two examples.
-        edges: what it is made of: (source, factor of the mean square gradient on the way down).
+        edges: the Gaussians that it is made of: (Gaussian, factor of the mean square gradient on the way down).
         log_variance: variance of ln q over random weights, from finite width.
         layer: (name, steps of the scans around it), None for what is no layer's output.
         units: width of the layer, 0 for no layer.
@@ -50,7 +52,7 @@ class Source:
 
     variance: float
     shared: float
-    edges: list[tuple[Source, float]] = dataclasses.field(default_factory=list)
+    edges: list[tuple[Gaussian, float]] = dataclasses.field(default_factory=list)
     log_variance: float = 0.0
     layer: tuple[str, tuple[int, ...]] | None = None
     units: int = 0
@@ -58,11 +60,21 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Component:
     """f(u) and f'(u) at u = sqrt(q) times the nodes."""
 
     value: Any
     slope: Float[np.ndarray, " nodes"]
+
+    @property
+    def mean(self) -> float:
+        """E[f(u)]."""
+        return float(WEIGHTS @ self.value)
+
+    @property
+    def variance(self) -> float:
+        """Var[f(u)]; never negative, also where rounding is all that is left of it."""
+        return float(WEIGHTS @ np.square(self.value - self.mean))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,23 +83,23 @@ class Signal:
 
     Attributes:
         constant: the part that no Gaussian moves.
-        parts: f_s by source.
+        components: f_s by Gaussian.
         axes: what each axis of the array holds: "u" units, "e" examples (batch, positions), "1" nothing.
     """
 
     constant: float
-    parts: Mapping[Source, Part]
+    components: Mapping[Gaussian, Component]
     axes: tuple[str, ...]
 
     @property
     def mean(self) -> float:
         """E over units."""
-        return self.constant + sum(float(WEIGHTS @ p.value) for p in self.parts.values())
+        return self.constant + sum(p.mean for p in self.components.values())
 
     @property
     def variance(self) -> float:
         """Var over units, for one example."""
-        return sum(float(WEIGHTS @ p.value**2 - (WEIGHTS @ p.value) ** 2) for p in self.parts.values())
+        return sum(p.variance for p in self.components.values())
 
     @property
     def square(self) -> float:
@@ -98,80 +110,81 @@ class Signal:
     def shared(self) -> float:
         """Covariance over units between two examples: sum_k a_k^2 c^k with Hermite coefficients a_k."""
         total = 0.0
-        for source, part in self.parts.items():
-            squares = (_POLYNOMIALS @ (WEIGHTS * part.value)) ** 2
-            c = source.shared
-            rest = max(float(WEIGHTS @ part.value**2) - float(squares.sum()), 0.0)
+        for gaussian, component in self.components.items():
+            squares = (_POLYNOMIALS @ (WEIGHTS * component.value)) ** 2
+            c = gaussian.shared
+            rest = max(float(WEIGHTS @ component.value**2) - float(squares.sum()), 0.0)
             total += float(squares[1:] @ c ** np.arange(1, _HERMITE + 1)) + rest * c ** (_HERMITE + 1)
         return total
 
     @property
     def linear(self) -> bool:
         """Whether it is itself Gaussian."""
-        return all(np.ptp(p.slope) <= 1e-9 * np.abs(p.slope).max() for p in self.parts.values())
+        return all(np.ptp(p.slope) <= 1e-9 * np.abs(p.slope).max() for p in self.components.values())
 
     @property
-    def edges(self) -> list[tuple[Source, float]]:
-        """Mean square slope by source."""
-        return [(source, float(WEIGHTS @ part.slope**2)) for source, part in self.parts.items()]
+    def edges(self) -> list[tuple[Gaussian, float]]:
+        """Mean square slope by Gaussian."""
+        return [(gaussian, float(WEIGHTS @ component.slope**2)) for gaussian, component in self.components.items()]
 
     @property
     def kurtosis(self) -> list[float]:
-        """E[d^4] / E[d^2]^2 of the slope d, by source."""
+        """E[d^4] / E[d^2]^2 of the slope d, by Gaussian."""
         return [
-            float(WEIGHTS @ p.slope**4) / max(float(WEIGHTS @ p.slope**2) ** 2, 1e-300) for p in self.parts.values()
+            float(WEIGHTS @ p.slope**4) / max(float(WEIGHTS @ p.slope**2) ** 2, 1e-300)
+            for p in self.components.values()
         ]
 
     @property
     def log_variance(self) -> float:
-        """Variance of ln of the mean square, inherited from the sources', to first order."""
+        """Variance of ln of the mean square, inherited from the Gaussians', to first order."""
         total, square = 0.0, max(self.square, 1e-300)
-        for source, part in self.parts.items():
-            rest = self.mean - float(WEIGHTS @ part.value)
-            moved = float(WEIGHTS @ ((part.value**2 + 2 * rest * part.value) * (NODES**2 - 1))) / 2
-            total += (moved / square) ** 2 * source.log_variance
+        for gaussian, component in self.components.items():
+            rest = self.mean - component.mean
+            change = float(WEIGHTS @ ((component.value**2 + 2 * rest * component.value) * (NODES**2 - 1))) / 2
+            total += (change / square) ** 2 * gaussian.log_variance
         return total
 
     @property
     def sampling(self) -> float:
         """E[x^4] / E[x^2]^2 - 1: variance of the mean of x^2 over units, times their number, relative.
 
-        Of the sum over independent parts, fourth cumulants add.
+        Of the sum over independent components, fourth cumulants add.
         """
         second = fourth = third = 0.0
-        for part in self.parts.values():
-            centred = part.value - float(WEIGHTS @ part.value)
+        for component in self.components.values():
+            centred = component.value - component.mean
             m2, m3, m4 = (float(WEIGHTS @ centred**k) for k in (2, 3, 4))
             second, third, fourth = second + m2, third + m3, fourth + m4 - 3 * m2**2
         mean = self.mean
         whole = fourth + 3 * second**2 + 4 * mean * third + 6 * mean**2 * second + mean**4
-        return whole / max(self.square**2, 1e-300) - 1
+        return max(whole / self.square**2 - 1, 0.0) if self.square > 1e-150 else 0.0
 
     def scaled(self, factor: float) -> Signal:
         """Times a number."""
-        parts = {s: Part(factor * p.value, factor * p.slope) for s, p in self.parts.items()}
-        return Signal(factor * self.constant, parts, self.axes)
+        components = {s: Component(factor * p.value, factor * p.slope) for s, p in self.components.items()}
+        return Signal(factor * self.constant, components, self.axes)
 
     def plus(self, other: Signal, sign: float = 1.0) -> Signal:
-        """Sum; what stems from the same source adds up before it is squared."""
-        parts = dict(self.parts)
-        for source, part in other.parts.items():
-            if source in parts:
-                old = parts[source]
-                parts[source] = Part(old.value + sign * part.value, old.slope + sign * part.slope)
+        """Sum; what stems from the same Gaussian adds up before it is squared."""
+        components = dict(self.components)
+        for gaussian, component in other.components.items():
+            if gaussian in components:
+                old = components[gaussian]
+                components[gaussian] = Component(old.value + sign * component.value, old.slope + sign * component.slope)
             else:
-                parts[source] = Part(sign * part.value, sign * part.slope)
-        return Signal(self.constant + sign * other.constant, parts, self.axes)
+                components[gaussian] = Component(sign * component.value, sign * component.slope)
+        return Signal(self.constant + sign * other.constant, components, self.axes)
 
 
-def gaussian(source: Source, axes: tuple[str, ...], mean: float = 0.0) -> Signal:
-    """The signal that is a source itself."""
-    return Signal(mean, {source: Part(math.sqrt(source.variance) * NODES, np.ones_like(NODES))}, axes)
+def gaussian_signal(gaussian: Gaussian, axes: tuple[str, ...], mean: float = 0.0) -> Signal:
+    """The signal that is a Gaussian itself."""
+    return Signal(mean, {gaussian: Component(math.sqrt(gaussian.variance) * NODES, np.ones_like(NODES))}, axes)
 
 
-def as_source(signal: Signal) -> Source:
+def merged_gaussian(signal: Signal) -> Gaussian:
     """One Gaussian for a whole signal, less its mean: exact for a linear one, for others as if terms were many."""
-    return Source(
+    return Gaussian(
         signal.variance,
         signal.shared / max(signal.variance, 1e-300),
         signal.edges,
@@ -183,5 +196,4 @@ def as_source(signal: Signal) -> Source:
 def _merged_log_variance(signal: Signal) -> float:
     """Of the variance instead of the mean square."""
     whole = max(signal.variance, 1e-300)
-    parts = [(s, float(WEIGHTS @ p.value**2 - (WEIGHTS @ p.value) ** 2)) for s, p in signal.parts.items()]
-    return sum((own / whole) ** 2 * source.log_variance for source, own in parts)
+    return sum((p.variance / whole) ** 2 * gaussian.log_variance for gaussian, p in signal.components.items())

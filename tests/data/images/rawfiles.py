@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.data.images.catalogue import CATALOGUE, Entry, Part, RawFile
+from gradflow.data.images.catalogue import CATALOGUE, DataSetFacts, RawFile, SplitFacts
 from gradflow.data.images.prepared import digest
 
 SIZES = {"train": 40, "test": 20}
@@ -31,14 +31,14 @@ def idx(array: np.ndarray) -> bytes:
     return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-def draw(entry: Entry, split: str, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def draw(entry: DataSetFacts, split: str, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Images that all differ, labels that cover the range."""
     generator = np.random.default_rng([seed, len(split)])
     images = generator.integers(0, 256, (SIZES[split], *entry.shape)).astype(np.uint8)
     return images, {key: (np.arange(SIZES[split]) * 7 % n).astype(np.uint8) for key, n in entry.classes.items()}
 
 
-def contents(entry: Entry, split: str, images: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, bytes]:
+def contents(entry: DataSetFacts, split: str, images: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, bytes]:
     """The raw files of one split, as the formats are published."""
     names = [file.name for file in entry.parts[split].files]
     if entry.format == "idx":
@@ -56,7 +56,7 @@ def contents(entry: Entry, split: str, images: np.ndarray, labels: dict[str, np.
 class Published:
     """A small data set: its entry, the folder of its raw files, and its arrays by split."""
 
-    entry: Entry
+    entry: DataSetFacts
     folder: Path
     arrays: dict[str, Any]
 
@@ -70,7 +70,7 @@ def publish(name: str, folder: Path, kind: str = "plain", seed: int = 0) -> Publ
     for split, (images, labels) in arrays.items():
         written = contents(entry, split, images, labels)
         known = tuple(RawFile(file, hashlib.sha256(content).hexdigest()) for file, content in written.items())
-        parts[split] = Part(SIZES[split], known, digest(images, labels))
+        parts[split] = SplitFacts(SIZES[split], known, digest(images, labels))
         files |= written
     home = folder / entry.inside if kind in ("nested", "tar") else folder
     home.mkdir(parents=True, exist_ok=True)

@@ -250,7 +250,7 @@ def test_unknown_names_offer_the_nearest():
 
 def test_proxies_are_left_to_the_download(monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    download.reach("https://nowhere.invalid/file")
+    download.check_reachable("https://nowhere.invalid/file")
 
 
 def run(*arguments, entries):

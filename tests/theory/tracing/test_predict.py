@@ -68,7 +68,7 @@ def test_plain_network_is_what_the_maps_say() -> None:
         below = (layers[k - 1].output_grad_rms / layers[k].output_grad_rms) ** 2
         assert below == pytest.approx(rate, rel=3e-3)
     assert layers[-1].anchored
-    assert not any(layer.parts for layer in layers)
+    assert not any(layer.deviations for layer in layers)
 
 
 class Net(nn.Module):
@@ -145,7 +145,7 @@ IMAGES, SEQUENCES, VECTORS = (16, 8, 8, 3), (16, 7, 30), (EXAMPLES, 100)
 def test_linen_models_are_inside_the_theory(module: nn.Module, shape: tuple[int, ...]) -> None:
     prediction = predicted(module, jax.random.normal(jax.random.key(3), shape))
     assert not prediction.outside
-    assert [layer.name for layer in prediction.parting] == []
+    assert [layer.name for layer in prediction.outliers] == []
     assert [layer.anchored for layer in prediction.layers] == [False] * (len(prediction.layers) - 1) + [True]
     assert list(dict.fromkeys(layer.name for layer in prediction.layers)) == list(prediction.flow.layers)
     for layer in prediction.layers:
@@ -162,7 +162,7 @@ def test_equinox_and_haiku() -> None:
     net: Any = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([WIDTH, WIDTH, 20])(x)))
     haiku = theory.predict(lambda p, x: squared_error(net.apply(p, x)), net.init(jax.random.key(0), x), x)
     for prediction, depth in ((equinox, 4), (haiku, 3)):
-        assert (len(prediction.layers), prediction.outside, prediction.parting) == (depth, {}, ())
+        assert (len(prediction.layers), prediction.outside, prediction.outliers) == (depth, {}, ())
 
 
 def test_model_instead_of_a_loss() -> None:
@@ -181,7 +181,7 @@ def test_model_instead_of_a_loss() -> None:
         (lambda state, x: nnx.merge(graph, state)(x), state, 2),
     ):
         prediction = theory.predict(model, params, x)
-        assert (len(prediction.layers), prediction.outside, prediction.parting) == (layers, {}, ())
+        assert (len(prediction.layers), prediction.outside, prediction.outliers) == (layers, {}, ())
     with pytest.raises(TypeError, match="got a dict"):
         theory.predict({}, {}, x)
     with pytest.raises(TypeError, match="not what lies between them"):
@@ -231,9 +231,9 @@ def test_a_weight_that_is_no_longer_random_parts() -> None:
     learned = size * jnp.outer(direction, jnp.ones(WIDTH) / math.sqrt(WIDTH))
     params[1] = {**params[1], "w": learned}
     prediction = theory.predict(loss, params, x)
-    assert "output" in prediction.layers[1].parts
-    assert prediction.layers[0].parts in ((), ("gradient",))
-    assert "<- output parts" in str(prediction)
+    assert "output" in prediction.layers[1].deviations
+    assert prediction.layers[0].deviations in ((), ("gradient",))
+    assert "<- output outside its band" in str(prediction)
 
 
 def test_sum_that_is_not_gaussian_is_said_to_be_approximate() -> None:

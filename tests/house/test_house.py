@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.metadata
+import itertools
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from experiments import catalogue
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gradflow"
 EXPERIMENTS = ROOT / "experiments"
 
@@ -83,7 +88,7 @@ def part_of_module(name: str) -> str:
     return ".".join(pieces[:2]) if wing else pieces[0]
 
 
-FILES = [f for f in sorted(PACKAGE.rglob("*.py")) if f != PACKAGE / "__init__.py"]
+FILES = [f for f in sorted(PACKAGE.rglob("*.py")) if f not in (PACKAGE / "__init__.py", PACKAGE / "_distribution.py")]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
@@ -147,9 +152,14 @@ def test_what_is_private_is_where_it_should_be():
     assert users == ["jaxprs.py"]
 
 
-def test_no_file_is_too_long():
-    long = {str(f.relative_to(ROOT)): n for f in FILES if (n := len(f.read_text(encoding="utf-8").splitlines())) > 420}
-    assert not long
+# These are being rewritten in another place; take them out of here when they are shorter.
+STILL_LONG = {"gradflow/instrument/flow.py", "tests/instrument/test_transform.py"}
+
+
+def test_no_file_is_longer_than_400_lines():
+    files = [f for folder in ("gradflow", "experiments", "tests") for f in (ROOT / folder).rglob("*.py")]
+    lengths = {str(f.relative_to(ROOT)): len(f.read_text(encoding="utf-8").splitlines()) for f in files}
+    assert not {name: n for name, n in lengths.items() if n > 400 and name not in STILL_LONG}
 
 
 @pytest.mark.parametrize("command", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]], ids=" ".join)
@@ -158,15 +168,43 @@ def test_lint_format_and_types(command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_constraints_pin_every_requirement():
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9_.+!-]+", line) for line in lines)
-    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines}
-    for requirement in importlib.metadata.requires("gradflow-jax") or ():
-        name = re.match(r"[A-Za-z0-9_.-]+", requirement)
-        assert name is not None
-        normal = name[0].lower().replace("_", "-")
-        assert normal == "gradflow-jax" or normal in pinned, requirement
+def pins(version: str) -> dict[str, Requirement]:
+    """Every line of the constraints that a Python version heeds, by the name of the distribution."""
+    lines = [Requirement(line) for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
+    heeded = [r for r in lines if r.marker is None or r.marker.evaluate({"python_version": version})]
+    named = {canonicalize_name(r.name): r for r in heeded}
+    assert len(named) == len(heeded), "a distribution is pinned twice"
+    return named
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYTHONS = sorted(set(re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["classifiers"]))))
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_constraints_pin_every_requirement_to_a_version_that_it_allows(version):
+    pinned = pins(version)
+    assert all(re.fullmatch(r"==[A-Za-z0-9_.+!-]+", str(pin.specifier)) for pin in pinned.values())
+    extras = PROJECT["optional-dependencies"].values()
+    for line in [*PROJECT["dependencies"], *itertools.chain(*extras)]:
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        if name != "gradflow-jax":
+            assert requirement.specifier.contains(str(pinned[name].specifier).removeprefix("==")), line
+
+
+def test_constraints_are_what_is_installed():
+    """Otherwise these tests say nothing about README's commands."""
+    version = ".".join(map(str, sys.version_info[:2]))
+    for name, pin in pins(version).items():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # of another platform
+            assert pin.specifier.contains(importlib.metadata.version(name)), name
+
+
+def test_the_newest_jax_is_taken_where_python_allows_it():
+    of = {version: str(pins(version)["jax"].specifier) for version in ("3.11", "3.12", "3.13")}
+    assert of == {"3.11": "==0.10.2", "3.12": of["3.13"], "3.13": of["3.13"]}
+    assert of["3.13"].startswith("==0.12")
 
 
 def test_ci_runs_what_readme_says():
@@ -175,4 +213,6 @@ def test_ci_runs_what_readme_says():
     for text in (readme, script):
         assert "-c constraints.txt -e '.[test]'" in text
         assert "-m pytest -n 2" in text
+    assert "-m pytest -n 2 -m slow" in script
+    assert "-m 'not slow'" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert "python -m experiments.vanishing" in readme

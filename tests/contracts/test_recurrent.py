@@ -138,30 +138,6 @@ def test_parameters_survive_a_checkpoint(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, restored)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "minimal_rnn"])
-def test_taps_cost_nothing(name):
-    """Without the transformation the compiled program is the same to the letter."""
-
-    def program(taps):
-        model, given = make(name, taps=taps)
-        params = ready(name)[2]
-        step = jax.grad(lambda params: model.apply(params, *given)[0].sum())
-        return jax.jit(step).lower(params).as_text(), jax.jit(model.apply).lower(params, *given).as_text()
-
-    assert program(True) == program(False)
-
-
-def test_gates_are_not_stored_for_the_backward_pass():
-    """A step of an LSTM keeps four pre-activations, c and h: 6 numbers a unit, besides its input."""
-    model = Recurrent(hidden=8, outputs=1, unroll=1)
-    x = jnp.ones((2, 7, 3))
-    params = model.init(jax.random.key(0), x)
-    jaxpr = jax.make_jaxpr(jax.grad(lambda p: model.apply(p, x).sum()))(params)
-    ahead = next(e for e in jaxpr.eqns if e.primitive.name == "scan")
-    kept = [v.aval.shape for v in ahead.outvars if v.aval.shape[:1] == (7,)]
-    assert sum(np.prod(shape[2:]) for shape in kept if shape[-1] != 3) == 6 * 8
-
-
 def test_initial_statistics():
     units, features = 60, 90
     x = jnp.ones((1, 2, features))

@@ -1,0 +1,147 @@
+"""Sums, multiples and mergers of signals, and what is remembered of how each Gaussian was made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from gradflow.theory.tracing.abstract_values import Axes, BatchMean, Known, broadcast_axes, identity_of, ratio_of
+from gradflow.theory.tracing.node_values import typical_factor
+from gradflow.theory.tracing.random_fields import Gaussian, Signal, gaussian_signal, merged_gaussian
+
+__all__ = ["FieldAlgebra"]
+
+
+class FieldAlgebra:
+    """What rules compute with.
+
+    Attributes:
+        gaussians: all Gaussians of the program, those made of others after them.
+        not_gaussian: those that stand for a signal of the same second moments that is not Gaussian.
+        approximate: those of which nonlinear functions were taken although they are not Gaussian, and what is made of
+            them.
+    """
+
+    def __init__(self) -> None:
+        self.gaussians: list[Gaussian] = []
+        self.not_gaussian: set[Gaussian] = set()
+        self.approximate: set[Gaussian] = set()
+        self._merged: dict[Any, Signal] = {}
+        self._multiples: dict[Gaussian, tuple[Signal, float]] = {}
+
+    def add(self, gaussian: Gaussian) -> Gaussian:
+        """Note a Gaussian, and return it."""
+        self.gaussians.append(gaussian)
+        if gaussian.layer is None and any(parent in self.approximate for parent, _ in gaussian.edges):
+            self.approximate.add(gaussian)
+        return gaussian
+
+    def signal_of(self, value: Known | Signal, axes: Axes = ()) -> Signal | None:
+        """Return known numbers as a signal: their mean, and their spread over units as a Gaussian.
+
+        Args:
+            value: the numbers; a signal comes back as it is.
+            axes: what the axes of the result hold, which tell units from examples.
+        """
+        if isinstance(value, Signal):
+            return value
+        if not value.is_numeric or not np.size(value.value) or not np.isfinite(value.array()).all():
+            return None
+        array = value.array()
+        variance, mean = float(array.var()), float(array.mean())
+        if variance <= 1e-14 * mean**2 or variance < 1e-30:
+            return Signal(mean, {}, ())
+        return gaussian_signal(self.add(Gaussian(variance, _correlation(array, axes))), (), mean)
+
+    def sum_of(self, left: Known | Signal, right: Known | Signal, sign: float = 1.0) -> Signal | None:
+        """Return left + sign * right; what stems from the same Gaussian adds up before it is squared."""
+        axes = max((v.axes for v in (left, right) if isinstance(v, Signal)), key=len, default=())
+        first, second = self.signal_of(left, axes), self.signal_of(right, axes)
+        if first is None or second is None:
+            return None
+        first, second = self._related(first, second)
+        return dataclasses.replace(first.plus(second, sign), axes=broadcast_axes(first.axes, second.axes))
+
+    def multiple(self, signal: Signal, by: Known, *, inverse: bool = False) -> Signal | None:
+        """Return a signal times a known factor, or divided by it.
+
+        A factor that is computed from the batch or from the units themselves leaves nothing of the width's chance.
+
+        Args:
+            signal: the signal.
+            by: the factor; of several numbers their root mean square counts.
+            inverse: whether to divide.
+        """
+        factor = typical_factor(by, inverse=inverse)
+        if factor is None:
+            return None
+        scaled = signal.scaled(factor)
+        if by.exact or not scaled.linear or not scaled.components:
+            return scaled
+        gaussian = self.add(dataclasses.replace(merged_gaussian(scaled), log_variance=0.0))
+        self._multiples[gaussian] = (signal, factor)
+        return gaussian_signal(gaussian, scaled.axes, scaled.mean)
+
+    def as_function_of_one(self, signal: Signal) -> Signal:
+        """Return the signal as a function of one Gaussian: of several it takes their sum as one."""
+        if len(signal.components) <= 1:
+            return signal
+        key = identity_of(signal)
+        if key not in self._merged:
+            gaussian = self.add(merged_gaussian(signal))
+            if not signal.linear:
+                self.not_gaussian.add(gaussian)
+            self._merged[key] = gaussian_signal(gaussian, signal.axes, signal.mean)
+        return dataclasses.replace(self._merged[key], axes=signal.axes)
+
+    def note_nonlinearity(self, gaussian: Gaussian) -> None:
+        """Note that a nonlinear function is taken of a Gaussian."""
+        if gaussian in self.not_gaussian:
+            self.approximate.add(gaussian)
+
+    def centred(self, signal: Signal, mean: BatchMean, sign: float = 1.0) -> Signal | None:
+        """Return a signal less its own mean over the batch, with what was added to that mean; None for another mean.
+
+        Args:
+            signal: k times what `mean` is the mean of.
+            mean: with a scale of -k.
+            sign: of what was added to the mean.
+        """
+        factor, within = 1.0, signal
+        while len(within.components) == 1 and (made := self._multiples.get(next(iter(within.components)))) is not None:
+            if (k := ratio_of(within, gaussian_signal(next(iter(within.components)), ()))) is None:
+                break
+            within, factor = made[0], factor * k * made[1]
+        ratio = ratio_of(within, mean.signal)
+        if mean.power != 1 or ratio is None or not math.isclose(ratio * factor, -mean.scale, rel_tol=1e-3):
+            return None
+        gaussian = merged_gaussian(signal)
+        gaussian.variance, gaussian.shared = max(gaussian.variance - signal.shared, 0.0), 0.0
+        out = gaussian_signal(self.add(gaussian), signal.axes)
+        if mean.plus is None:
+            return out
+        plus = self.signal_of(mean.plus, signal.axes)
+        return None if plus is None else out.plus(plus, sign)
+
+    def _related(self, left: Signal, right: Signal) -> tuple[Signal, Signal]:
+        """Replace a sum by the one Gaussian made of it where the other side is a function of that."""
+        pair = [left, right]
+        for k, (own, other) in enumerate(((left, right), (right, left))):
+            merged = self._merged.get(identity_of(own))
+            if merged is not None and set(merged.components) & set(other.components):
+                pair[k] = dataclasses.replace(merged, axes=own.axes)
+        return pair[0], pair[1]
+
+
+def _correlation(array: np.ndarray, axes: Axes) -> float:
+    """Correlation between examples: 1 for what is the same for all, such as a bias."""
+    examples = tuple(k for k, (axis, n) in enumerate(zip(axes, array.shape, strict=False)) if axis == "e" and n > 1)
+    if len(axes) != array.ndim or not examples:
+        return 1.0
+    count = math.prod(array.shape[k] for k in examples)
+    shared = float(array.mean(examples).var())
+    # The mean over examples keeps 1/count of what they do not share.
+    return min(max((count * shared / float(array.var()) - 1) / (count - 1), 0.0), 1.0)

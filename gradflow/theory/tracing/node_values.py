@@ -1,0 +1,130 @@
+"""Equations applied to numbers and, with their derivatives, to the nodes of the quadrature, in double precision."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from gradflow.theory.tracing.abstract_values import Known
+from gradflow.theory.tracing.random_fields import NODES, Component, Gaussian, Signal
+
+__all__ = ["apply_at_nodes", "apply_to_numbers", "typical_factor", "values_at_nodes"]
+
+
+def typical_factor(known: Known, *, inverse: bool = False) -> float | None:
+    """Return the root mean square of known factors, with the sign of their mean; None where it is not finite.
+
+    Args:
+        known: the factors.
+        inverse: whether they are divided by.
+    """
+    if not known.is_numeric or not np.size(known.value):
+        return None
+    array = known.array()
+    if inverse:
+        if not array.all():
+            return None
+        array = 1 / array
+    factor = math.copysign(math.sqrt(float(np.mean(array**2))), float(array.mean()))
+    return factor if math.isfinite(factor) else None
+
+
+def apply_to_numbers(eqn: core.JaxprEqn, values: Sequence[Known]) -> Known | None:
+    """Apply an elementwise equation to known numbers whose shapes are no longer those of the program.
+
+    Args:
+        eqn: the equation.
+        values: its operands; at most one of them holds several numbers.
+    """
+    if not all(v.is_numeric for v in values):
+        return None
+    numbers = [v.number() for v in values]
+    several = [k for k, number in enumerate(numbers) if number is None]
+    if len(several) > 1:
+        return None
+    shape = np.shape(values[several[0]].value) if several else ()
+    operands = []
+    for value, number in zip(values, numbers, strict=True):
+        kind = bool if _is_boolean(value.value) else np.float64
+        operands.append(np.broadcast_to(np.asarray(value.value if number is None else number, kind), shape))
+    with _double_precision():
+        out = _bind(eqn, [jnp.asarray(x) for x in operands])
+        if out is None or not np.isfinite(out).all():
+            return None
+        return Known(np.asarray(out), False, frozenset().union(*(v.reads for v in values)))
+
+
+def values_at_nodes(value: Known | Signal, gaussian: Gaussian) -> tuple[Any, Any]:
+    """Return value and slope at the nodes of one Gaussian.
+
+    Args:
+        value: one known number, or a function of that Gaussian.
+        gaussian: the variable.
+    """
+    if isinstance(value, Known):
+        kind = bool if _is_boolean(value.value) else np.float64
+        return np.full(NODES.shape, np.asarray(value.value, kind).flat[0], kind), np.zeros_like(NODES)
+    component = value.components.get(gaussian)
+    if component is None:
+        return np.full(NODES.shape, value.constant), np.zeros_like(NODES)
+    if component.value.dtype == bool:
+        return component.value, component.slope
+    return value.constant + component.value, component.slope
+
+
+def apply_at_nodes(eqn: core.JaxprEqn, operands: Sequence[tuple[Any, Any]]) -> Component | None:
+    """Apply an elementwise equation and its derivative at the nodes; None where a result is not finite.
+
+    Args:
+        eqn: the equation.
+        operands: value and slope at the nodes, of each operand.
+    """
+    with _double_precision():
+        values = [jnp.asarray(value) for value, _ in operands]
+        moving = [k for k, (_, slope) in enumerate(operands) if values[k].dtype != jnp.bool_ and slope.any()]
+
+        def fn(*floats: Any) -> Any:
+            full = list(values)
+            for k, x in zip(moving, floats, strict=True):
+                full[k] = x
+            return eqn.primitive.bind(*full, **eqn.params)
+
+        value = _bind(eqn, values)
+        if value is None:
+            return None
+        slope = jnp.zeros(NODES.shape)
+        if moving and jnp.issubdtype(value.dtype, jnp.floating):
+            try:
+                _, slope = jax.jvp(fn, [values[k] for k in moving], [jnp.asarray(operands[k][1]) for k in moving])
+            except NotImplementedError:  # a primitive that JAX does not differentiate
+                return None
+        kind = bool if value.dtype == jnp.bool_ else np.float64
+        out, change = np.asarray(value, kind), np.asarray(slope, np.float64)
+    return Component(out, change) if np.isfinite(out).all() and np.isfinite(change).all() else None
+
+
+def _bind(eqn: core.JaxprEqn, operands: Sequence[Any]) -> Any:
+    """The equation on other operands; None for one that is not defined on real numbers, such as a shift of bits."""
+    try:
+        out = eqn.primitive.bind(*operands, **eqn.params)
+    except (TypeError, ValueError, NotImplementedError):
+        return None
+    return None if jnp.issubdtype(out.dtype, jnp.complexfloating) else out
+
+
+def _is_boolean(value: Any) -> bool:
+    return bool(np.asarray(value).dtype == np.bool_)
+
+
+@contextlib.contextmanager
+def _double_precision() -> Iterator[None]:
+    """Compute in double precision, whatever the user's, and raise no alarm for what is not finite."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.debug_nans(False), jax.debug_infs(False):
+        yield

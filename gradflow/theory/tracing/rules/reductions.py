@@ -1,0 +1,43 @@
+"""Rules for sums over units, which are numbers, and over examples, which are statistics of the batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jax.extend import core
+
+from gradflow.theory.tracing.abstract_values import BatchMean, Known, Signal, Value
+from gradflow.theory.tracing.algebra import FieldAlgebra
+from gradflow.theory.tracing.rules.table import register_rule, shape_of
+
+__all__ = ["reduce_sum"]
+
+
+@register_rule("reduce_sum")
+def reduce_sum(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
+    """Sum: over units a number, over all examples a statistic of the batch, over some examples neither."""
+    signal = values[0]
+    if not isinstance(signal, Signal):
+        return None
+    shape, axes = shape_of(eqn.invars[0]), set(eqn.params["axes"])
+    if len(signal.axes) != len(shape):
+        return None
+    count = math.prod(shape[a] for a in axes)
+    summed = {signal.axes[a] for a in axes if shape[a] > 1}
+    if not summed:
+        return _without(signal, axes)
+    if "u" in summed:
+        return Known(np.float64(count * signal.mean), False, frozenset(signal.components))
+    examples = {k for k, a in enumerate(signal.axes) if a == "e" and shape[k] > 1}
+    if summed != {"e"} or not examples <= axes:
+        return None
+    if signal.shared <= 1e-9 * signal.variance:
+        return Known(np.float64(count * signal.mean), False, frozenset(signal.components))
+    return BatchMean(signal, float(count))
+
+
+def _without(signal: Signal, axes: set[int]) -> Signal:
+    """The signal without axes of length 1."""
+    return Signal(signal.constant, signal.components, tuple(a for k, a in enumerate(signal.axes) if k not in axes))

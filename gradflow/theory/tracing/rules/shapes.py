@@ -1,0 +1,183 @@
+"""Rules for what moves entries and changes none: copies, casts, reshapes, slices and concatenations."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from gradflow.primitives import IDENTITIES
+from gradflow.theory.tracing.abstract_values import (
+    Axes,
+    BatchMean,
+    Known,
+    Piece,
+    Series,
+    Signal,
+    Value,
+    axes_of,
+    identity_of,
+)
+from gradflow.theory.tracing.algebra import FieldAlgebra
+from gradflow.theory.tracing.rules.elementwise import elementwise
+from gradflow.theory.tracing.rules.table import register_rule, shape_of
+
+__all__ = [
+    "as_numbers",
+    "broadcast",
+    "cast",
+    "concatenate",
+    "copy",
+    "move",
+    "reshaped_axes",
+    "slice_of",
+    "with_gradient_factor",
+]
+
+
+@register_rule(IDENTITIES - {"convert_element_type"})
+def copy(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Value]:
+    """Hand the operands on."""
+    return list(values[: len(eqn.outvars)])
+
+
+@register_rule("convert_element_type")
+def cast(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | list[Value] | None:
+    """Hand a number on in another precision; what becomes an integer or a truth value is computed anew."""
+    value = values[0]
+    if jnp.issubdtype(eqn.params["new_dtype"], jnp.floating):
+        return as_numbers(value) if isinstance(value, Signal) else value
+    return elementwise(algebra, eqn, values)
+
+
+def as_numbers(signal: Signal) -> Signal:
+    """Return a signal whose truth values are 0 and 1."""
+    components = {
+        g: dataclasses.replace(c, value=np.asarray(c.value, np.float64)) for g, c in signal.components.items()
+    }
+    return dataclasses.replace(signal, components=components)
+
+
+@register_rule(["expand_dims", "reshape", "rev", "squeeze", "transpose"])
+def move(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
+    """Keep all entries, under another shape or in another order."""
+    value, name = values[0], eqn.primitive.name
+    if isinstance(value, (Known, BatchMean)):
+        return value
+    axes = axes_of(value.signal if isinstance(value, Piece) else value)
+    if name == "rev" and "t" in axes:
+        return None
+    if axes and name == "transpose":
+        axes = tuple(axes[k] for k in eqn.params["permutation"])
+    elif axes and name != "rev":
+        moved = reshaped_axes(axes, shape_of(eqn.invars[0]), shape_of(eqn.outvars[0]))
+        if moved is None:
+            return None
+        axes = moved
+    return _with_axes(value, axes)
+
+
+@register_rule("broadcast_in_dim")
+def broadcast(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
+    """Repeat entries; the gradients of the copies of a signal add up in it."""
+    value = values[0]
+    if isinstance(value, (Known, BatchMean)):
+        return value
+    axes = axes_of(value.signal if isinstance(value, Piece) else value)
+    shape = shape_of(eqn.outvars[0])
+    if axes:
+        placed = dict(zip(eqn.params["broadcast_dimensions"], axes, strict=True))
+        axes = tuple(placed.get(k, "1") for k in range(len(shape)))
+    copies = math.prod(shape) / max(math.prod(shape_of(eqn.invars[0])), 1)
+    if isinstance(value, Signal) and copies > 1:
+        value = with_gradient_factor(value, copies)
+    return _with_axes(value, axes)
+
+
+def with_gradient_factor(signal: Signal, factor: float) -> Signal:
+    """Return a signal whose mean square gradient is multiplied by a factor on the way down."""
+    components = {g: dataclasses.replace(c, slope=math.sqrt(factor) * c.slope) for g, c in signal.components.items()}
+    return dataclasses.replace(signal, components=components)
+
+
+def _with_axes(value: Value, axes: Axes) -> Value | None:
+    if isinstance(value, Piece):
+        return dataclasses.replace(value, signal=dataclasses.replace(value.signal, axes=axes))
+    return dataclasses.replace(value, axes=axes) if isinstance(value, (Signal, Series)) else None
+
+
+def reshaped_axes(axes: Axes, old: Sequence[int], new: Sequence[int]) -> Axes | None:
+    """Return what the axes hold after a reshape; None where units and examples would be mixed or steps be cut.
+
+    Args:
+        axes: of the array before.
+        old: its shape.
+        new: its shape afterwards.
+    """
+    labels = [(a, n) for a, n in zip(axes, old, strict=True) if n != 1]
+    out, at = [], 0
+    targets = [n for n in new if n != 1]
+    position = 0
+    while position < len(targets):
+        # The shortest runs of old and new axes that hold equally many entries.
+        before, after, first, start = 1, 1, at, position
+        while before != after or at == first:
+            if before <= after:
+                if at == len(labels):
+                    return None
+                before, at = before * labels[at][1], at + 1
+            else:
+                if position == len(targets):
+                    return None
+                after, position = after * targets[position], position + 1
+        held = {a for a, _ in labels[first:at]}
+        count = position - start
+        if "t" in held and (len(held) > 1 or count != 1 or at - first != 1):
+            return None
+        if count > 1 and len(held) > 1:
+            return None
+        out.extend(["u" if "u" in held else next(iter(sorted(held)))] * count)
+    rest = iter(out)
+    return tuple("1" if n == 1 else next(rest) for n in new)
+
+
+@register_rule("slice")
+def slice_of(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
+    """Take one step of a series, or examples and positions of a signal that keeps all its units."""
+    value, old, new = values[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+    if isinstance(value, Series):
+        return _step_of(value, eqn)
+    if not isinstance(value, Signal) or len(value.axes) != len(old):
+        return None
+    if any(a != "e" and m != n for a, m, n in zip(value.axes, old, new, strict=True)):
+        return None
+    return Piece(value, math.prod(old))
+
+
+def _step_of(series: Series, eqn: core.JaxprEqn) -> Value | None:
+    """One step of what a scan returned; the axis stays, with nothing in it."""
+    at, shape = series.axes.index("t"), shape_of(eqn.invars[0])
+    start, stop = eqn.params["start_indices"], eqn.params["limit_indices"]
+    whole = all((start[k], stop[k]) == (0, shape[k]) for k in range(len(shape)) if k != at)
+    if not whole or stop[at] - start[at] != 1:
+        return None
+    axes = tuple("1" if a == "t" else a for a in series.axes)
+    return dataclasses.replace(series.signals[start[at]], axes=axes)
+
+
+@register_rule("concatenate")
+def concatenate(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
+    """Put pieces around their signal, as circular and reflecting padding do; their gradients add up in it."""
+    along, size = eqn.params["dimension"], math.prod(shape_of(eqn.outvars[0]))
+    signals = [v.signal if isinstance(v, Piece) else v for v in values]
+    first = signals[0]
+    if not isinstance(first, Signal) or first.axes[along : along + 1] != ("e",):
+        return None
+    if any(not isinstance(s, Signal) or identity_of(s) != identity_of(first) for s in signals):
+        return None
+    before = max(v.size if isinstance(v, Piece) else 0 for v in values)
+    return with_gradient_factor(first, size / before) if 0 < before < size else None
