@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from gradflow.instrument import Flow
 
+__all__ = ["FlowHistory", "Monitor", "history", "profile", "rows"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Monitor:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from gradflow.instrument.flow import Flow
     from gradflow.instrument.layer_flow import LayerFlow
 
+__all__ = ["ABSENT", "COLUMNS", "NOT_KNOWN", "Cell", "Column", "columns_of", "combine", "curve", "present", "summary"]
+
 ABSENT = "—"
 NOT_KNOWN = "not known"
 _RMS, _MEAN, _PERCENT, _COSINE = "{:.2e}", "{:+.1e}", "{:.0%}", "{:.2f}"

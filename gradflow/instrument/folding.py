@@ -12,6 +12,8 @@ import numpy as np
 from gradflow.instrument.cells import Cell
 from gradflow.instrument.table_rows import Row
 
+__all__ = ["Fold", "choose"]
+
 _NUMBER = re.compile(r"\d+")
 _SMALLEST_GROUP = 3
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gradflow.instrument.flow import Flow
     from gradflow.instrument.nonfinite import NonfinitePlace
 
+__all__ = ["first_place", "footnotes", "names_and_more"]
+
 _MOST_NAMES = 3
 _MANY_ZEROS = 0.1
 

@@ -18,6 +18,8 @@ from gradflow.instrument.table_rows import Row, texts
 if TYPE_CHECKING:
     from gradflow.instrument.flow import Flow
 
+__all__ = ["cell_html", "curve_svg", "flow_html", "history_html", "table_html"]
+
 _BAR_WIDTH, _BAR_HEIGHT, _POINTS = 96, 14, 48
 _BLUE, _RED = "#3b8fd0", "#d9622b"  # both readable on black and on white
 _CELL = "padding:1px 8px;text-align:right;white-space:nowrap;border:0"

@@ -22,6 +22,8 @@ from gradflow.instrument.table_rows import Row, informative, rows_of, texts
 if TYPE_CHECKING:
     from gradflow.instrument.flow import Flow
 
+__all__ = ["MOST_ROWS", "NARROWEST", "Table", "height", "make_table", "render"]
+
 NARROWEST = 60
 MOST_ROWS = 40
 _BAR, _SMALLEST_BAR = 16, 4

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gradflow.instrument.flow import Flow
     from gradflow.instrument.layer_flow import LayerFlow
 
+__all__ = ["Row", "informative", "rows_of", "texts"]
+
 _SIGNALS = ("output_grad_rms", "weight_grad_rms", "output_rms")
 
 

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from gradflow.plots.style import HEAT, axes_or_new, depth_ticks, figure_of, positive, scale_limits, styled
 
+__all__ = ["heatmap"]
+
 
 @styled
 def heatmap(

@@ -22,6 +22,8 @@ from gradflow.plots.style import (
     styles_by_name,
 )
 
+__all__ = ["movement", "profile", "training_curves"]
+
 
 @styled
 def profile(

@@ -16,6 +16,8 @@ from gradflow.plots.style import COLORS, log_axis, positive, styled
 if TYPE_CHECKING:
     from gradflow.instrument import Flow, LayerFlow
 
+__all__ = ["flow"]
+
 _FORWARD, _BACKWARD, _BAD = COLORS[1], COLORS[2], "#C00000"
 _TOP, _BOTTOM = (0.97, 0.91), (0.03, 0.09)  # heights of the marks, forward and backward, in parts of the panel
 

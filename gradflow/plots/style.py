@@ -13,6 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+__all__ = [
+    "COLORS", "HEAT", "MARKERS", "add_legend", "axes_or_new", "depth_ticks", "figure_of", "line_styles", "log_axis",
+    "marker_spacing", "positive", "scale_limits", "styled", "styles_by_name",
+]  # fmt: skip
+
 # Okabe & Ito, "Color Universal Design" (2008), black first; the yellow is left out, it fades on white.
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")

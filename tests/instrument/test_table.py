@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from html.parser import HTMLParser
 
@@ -58,9 +59,11 @@ def loss(params, data):
     return jnp.mean((gf.tap("out<b>", h @ p["head"]["w"]) - target) ** 2)
 
 
+look = jax.jit(lambda data: gf.value_grad_and_flow(loss)(PARAMS, data)[2])
+
+
 def measure(bad):
-    data = {"x": DATA, "bad": jnp.int32(bad), "zero": jnp.float32(0)}
-    return gf.value_grad_and_flow(loss)(PARAMS, data)[2]
+    return look({"x": DATA, "bad": jnp.int32(bad), "zero": jnp.float32(0)})
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def half():
     def small(p, x):
         return jnp.mean(((x @ p["a"]["w"]) @ p["b"]["w"]).astype(jnp.float32) * 1e-6)
 
-    return gf.value_grad_and_flow(small)(params, x)[2]
+    return jax.jit(gf.value_grad_and_flow(small))(params, x)[2]
 
 
 def row(text, name):
@@ -158,8 +161,10 @@ def test_nan_is_shown_with_its_steps_and_where_it_began(broken):
 
 
 def test_uses_without_a_row_are_listed_by_reason(flow):
-    assert "no row: 1 leaf added to or multiplied with data (biases, scales; see flow.parameters)" in flow.table(width=160)
-    more = tuple(Unseen(f"e{k}", "inside ffi_call") for k in range(5)) + (Unseen("moe/experts", "inside a while loop"),)
+    assert "no row: 1 leaf added to or multiplied with data (biases, scales; see flow.parameters)" in flow.table(
+        width=160
+    )
+    more = (*(Unseen(f"e{k}", "inside ffi_call") for k in range(5)), Unseen("moe/experts", "inside a while loop"))
     text = with_meta(flow, unseen=flow.unseen + more).table(width=240)
     assert "; 5 leaves (e0, e1, e2 and 2 more): inside ffi_call; moe/experts: inside a while loop" in text
 
@@ -197,11 +202,11 @@ def test_roles_and_passes_stand_in_the_label(flow):
     assert "recurrent" not in text  # every layer of that scan reads the carry
 
 
-@pytest.mark.parametrize("width", [60, 61, 72, 80, 97, 120, 200])
+@pytest.mark.parametrize("width", [60, 73, 80, 120])
 def test_no_line_is_wider_than_asked(flow, broken, half, width):
     long = with_entries(flow, {n: {"name": f"a/very/long/way/to/{n * 3}/here"} for n in flow})
-    for shown in (flow, broken, half, long, many(flow, 90), many(flow, 90, nan=(5,))):
-        for kwargs in ({}, {"rows": 7}, {"sort": "output_grad_rms", "rows": 9}):
+    for shown in (flow, broken, half, long, many(flow, 45, nan=(5,))):
+        for kwargs in ({}, {"rows": 7, "sort": "output_grad_rms"}):
             lines = shown.table(width=width, **kwargs).splitlines()
             assert max(map(len, lines)) <= width
 
@@ -254,7 +259,7 @@ def test_a_fold_says_what_it_hides(flow):
 
 def test_rows_can_be_sorted_by_a_statistic(flow):
     factors = {3: 5.0, 1: 3.0, 7: 0.1}
-    names = lambda text: [n for n in re.findall(r"^block_(\d+)/", text, re.M)]  # noqa: E731
+    names = functools.partial(re.findall, re.compile(r"^block_(\d+)/", re.M))
     shown = many(flow, 9, factors=factors, nan=(4,))
     assert names(shown.table(sort="output_grad_rms"))[:3] == ["4", "3", "1"]
     assert names(shown.table(sort="-output_grad_rms"))[:2] == ["4", "7"]
@@ -266,7 +271,7 @@ def test_wrong_arguments_are_named(flow):
         flow.table(rows=0)
     with pytest.raises(ValueError, match=r"expected at least 60 columns, got 40"):
         flow.table(width=40)
-    with pytest.raises(ValueError, match="'output_grad' is unknown; did you mean 'output_grad_rms'?"):
+    with pytest.raises(ValueError, match="'output_grad' is unknown; did you mean 'output_grad_rms'"):
         flow.table(sort="output_grad")
     with pytest.raises(ValueError, match="'output_grad_max' was not asked for"):
         flow.table(sort="output_grad_max")
