@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from gradflow.instrument.layer_flow import BACKWARD_FIELDS, FORWARD_FIELDS
 
@@ -109,7 +110,7 @@ def summary(layer: LayerFlow, field: str) -> Cell:
     return Cell(number, values.size, nan, inf)
 
 
-def present(layer: LayerFlow, field: str) -> tuple[np.ndarray, np.ndarray]:
+def present(layer: LayerFlow, field: str) -> tuple[Float[np.ndarray, "*steps"], Float[np.ndarray, "*steps"]]:
     """Return a statistic's values, and how often the layer ran for each: 0 where there is no number.
 
     Args:
@@ -122,10 +123,10 @@ def present(layer: LayerFlow, field: str) -> tuple[np.ndarray, np.ndarray]:
         weights = weights * np.asarray(layer.backward_calls, np.float64)
     elif field in FORWARD_FIELDS:
         weights = weights * np.asarray(layer.calls, np.float64)
-    return values, weights
+    return values, np.asarray(weights)
 
 
-def combine(values: np.ndarray, weights: np.ndarray, *, is_rms: bool) -> float:
+def combine(values: Float[np.ndarray, " steps"], weights: Float[np.ndarray, " steps"], *, is_rms: bool) -> float:
     """Return the mean of values, or the rms of their union, with the weight of each."""
     shares = weights / weights.sum()
     top = np.abs(values).max()

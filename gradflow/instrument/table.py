@@ -71,7 +71,7 @@ def make_table(flow: Flow, rows: int | None, sort: str) -> Table:
     lines = choose(everything, rows, began.name if began else "", forward=sort == "forward")
     grads = [r.cells["output_grad_rms"].number for r in everything if "output_grad_rms" in r.cells]
     positive = [math.log10(g) for g in grads if np.isfinite(g) and g > 0]
-    scale = (math.floor(min(positive)), math.ceil(max(positive))) if positive else None
+    scale = (float(math.floor(min(positive))), float(math.ceil(max(positive)))) if positive else None
     return Table(informative(columns_of(flow), everything), lines, footnotes(flow, everything, began), scale)
 
 
@@ -171,7 +171,7 @@ def _scale_text(table: Table, room: int) -> str:
     if table.scale is None:
         return ""
     low, high = table.scale
-    for text in (f"dL/doutput, 10^{low} … 10^{high}", f"10^{low} … 10^{high}", f"1e{low}…1e{high}"):
+    for text in (f"dL/doutput, 10^{low:g} … 10^{high:g}", f"10^{low:g} … 10^{high:g}", f"1e{low:g}…1e{high:g}"):
         if len(text) <= room:
             return text
     return ""

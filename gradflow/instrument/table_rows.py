@@ -120,6 +120,7 @@ def _remark(flow: Flow, layer: LayerFlow, cells: Mapping[str, Cell]) -> str:
     notes = ["reverse scan"] if layer.reverse and layer.reverse[-1] else []
     if 0 < ran.sum() < ran.size:
         notes.append(f"ran in {ran.sum()}/{ran.size} steps")
+    notes += _experts(layer)
     if not asked or not ran.any():
         return "; ".join(notes)
     backward = layer.remark(asked[0])
@@ -138,6 +139,15 @@ def _remark(flow: Flow, layer: LayerFlow, cells: Mapping[str, Cell]) -> str:
         if zeros > 1:
             notes.append(f"0 in {zeros}/{grad.count} steps")
     return "; ".join(n for n in notes if n)
+
+
+def _experts(layer: LayerFlow) -> list[str]:
+    """Say how many groups of a ragged contraction had nothing to do."""
+    if not layer._entry.groups:
+        return []
+    entries = np.asarray(layer.expert_rows)
+    idle = int((entries.reshape(-1, entries.shape[-1]).sum(0) == 0).sum())
+    return [f"{idle}/{entries.shape[-1]} experts without rows"] if idle else []
 
 
 def _mean_is_large(row: Row) -> bool:

@@ -205,7 +205,7 @@ def test_scans_show_the_step_where_the_signal_has_come_furthest_in_their_directi
     assert shown.mask[2].tolist() == [False, False, True, True]
     assert [text.get_text() for text in panel.get_yticklabels()] == ["onward", "reverse ←", "early"]
     assert "runs from its last step to 0" in panel.get_xlabel()
-    assert "grey" in panel.get_title()
+    assert "grey" in panel.get_title("left")
 
 
 def test_inputs_are_no_layers():
