@@ -110,7 +110,8 @@ def _laid_out(table: Table, width: int, notes: list[str]) -> list[str]:
         for row, tail in tails.items():
             if row.remark and not tail.endswith(row.remark):
                 unsaid.setdefault(row.remark, []).append(row.layer.name)
-    notes[:0] = [f"{remark}: {names_and_more(names)}" for remark, names in unsaid.items()]
+    behind = 1 if notes and notes[0].startswith("NaN") else 0  # where NaN began comes first
+    notes[behind:behind] = [f"{remark}: {names_and_more(names)}" for remark, names in unsaid.items()]
     omitted = [c.title for c in table.columns if all(c.field != shown.field for shown in columns)]
     if omitted:
         notes.append(f"no room for: {', '.join(omitted)} (a larger width shows them)")

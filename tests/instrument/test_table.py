@@ -158,6 +158,8 @@ def test_nan_is_shown_with_its_steps_and_where_it_began(broken):
     assert re.fullmatch(r"[×]{5}", row(text, "model/cell ")[-1].split()[0])
     assert "NaN or Inf began: forward, in the output of carry model/cell/carry_0 at step 3" in text
     assert str(broken.first_nonfinite) in text
+    narrow = broken.table(width=80)
+    assert narrow.index("NaN or Inf began") < narrow.index("cut by stop_gradient")
 
 
 def test_columns_follow_the_statistics_that_were_asked_for():
@@ -409,5 +411,5 @@ def many(flow, count, *, names="block_{}/query", factors=None, nan=(), dead=None
         backs.append(behind)
     meta = Meta(tuple(entries), flow._meta.leaves, flow._meta.unseen, flow._meta.wanted)
     arrays = [list(part) for part in flow._arrays[:2]]
-    arrays[0][first.pack], arrays[1][first.pack] = np.concatenate(fronts), np.concatenate(backs)
+    arrays[0][first.pack], arrays[1][first.pack] = (np.concatenate(p).astype(np.float32) for p in (fronts, backs))
     return Flow(meta, *arrays, *flow._arrays[2:])
