@@ -364,10 +364,11 @@ class LayerFlow:
         return "zero or flushed" if self.flushes and field == "zero_grad_fraction" else ""
 
     def _all_zero(self) -> bool:
+        reached = np.asarray(self.backward_calls) > 0
         if "output_grad_rms" in self._flow.statistics:
-            return not np.any(np.nan_to_num(np.asarray(self.output_grad_rms), nan=0.0))
+            return not np.any(np.asarray(self.output_grad_rms)[reached] != 0)
         if "zero_grad_fraction" in self._flow.statistics:
-            return bool(np.all(np.asarray(self.zero_grad_fraction)[np.asarray(self.backward_calls) > 0] == 1))
+            return bool(np.all(np.asarray(self.zero_grad_fraction)[reached] == 1))
         return False
 
     def to_record(self) -> dict[str, Any]:
