@@ -15,21 +15,55 @@ from gradflow.instrument.sites import Site
 Select = str | Sequence[str] | Callable[[str], bool] | None
 
 
-def path_parts(path: Sequence[Any]) -> tuple[str, ...]:
-    """Turn a pytree path into names, less what frameworks add around the user's own.
+# What wrappers around an array call it: Flax NNX variables, haliax and penzai named arrays.
+_WRAPPED = frozenset({"value", "raw_value", "array", "data_array"})
+_COLLECTION = "params"
+
+
+def leaf_names(keys: Sequence[Sequence[Any]], arguments: Sequence[str], single: bool) -> list[tuple[str, ...]]:
+    """Return the names that lead to every leaf, less what frameworks add around the user's own.
+
+    Args:
+        keys: pytree paths of the leaves.
+        arguments: names of the differentiated arguments.
+        single: whether the paths begin inside the only one of them, not at its number.
+    """
+    starts: list[tuple[str, ...]] = [() if len(arguments) == 1 else (arguments[path[0].idx],) for path in keys]
+    full = [(*start, *path_parts(path if single else path[1:], keep_collections=True)) for start, path in zip(starts, keys, strict=True)]
+    less = [
+        (*start, *path_parts(path if single else path[1:]))
+        for start, path in zip(starts, keys, strict=True)
+    ]
+    parents: dict[tuple[str, ...], set[tuple[str, ...]]] = collections.defaultdict(set)
+    for long, short in zip(full, less, strict=True):
+        parents[short[:-1]].add(long[:-1])
+    clear = [len(parents[short[:-1]]) == 1 for short in less]
+    chosen = [short if c else long for long, short, c in zip(full, less, clear, strict=True)]
+    return [path or (arguments[0],) for path in chosen]
+
+
+def path_parts(path: Sequence[Any], *, keep_collections: bool = False) -> tuple[str, ...]:
+    """Turn a pytree path into names.
+
+    Args:
+        path: keys of the pytree.
+        keep_collections: whether to keep the names of collections of variables ("params").
 
     Examples:
         >>> import jax
-        >>> path_parts(jax.tree_util.tree_flatten_with_path({"params": {"Dense_0": {"kernel": 1}}})[0][0][0])
-        ('Dense_0', 'kernel')
+        >>> path = jax.tree_util.tree_flatten_with_path({"params": {"Dense_0": {"kernel": 1}}})[0][0][0]
+        >>> path_parts(path), path_parts(path, keep_collections=True)
+        (('Dense_0', 'kernel'), ('params', 'Dense_0', 'kernel'))
     """
     keys = list(path)
-    if len(keys) > 1 and isinstance(keys[-1], jax.tree_util.GetAttrKey) and keys[-1].name in ("value", "raw_value"):
-        keys.pop()  # a Flax NNX Variable
-    parts = [jax.tree_util.keystr((k,), simple=True) for k in keys]
-    if len(parts) > 1 and parts[0] == "params":
-        parts.pop(0)
-    return tuple(p for part in parts for p in part.split("/"))
+    while len(keys) > 1 and isinstance(keys[-1], jax.tree_util.GetAttrKey) and keys[-1].name in _WRAPPED:
+        keys.pop()
+    kept = [k for k in keys[:-1] if keep_collections or not _is_collection(k)] + keys[-1:]
+    return tuple(p for key in kept for p in jax.tree_util.keystr((key,), simple=True).split("/"))
+
+
+def _is_collection(key: Any) -> bool:
+    return isinstance(key, jax.tree_util.DictKey) and key.key == _COLLECTION
 
 
 def name_sites(sites: Sequence[Site], leaf_parts: Sequence[tuple[str, ...]]) -> list[str]:
