@@ -146,7 +146,8 @@ class ModuleCall(Call):
         args = list(self._args)
         for n, value in zip(self._numbers, values, strict=True):
             args[n] = value
-        lefts = self._tree.flatten_up_to((tuple(args), self._kwargs))
+        tree: Any = self._tree
+        lefts = tree.flatten_up_to((tuple(args), self._kwargs))
         with self._nnx.merge_context(_TAG, True) as context:
             leaves = [
                 context.merge(parts[0], *parts[1:], *(() if left is None else (left,))) if parts else left
