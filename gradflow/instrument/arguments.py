@@ -140,7 +140,7 @@ def _not_differentiable(dtype: Any, shape: tuple[int, ...]) -> tuple[str, str]:
     if dtype == jnp.bool_:
         return f"a mask (bool){of}" if shape else "a switch (bool)", "a mask or a setting"
     if dtype == jnp.uint32 and shape[-1:] == (2,):
-        return f"integers (uint32){of}, as raw random keys are", "a random key"
+        return f"integers (uint32){of} (a raw random key?)", "a random key"
     if dtype == jax.dtypes.float0:
         return f"float0{of}", "a gradient with respect to integers"
     if shape:

@@ -29,11 +29,11 @@ def leaf_names(keys: Sequence[Sequence[Any]], arguments: Sequence[str], single: 
         single: whether the paths begin inside the only one of them, not at its number.
     """
     starts: list[tuple[str, ...]] = [() if len(arguments) == 1 else (arguments[path[0].idx],) for path in keys]
-    full = [(*start, *path_parts(path if single else path[1:], keep_collections=True)) for start, path in zip(starts, keys, strict=True)]
-    less = [
-        (*start, *path_parts(path if single else path[1:]))
+    full = [
+        (*start, *path_parts(path if single else path[1:], keep_collections=True))
         for start, path in zip(starts, keys, strict=True)
     ]
+    less = [(*start, *path_parts(path if single else path[1:])) for start, path in zip(starts, keys, strict=True)]
     parents: dict[tuple[str, ...], set[tuple[str, ...]]] = collections.defaultdict(set)
     for long, short in zip(full, less, strict=True):
         parents[short[:-1]].add(long[:-1])
