@@ -24,8 +24,8 @@ def validate_signature(loss_fn: Any, who: str) -> None:
     """
     if not callable(loss_fn):
         raise TypeError(
-            f"{who}: expected {_FORM}, got {type(loss_fn).__name__}. Likely cause: the value of a loss, or a setting, in "
-            "place of the function. Fix: training.classification(model), training.regression(model) or your own"
+            f"{who}: expected {_FORM}, got {type(loss_fn).__name__}. Likely cause: the value of a loss or a setting "
+            "in place of the function. Fix: training.classification(model), training.regression(model) or your own"
         )
     try:
         signature = inspect.signature(loss_fn)

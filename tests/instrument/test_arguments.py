@@ -36,7 +36,6 @@ def nnx_net():
             self.dropout = nnx.Dropout(0.5, rngs=rngs)
             self.head = nnx.Linear(6, 3, rngs=rngs)
             self.calls = nnx.Variable(jnp.zeros((), jnp.int32))
-            self.last = None
 
         def __call__(self, x):
             self.calls[...] += 1
@@ -104,7 +103,7 @@ def test_nnx_diff_state_chooses_variables():
 
 
 def test_nnx_state_is_never_lost_in_silence():
-    nnx, net = nnx_net()
+    _, net = nnx_net()
     with pytest.raises(FlowError, match=r"made outside of a transformation.*nnx\.split\(model, nnx\.Param, \.\.\.\)"):
         jax.vmap(lambda x: gf.value_grad_and_flow(nnx_loss)(net, x)[0])(X[None])
     with pytest.raises(FlowError, match="which stands in a differentiated and in another argument"):
@@ -122,16 +121,17 @@ def test_equinox_module_with_everything_in_it():
         norm: eqx.nn.BatchNorm
         activation: object
         table: jax.Array
-        scale: float = 2.0
-        depth: int = 3
-        name: str = "net"
-        on: bool = True
-        nothing: None = None
+        scale: float
+        depth: int
+        name: str
+        on: bool
+        nothing: None
 
         def __init__(self, key):
             self.first = eqx.nn.Linear(2, 3, key=key)
             self.norm = eqx.nn.BatchNorm(3, axis_name="batch", mode="batch")
-            self.activation, self.table = jnp.tanh, jnp.arange(3)
+            self.activation, self.table, self.scale, self.depth = jnp.tanh, jnp.arange(3), 2.0, 3
+            self.name, self.on, self.nothing = "net", True, None
 
         def __call__(self, x, state):
             y, state = self.norm(self.first(x), state)
@@ -155,14 +155,16 @@ def test_haiku_state_as_aux():
         return hk.Linear(3)(hk.BatchNorm(True, True, 0.9)(x, is_training=True))
 
     net = hk.without_apply_rng(hk.transform_with_state(forward))
-    params, state = net.init(jax.random.key(0), X)
+    with jax.numpy_dtype_promotion("standard"):
+        params, state = net.init(jax.random.key(0), X)
 
     def loss(params, state, x):
         y, state = net.apply(params, state, x)
         return jnp.mean((y - 1) ** 2), state
 
-    (value, after), grads, _ = gf.value_grad_and_flow(loss, has_aux=True)(params, state, X)
-    assert_same(((value, after), grads), jax.value_and_grad(loss, has_aux=True)(params, state, X))
+    with jax.numpy_dtype_promotion("standard"):
+        (value, after), grads, _ = gf.value_grad_and_flow(loss, has_aux=True)(params, state, X)
+        assert_same(((value, after), grads), jax.value_and_grad(loss, has_aux=True)(params, state, X))
 
 
 def test_keras_variables_leave_as_aux_or_are_refused():

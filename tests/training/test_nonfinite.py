@@ -132,3 +132,47 @@ def test_a_model_without_layers_is_told_apart_too():
     state = training.start(jnp.float32(1), optax.sgd(1.5), jax.random.key(0))
     with pytest.raises(NonFiniteError, match="at step 1: forward, in the loss"):
         training.fit(loss, optax.sgd(1.5), state, lambda key, step: step, 4, every=4, progress=False)
+
+
+def fitted_once(loss, params, optimizer=None):
+    optimizer = optax.sgd(0.1) if optimizer is None else optimizer
+    state = training.start(params, optimizer, jax.random.key(0))
+    training.fit(loss, optimizer, state, lambda key, step: jnp.ones((4, 3)), 2, every=2, progress=False)
+
+
+class Unhashable:
+    """A loss whose derivative at 0 is not finite, though its value is."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, params, model_state, batch, key):
+        y = batch @ params["head"]["kernel"]
+        return jnp.sqrt(jnp.sum(y**2)), ({}, model_state)
+
+
+def test_a_loss_that_cannot_be_hashed_and_a_root_at_0():
+    """The kernel is 0, so that the loss is 0 and its derivative 0/0."""
+    with pytest.raises(NonFiniteError, match=r"at step 0: backward, at the output of layer head.*sqrt, norm.*where"):
+        fitted_once(Unhashable(), {"head": {"kernel": jnp.zeros((3, 2))}})
+
+
+def test_parameters_that_were_bad_from_the_start():
+    def loss(params, model_state, batch, key):
+        return jnp.mean((batch @ params["head"]["kernel"]) ** 2), ({}, model_state)
+
+    with pytest.raises(NonFiniteError, match="in the parameter head/kernel.*before this step"):
+        fitted_once(loss, {"head": {"kernel": jnp.full((3, 2), jnp.nan)}})
+
+
+def test_gradients_that_explode_are_told_from_a_derivative_at_0():
+    """Signals of 0 in a chain whose every factor is 1e20: forward 0, backward 1e20, 1e40."""
+
+    def loss(params, model_state, batch, key):
+        h = 0.0 * batch
+        for name in "abc":
+            h = 1e20 * jnp.tanh(h @ params[name]["kernel"])
+        return jnp.mean(h), ({}, model_state)
+
+    kernels = {name: {"kernel": jnp.eye(3)} for name in "abc"}
+    with pytest.raises(NonFiniteError, match=r"backward.*exploding gradients: dL/d\(output\) reaches"):
+        fitted_once(loss, kernels)
