@@ -160,7 +160,7 @@ def test_parameters_that_were_bad_from_the_start():
     def loss(params, model_state, batch, key):
         return jnp.mean((batch @ params["head"]["kernel"]) ** 2), ({}, model_state)
 
-    with pytest.raises(NonFiniteError, match="in the parameter head/kernel.*before this step"):
+    with pytest.raises(NonFiniteError, match=r"in the parameter head/kernel.*before this step"):
         fitted_once(loss, {"head": {"kernel": jnp.full((3, 2), jnp.nan)}})
 
 
