@@ -94,7 +94,8 @@ def _validate_output(out: Any, model_state: Any) -> None:
             f"the loss: expected metrics to be a dict of Mean or scalars, got {type(metrics).__name__}. "
             f"Likely cause: metrics and model_state in another order. Fix: {fix}"
         )
-    was, now = jax.tree.structure(model_state), jax.tree.structure(new_state)
+    was: Any = jax.tree.structure(model_state)
+    now: Any = jax.tree.structure(new_state)
     if was != now:
         raise TypeError(
             f"the loss: expected the new model_state to have the structure of the old one, {was}, got {now}. "
