@@ -30,7 +30,6 @@ def value(params, batch):
         ),
         (lambda params, batch, key: 0.0, r"without a key or without model_state.*\(params, batch, key\), \("),
         (lambda params: 0.0, r"a model in place of a loss.*training\.classification"),
-        (0.5, r"got float.*the value of a loss"),
     ],
 )
 def test_a_loss_with_other_arguments(loss, words):
@@ -58,3 +57,8 @@ def test_what_takes_four_arguments_is_taken():
     validate_signature(lambda params, model_state, batch, key, *, train=True: None, "fit")
     validate_signature(lambda *args: None, "fit")
     assert int(fit(lambda params, state, batch, key: (value(params, batch), ({}, state))).state.step) == 2
+
+
+def test_a_value_in_place_of_the_function():
+    with pytest.raises(TypeError, match=r"got float.*the value of a loss"):
+        validate_signature(0.5, "fit")
