@@ -190,10 +190,10 @@ def test_recurrent_scan(reverse, unroll, remat):
     oracles.assert_same_gradients(loss, value, grads, params, x)
     records = {n: oracles.statistics(r) for n, r in oracles.probed(unrolled, params, x).items()}
     assert flow.layers == ("cell/input", "cell/hidden")
-    assert flow.carries == ("cell/carry_0",)
+    assert flow.carries == ("cell/h",)
     for field in oracles.FIELDS:
-        for name, probe in (("cell/input", "input"), ("cell/hidden", "hidden"), ("cell/carry_0", "carry")):
-            if name == "cell/carry_0" and field.startswith("input_"):
+        for name, probe in (("cell/input", "input"), ("cell/hidden", "hidden"), ("cell/h", "carry")):
+            if name == "cell/h" and field.startswith("input_"):
                 continue
             want = [records[f"{probe} {t}"][field] for t in range(6)]
             np.testing.assert_allclose(
@@ -232,7 +232,7 @@ def test_lstm_carries():
 
     _, _, flow = jax.jit(gf.value_grad_and_flow(loss))(params, x)
     records = {n: oracles.statistics(r) for n, r in oracles.probed(unrolled, params, x).items()}
-    for name, probe in (("lstm/wi", "wi"), ("lstm/wh", "wh"), ("lstm/carry_0", "c"), ("lstm/carry_1", "h")):
+    for name, probe in (("lstm/wi", "wi"), ("lstm/wh", "wh"), ("lstm/c", "c"), ("lstm/h", "h")):
         want = [records[f"{probe} {t}"]["output_grad_rms"] for t in range(5)]
         np.testing.assert_allclose(flow[name].output_grad_rms, want, rtol=5e-5, err_msg=name)
 

@@ -113,7 +113,7 @@ class TestErrors:
             gf.value_grad_and_flow(lambda p, x: jnp.sum(x @ p["a"]["w"] > 0))(PARAMS, X)
 
     def test_integer_parameters(self):
-        with pytest.raises(TypeError, match=r"int32 at 'step'.*another argument"):
+        with pytest.raises(TypeError, match=r"int32\) at 'step'.*another argument"):
             gf.value_grad_and_flow(lambda p: jnp.sum(p["w"]))({"w": jnp.ones(3), "step": jnp.int32(3)})
 
     def test_functions_among_parameters(self):
