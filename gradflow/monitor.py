@@ -1,16 +1,18 @@
-"""Flow during training: arrays layer x step, and where a value first went non-finite."""
+"""Flow during training: arrays layer x step."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from gradflow.instrument import Flow
+
+__all__ = ["FlowHistory", "Monitor", "history", "profile", "rows"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +40,10 @@ class FlowHistory:
 
     Attributes:
         steps: number of each recorded step: the flow of the update that was its (step + 1)-th.
-        layers: names in forward order; a layer inside a scan has one row a turn, `Hidden/Dense_0[3]`.
-        values: statistic -> array layer x step.
+        layers: names in forward order; a layer inside a scan has one row a step of it, `Hidden/Dense_0[3]`, in the
+            order of their index, also where the scan runs in reverse.
+        values: statistic -> array layer x step; NaN where the network had NaN, and where there was no number (the layer
+            did not run, no cotangent reached it).
     """
 
     steps: Int[np.ndarray, " records"]
@@ -73,17 +77,13 @@ class FlowHistory:
         values = {name: value[:, :records] for name, value in self.values.items()}
         return FlowHistory(self.steps[:records], self.layers, values)
 
+    def _repr_html_(self) -> str:
+        """Return a table for notebooks: for each layer and statistic a curve over the steps, first and last value."""
+        from gradflow.instrument.html import history_html
 
-class NonFinitePlace(NamedTuple):
-    """Where a value first went non-finite.
-
-    Attributes:
-        layer: name, with the turn of the scan that it is in.
-        direction: "forward" or "backward".
-    """
-
-    layer: str
-    direction: str
+        first_last = f", steps {self.steps[0]} … {self.steps[-1]}" if len(self.steps) else ""
+        title = f"FlowHistory({len(self.layers)} rows, {len(self.steps)} records{first_last})"
+        return history_html(title, self.layers, self.values)
 
 
 def history(flow: Flow, steps: Sequence[int] | Int[np.ndarray, " records"]) -> FlowHistory:
@@ -127,7 +127,7 @@ def profile(
 
 
 def rows(flow: Flow, *, stacked: int = 0) -> tuple[str, ...]:
-    """Name the rows of `profile`: the layers, those inside scans once for each turn, `name[turn]`.
+    """Name the rows of `profile`: the layers, those inside scans once for each step, `name[step]`.
 
     Args:
         flow: of one step, or of many.
@@ -135,34 +135,9 @@ def rows(flow: Flow, *, stacked: int = 0) -> tuple[str, ...]:
     """
     names: list[str] = []
     for layer in flow.layers:
-        names.extend(_place(layer, turn) for turn in np.ndindex(np.shape(flow[layer].calls)[stacked:]))
+        names.extend(_row_name(layer, step) for step in np.ndindex(np.shape(flow[layer].calls)[stacked:]))
     return tuple(names)
 
 
-def first_nonfinite(flow: Flow) -> NonFinitePlace | None:
-    """Return the layer whose output, or else the cotangent at whose output, was the first to hold NaN or Inf.
-
-    Forward comes before backward; the backward pass runs from the last layer to the first. Between layers of one scan
-    the turn decides.
-
-    Args:
-        flow: of one step, with the statistic `nonfinite`.
-    """
-    names = [name for name in flow if flow[name].kind != "carry"]
-    for direction, order in (("forward", names), ("backward", names[::-1])):
-        counts = [np.asarray(getattr(flow[name].nonfinite, direction)) for name in order]
-        bad = [k for k, count in enumerate(counts) if count.any()]
-        if not bad:
-            continue
-        alike = [k for k in bad if counts[k].shape == counts[bad[0]].shape]
-        turns = {k: [tuple(int(i) for i in turn) for turn in np.argwhere(counts[k] > 0)] for k in alike}
-        if direction == "forward":
-            first = min(alike, key=lambda k: (min(turns[k]), k))
-            return NonFinitePlace(_place(order[first], min(turns[first])), direction)
-        first = min(alike, key=lambda k: ([-i for i in max(turns[k])], k))
-        return NonFinitePlace(_place(order[first], max(turns[first])), direction)
-    return None
-
-
-def _place(name: str, turn: tuple[int, ...]) -> str:
-    return name + "".join(f"[{i}]" for i in turn)
+def _row_name(name: str, steps: tuple[int, ...]) -> str:
+    return name + "".join(f"[{i}]" for i in steps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from experiments.activations import born_dead, profile, slopes, training
+from experiments.activations.profile import Moments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Results:
 
     dead: born_dead.Shares
     profile: profile.Profile
-    moments: profile.Moments
+    moments: Moments
     kick: training.Kick
     slopes: slopes.Slopes
     training: training.Training

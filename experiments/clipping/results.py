@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from experiments.clipping import order, smoothness, surface
+from experiments.clipping.surface import Descent, Quartic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Results:
     """
 
     surface: surface.Grid
-    path: surface.Descent
-    quartic: surface.Quartic
+    path: Descent
+    quartic: Quartic
     smooth: smoothness.Smoothness
     radius: smoothness.Radii
     by_length: order.ByLength

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from experiments.initialization import glorot, table, training
+from experiments.initialization.glorot import Spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,5 +21,5 @@ class Results:
 
     glorot: glorot.Flow
     training: training.Training
-    hanin: glorot.Spread
+    hanin: Spread
     table: table.Table

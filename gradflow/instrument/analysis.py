@@ -131,7 +131,7 @@ class _Analysis:
             unit_axes=(rank - 1,),
             example_axes=tuple(range(rank - 1)),
             shape=jaxprs.shape_of(var),
-            dtype=var.aval.dtype,
+            dtype=jaxprs.dtype_of(var),
             mesh_axes=tuple(sorted(origin.axes)),
             lengths=place.lengths,
             reverse=place.reverse,

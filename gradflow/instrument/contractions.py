@@ -85,9 +85,10 @@ def _without_weight(here: Meeting, record: Recorder, *, activations: bool) -> in
 def _layer(here: Meeting, record: Recorder, weight: int) -> int:
     source = 1 - weight
     eqn, origin = here.eqn, here.origins[source]
-    site_pass = computed_in(
-        eqn, here.index, weight, origin, here.frame, lambda k: record.known_bit((*here.place.path, k))
-    )
+
+    def bit_of(index: int) -> int:
+        return record.known_bit((*here.place.path, index))
+
     bit = record.add(
         eqn,
         here.path,
@@ -98,7 +99,7 @@ def _layer(here: Meeting, record: Recorder, weight: int) -> int:
         source=source,
         weight=here.origins[weight],
         source_active=origin.active,
-        computed_in=site_pass,
+        computed_in=computed_in(eqn, here.index, weight, origin, here.frame, bit_of),
         **_experts(eqn, weight),
     )
     _input(here, record, source)
@@ -134,7 +135,7 @@ def _input(here: Meeting, record: Recorder, source: int) -> None:
         unit_axes=(rank - 1,),
         example_axes=tuple(range(rank - 1)),
         shape=jaxprs.shape_of(var),
-        dtype=var.aval.dtype,
+        dtype=jaxprs.dtype_of(var),
         mesh_axes=site.mesh_axes,
         lengths=site.lengths,
         reverse=site.reverse,
@@ -148,7 +149,7 @@ def _input(here: Meeting, record: Recorder, source: int) -> None:
 
 def _silence(here: Meeting, record: Recorder) -> None:
     """In float16 a zero cotangent may have been flushed: whether a unit is dead is read from its activation."""
-    if here.eqn.outvars[0].aval.dtype != jnp.float16:
+    if jaxprs.dtype_of(here.eqn.outvars[0]) != jnp.float16:
         return
     behind = activation_behind(here.frame, here.eqn.outvars[0])
     if behind is None:
@@ -164,7 +165,7 @@ def _silence(here: Meeting, record: Recorder) -> None:
         source=None,
         input_shape=None,
         weight=None,
-        dtype=frame.jaxpr.eqns[index].outvars[out].aval.dtype,
+        dtype=jaxprs.dtype_of(frame.jaxpr.eqns[index].outvars[out]),
         order=(*here.path, _BEHIND),
         forward_only=True,
         groups=None,
@@ -199,7 +200,7 @@ def look_up(here: Meeting, record: Recorder) -> list[Origin]:
 
 
 def ordinary(here: Meeting, record: Recorder) -> list[Origin]:
-    """Any other first-order equation; where parameters become data it is a table of positions or a use without a row."""
+    """Any other first-order equation; where parameters become data it is a table of positions or a bare use."""
     outs = propagate(here.eqn, here.origins)
     if not any(o.leaves for o in here.origins):
         return outs
@@ -234,7 +235,7 @@ def _table(here: Meeting, record: Recorder) -> int:
         unit_axes=(rank - 1,),
         example_axes=tuple(range(rank - 1)),
         shape=jaxprs.shape_of(eqn.invars[operand]),
-        dtype=eqn.invars[operand].aval.dtype,
+        dtype=jaxprs.dtype_of(eqn.invars[operand]),
         lengths=here.place.lengths,
         reverse=here.place.reverse,
         chain=here.place.chain,

@@ -33,7 +33,9 @@ def describe(
 
     Args:
         findings: all that the analysis found.
-        sites, names, specs: of what is tapped.
+        sites: what is tapped.
+        names: of the sites.
+        specs: of their taps.
         packs: how their numbers are grouped.
         groups: where the sums of the parameters lie.
         leaves: numbers of the leaves that are reported.

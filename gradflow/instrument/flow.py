@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gradflow.instrument.errors import FlowError
 from gradflow.instrument.layer_flow import Entry, LayerFlow, Nonfinite
 from gradflow.instrument.nonfinite import NonfinitePlace, first_nonfinite
 from gradflow.instrument.parameters import COLUMNS
 from gradflow.instrument.sites import LAYER_KINDS
 from gradflow.instrument.statistics import DEFAULT_STATISTICS, SCALES, STATISTICS, root_mean_square
-from gradflow.instrument.table import render
+from gradflow.instrument.table import MOST_ROWS, render
 
 
 class Unseen(NamedTuple):
@@ -243,7 +244,48 @@ class Flow(Mapping[str, Any]):
         return any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(self._arrays))
 
     def __str__(self) -> str:
-        return repr(self) if self.is_traced else render(self)
+        return repr(self) if self._has_no_numbers else self.table()
+
+    def table(self, *, rows: int | None = MOST_ROWS, sort: str = "forward", width: int | None = None) -> str:
+        """Return the flow as a table of text, what its numbers do not say in the lines below; `print(flow)` shows it.
+
+        A layer inside a scan shows its mean over the steps that ran (rms as rms) and a curve over the steps, in the
+        order of their index; "·" is a step without a number, "0" an exact zero, "×" NaN or Inf.
+
+        Args:
+            rows: lines at most. Blocks whose names differ in a number are folded to the first, the last and the
+                extremes of dL/d(output); the worst rows are always shown. None for all.
+            sort: "forward", or a statistic: from its largest value to its smallest, with "-" in front the other way;
+                NaN and Inf first, rows without a number last.
+            width: columns, at least 60; by default those of the terminal.
+
+        Raises:
+            ValueError: for fewer rows than 2, a narrower table, a statistic that is unknown or was not asked for.
+            FlowError: while it is being traced, when there are no numbers yet.
+        """
+        self._require_numbers()
+        return render(self, rows, sort, width)
+
+    def _repr_html_(self) -> str | None:
+        """Return the table for notebooks."""
+        if self._has_no_numbers:
+            return None
+        from gradflow.instrument.html import flow_html
+
+        return flow_html(self)
+
+    @property
+    def _has_no_numbers(self) -> bool:
+        return any(isinstance(a, (jax.core.Tracer, jax.ShapeDtypeStruct)) for a in jax.tree.leaves(self._arrays))
+
+    def _require_numbers(self) -> None:
+        if self._has_no_numbers:
+            raise FlowError(
+                expected="a flow with numbers",
+                got="one that is being traced",
+                cause="print(flow) or flow.table() inside jit, vmap or scan",
+                fix="return the flow from the jitted function and print it outside",
+            )
 
     def __repr__(self) -> str:
         return f"Flow({len(self.layers)} layers, {len(self.carries)} carries, {len(self.taps)} taps)"

@@ -133,7 +133,7 @@ class Interpreter:
         if below:
             outs, seen = _HANDLERS[eqn.primitive.name](self, eqn, below, args, sinks)
             ahead |= seen
-            made = dict(zip(eqn.outvars, outs, strict=True))
+            made: dict[Any, Any] = dict(zip(eqn.outvars, outs, strict=True))
         else:
             made = dict(inputs)
             jaxprs.evaluate(jaxpr, [eqn], [v for v in eqn.outvars if not isinstance(v, core.DropVar)], made)
@@ -169,8 +169,8 @@ class Interpreter:
             x = env[eqn.invars[site.source]]
         ahead: Arrays = {}
         if "experts" in spec.ahead and site.groups is not None:
-            sizes = eqn.invars[site.groups]
-            sizes = env[sizes] if jaxprs.is_var(sizes) else jnp.asarray(jaxprs.literal_value(sizes))
+            atom = eqn.invars[site.groups]
+            sizes = env[atom] if jaxprs.is_var(atom) else jnp.asarray(jaxprs.literal_value(atom))
             sink = sinks[("site", k, "experts")]
             env[var], ahead[("site", k, "experts")] = apply_expert_tap(spec, env[var], sizes, sink)
         env[var], ahead[("site", k, "value")] = apply_tap(spec, env[var], x, sinks[("site", k, "value")])

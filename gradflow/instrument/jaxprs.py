@@ -40,6 +40,11 @@ def shape_of(atom: Any) -> tuple[int, ...]:
     return tuple(atom.aval.shape)
 
 
+def dtype_of(atom: Any) -> Any:
+    """Return the type of the entries of a variable or literal."""
+    return atom.aval.dtype
+
+
 def literal_value(atom: Any) -> Any:
     """Return the value of a literal."""
     return atom.val

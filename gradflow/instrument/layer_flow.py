@@ -150,7 +150,7 @@ class LayerFlow:
 
     @property
     def role(self) -> str:
-        """ "read-out" for an embedding's second use, "recurrent" for a weight that reads a scan's carry, else ""."""
+        """What it is used for: "read-out" (an embedding's second use), "recurrent" (reads a scan's carry), else ""."""
         return self._entry.role
 
     @property
@@ -329,7 +329,7 @@ class LayerFlow:
         Args:
             field: one of `STATISTICS`.
         """
-        entry, layout = self._entry, self._entry.layout
+        entry = self._entry
         if field not in self._flow.statistics:
             return "not asked for"
         if field in FORWARD_FIELDS and not np.any(self.calls):
@@ -342,7 +342,6 @@ class LayerFlow:
             return "no input"
         if field.startswith("weight") and entry.weight is None:
             return "no weight"
-        del layout
         return ""
 
     def _backward_remark(self, field: str) -> str:
@@ -365,10 +364,11 @@ class LayerFlow:
         return "zero or flushed" if self.flushes and field == "zero_grad_fraction" else ""
 
     def _all_zero(self) -> bool:
+        reached = np.asarray(self.backward_calls) > 0
         if "output_grad_rms" in self._flow.statistics:
-            return not np.any(np.nan_to_num(np.asarray(self.output_grad_rms), nan=0.0))
+            return not np.any(np.asarray(self.output_grad_rms)[reached] != 0)
         if "zero_grad_fraction" in self._flow.statistics:
-            return bool(np.all(np.asarray(self.zero_grad_fraction)[np.asarray(self.backward_calls) > 0] == 1))
+            return bool(np.all(np.asarray(self.zero_grad_fraction)[reached] == 1))
         return False
 
     def to_record(self) -> dict[str, Any]:

@@ -48,19 +48,11 @@ class NonfinitePlace:
         if self.kind == "loss":
             return f"forward, in the loss, behind the last layer{record}"
         if self.kind == "leaf":
-            return (
-                f"backward, in the gradient of {self.name}{record}"
-                if backward
-                else f"in the parameter {self.name}{record}"
-            )
+            return f"{'backward, in the gradient of' if backward else 'in the parameter'} {self.name}{record}"
         if self.kind == "input":
             return f"forward, in the data ({self.name}){at}{record}"
-        what = f"{self.kind} {self.name}"
-        return (
-            f"backward, at the output of {what}{at}{record}"
-            if backward
-            else f"forward, in the output of {what}{at}{record}"
-        )
+        where = "backward, at the output of" if backward else "forward, in the output of"
+        return f"{where} {self.kind} {self.name}{at}{record}"
 
 
 def first_nonfinite(flow: Flow) -> NonfinitePlace | None:

@@ -79,7 +79,8 @@ FLAT = frozenset({"sign", "floor", "ceil", "round", "nextafter", "is_finite"})
 def join(origins: Iterable[Origin]) -> Origin:
     """Return the origin of a value computed from (or being one of) several."""
     origins = tuple(origins)
-    kind, leaves, axes, cuts = Kind.NEUTRAL, _NO_LEAVES, _NO_AXES, ()
+    kind, leaves, axes = Kind.NEUTRAL, _NO_LEAVES, _NO_AXES
+    cuts: Cuts = ()
     layers = reaching = building = 0
     active = signal = cotangent = False
     spread = bool(origins)
@@ -266,11 +267,8 @@ def _meeting(eqn: core.JaxprEqn, origins: Sequence[Origin], joined: Origin) -> O
         for o, atom in zip(origins, eqn.invars, strict=True)
         if o.is_weight and not o.spread and len(shape) >= 2 and shape_of(atom) == shape
     ]
-    others = [
-        (o, atom)
-        for o, atom in zip(origins, eqn.invars, strict=True)
-        if o.kind == Kind.DATA and not _is_number(o, atom)
-    ]
+    data = [(o, atom) for o, atom in zip(origins, eqn.invars, strict=True) if o.kind == Kind.DATA]
+    others = [(o, atom) for o, atom in data if not _is_number(o, atom)]
     if not weights or any(_is_signal(o, shape_of(atom), shape) for o, atom in others):
         return dataclasses.replace(joined, kind=Kind.DATA, leaves=_NO_LEAVES)
     leaves = _NO_LEAVES.union(*(o.leaves for o in origins))

@@ -83,7 +83,7 @@ class Recorder:
             weight,
             *axes,
             shape=jaxprs.shape_of(eqn.outvars[out]),
-            dtype=eqn.outvars[out].aval.dtype,
+            dtype=jaxprs.dtype_of(eqn.outvars[out]),
             input_shape=None if entering is None else jaxprs.shape_of(entering),
             mesh_axes=tuple(sorted(frozenset[str]().union(*(o.axes for o in varying)) - shared)),
             lengths=place.lengths,

@@ -1,4 +1,4 @@
-"""Packs: for each nest of scans one small array of what goes forward, and one sink whose gradient is what comes back."""
+"""Packs: for each nest of scans one array of what goes forward, and one sink whose gradient is what comes back."""
 
 from __future__ import annotations
 

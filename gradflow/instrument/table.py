@@ -1,105 +1,236 @@
-"""Draw a flow as a table of text, a small log-scale bar a layer."""
+"""A flow as a table of text, a small log-scale bar a layer."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+import difflib
+import math
+import shutil
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from gradflow.instrument.flow import Flow, LayerFlow
+from gradflow.instrument.cells import ABSENT, Column, columns_of, curve
+from gradflow.instrument.folding import Fold, choose
+from gradflow.instrument.footnotes import first_place, footnotes, names_and_more
+from gradflow.instrument.labels import shorten
+from gradflow.instrument.statistics import STATISTICS
+from gradflow.instrument.table_rows import Row, informative, rows_of, texts
 
-_WIDTH = 16
+if TYPE_CHECKING:
+    from gradflow.instrument.flow import Flow
+
+__all__ = ["MOST_ROWS", "NARROWEST", "Table", "height", "make_table", "render"]
+
+NARROWEST = 60
+MOST_ROWS = 40
+_BAR, _SMALLEST_BAR = 16, 4
+_LABEL = 20
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _LEVELS = "▁▂▃▄▅▆▇█"
-_MOST_ROWS = 60
-_COLUMNS = (
-    ("output", "output_rms", "{:.2e}"),
-    ("dL/doutput", "output_grad_rms", "{:.2e}"),
-    ("dL/dweight", "weight_grad_rms", "{:.2e}"),
-    ("zero", "zero_grad_fraction", "{:.0%}"),
-    ("dead", "dead_fraction", "{:.0%}"),
-    ("alike", "similarity", "{:.2f}"),
-)
+_ABSENT, _ZERO, _NONFINITE = "·", "0", "×"
 
 
-def render(flow: Flow) -> str:
-    """Return the table: forward and backward rms, the backward one also as a bar between the smallest and the largest.
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """What a table shows, before it is laid out.
 
-    A layer inside a scan shows the rms over its steps, and its bar is a curve over the steps. Leading axes (seeds,
-    training steps) are averaged the same way.
+    Attributes:
+        columns: with something to show.
+        lines: rows and folds.
+        notes: the lines below.
+        scale: log10 of the ends of the bars; None where there are none.
     """
-    names = list(flow)
-    columns = [c for c in _COLUMNS if c[1] in flow.statistics]
-    signal = {n: np.asarray(flow[n].output_grad_rms, np.float64) for n in names}
-    positive = np.concatenate([np.ravel(s[np.isfinite(s) & (s > 0)]) for s in signal.values()] or [np.ones(1)])
-    low, high = (np.log10(positive.min()), np.log10(positive.max())) if positive.size else (0.0, 0.0)
-    rows = [["layer", *(title for title, _, _ in columns)]]
-    bars = [f"dL/doutput, 10^{int(np.floor(low))} … 10^{int(np.ceil(high))}" if signal else ""]
-    for name in _abridged(names):
-        if name is None:
-            rows.append(["…", *("" for _ in columns)])
-            bars.append("")
-            continue
-        layer = flow[name]
-        label = name if layer.kind == "layer" else f"{name} ({layer.kind})"
-        rows.append([label, *(_cell(layer, field, form) for _, field, form in columns)])
-        bars.append(_bar(signal[name], len(layer._entry.lengths), np.floor(low), np.ceil(high)))
-    return _aligned(rows, bars) + _footnote(flow)
+
+    columns: list[Column]
+    lines: list[Row | Fold]
+    notes: list[str]
+    scale: tuple[float, float] | None
+
+    @property
+    def signal(self) -> Column | None:
+        """The column that folds and bars are about."""
+        by_field = {c.field: c for c in self.columns}
+        fields = ("output_grad_rms", "weight_grad_rms", "output_rms")
+        return next((by_field[f] for f in fields if f in by_field), None)
+
+    def fold_text(self, fold: Fold) -> str:
+        """Say what a fold hides."""
+        column = self.signal
+        return fold.text("{:.1e}", "") if column is None else fold.text("{:.1e}", column.title)
 
 
-def _abridged(names: list[str]) -> list[str | None]:
-    if len(names) <= _MOST_ROWS:
-        return list(names)
-    half = _MOST_ROWS // 2
-    return [*names[:half], None, *names[-half:]]
+def make_table(flow: Flow, rows: int | None, sort: str) -> Table:
+    """Choose what to show; see `Flow.table` for the arguments."""
+    if rows is not None and rows < 2:
+        raise ValueError(f"Flow.table(rows=...): expected at least 2 lines, or None for all, got {rows}")
+    everything = _sorted(flow, rows_of(flow), sort)
+    began = first_place(flow)
+    lines = choose(everything, rows, began.name if began else "", forward=sort == "forward")
+    grads = [r.cells["output_grad_rms"].number for r in everything if "output_grad_rms" in r.cells]
+    positive = [math.log10(g) for g in grads if np.isfinite(g) and g > 0]
+    scale = (float(math.floor(min(positive))), float(math.ceil(max(positive)))) if positive else None
+    return Table(informative(columns_of(flow), everything), lines, footnotes(flow, everything, began), scale)
 
 
-def _aligned(rows: list[list[str]], bars: list[str]) -> str:
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = []
-    for row, bar in zip(rows, bars, strict=True):
-        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join([*cells, bar]).rstrip())
-    return "\n".join(lines)
+def render(flow: Flow, rows: int | None = MOST_ROWS, sort: str = "forward", width: int | None = None) -> str:
+    """Return the table as text; see `Flow.table`."""
+    if width is None:
+        width = max(NARROWEST, shutil.get_terminal_size().columns)
+    elif width < NARROWEST:
+        raise ValueError(f"Flow.table(width=...): expected at least {NARROWEST} columns, got {width}")
+    table = make_table(flow, rows, sort)
+    notes = list(table.notes)
+    body = _laid_out(table, width, notes) if table.lines else []
+    wrapped = [textwrap.fill(note, width, subsequent_indent="  ", break_on_hyphens=False) for note in notes]
+    return "\n".join([*body, *wrapped])
 
 
-def _footnote(flow: Flow) -> str:
-    if "nonfinite" not in flow.statistics:
+def _laid_out(table: Table, width: int, notes: list[str]) -> list[str]:
+    """Return the lines of the table; what has no room in them goes to the notes."""
+    rows = [line for line in table.lines if isinstance(line, Row)]
+    columns, label_width = _fit(table, rows, width)
+    labels = shorten([row.label for row in rows], label_width)
+    cells = [["layer", *(c.title for c in columns)]]
+    cells += [[label, *texts(row, columns)] for label, row in zip(labels, rows, strict=True)]
+    widths = _widths(cells)
+    room = width - sum(widths) - 2 * len(widths)
+    written = iter(cells[1:])
+    out = [_joined(cells[0], widths, _scale_text(table, room))]
+    unsaid: dict[str, list[str]] = {}
+    for line in table.lines:
+        if isinstance(line, Fold):
+            out.append("  " + textwrap.shorten(table.fold_text(line), width - 2, placeholder=" …"))
+            tails = dict.fromkeys(line.rows, "")
+        else:
+            tails = {line: _tail(line, table.scale, room)}
+            out.append(_joined(next(written), widths, tails[line]))
+        for row, tail in tails.items():
+            if row.remark and not tail.endswith(row.remark):
+                unsaid.setdefault(row.remark, []).append(row.layer.name)
+    behind = 1 if notes and notes[0].startswith("NaN") else 0  # where NaN began comes first
+    notes[behind:behind] = [f"{remark}: {names_and_more(names)}" for remark, names in unsaid.items()]
+    omitted = [c.title for c in table.columns if all(c.field != shown.field for shown in columns)]
+    if omitted:
+        notes.append(f"no room for: {', '.join(omitted)} (a larger width shows them)")
+    return out
+
+
+def _fit(table: Table, rows: Sequence[Row], width: int) -> tuple[list[Column], int]:
+    """Return the columns for which there is room, and the room for labels: bars shrink first, then digits, labels."""
+    longest = max([len("layer"), *(len(row.label) for row in rows)])
+
+    def room(columns: list[Column]) -> int:
+        lines = [[c.title for c in columns], *(texts(row, columns) for row in rows)]
+        return width - sum(_widths(lines)) - 2 * len(columns)
+
+    if room(table.columns) >= longest + _SMALLEST_BAR + 2:
+        return table.columns, longest
+    columns = [c.compact for c in table.columns]
+    while len(columns) > 1 and room(columns) < min(longest, _LABEL):
+        columns.remove(max(columns, key=lambda c: c.rank))
+    return columns, min(longest, room(columns))
+
+
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    """Return the width of each column; words reach over the empty cells to their right."""
+    widths = [0] * len(lines[0])
+    spans = []
+    for line in lines:
+        for k, text in enumerate(line):
+            reach = _reach(line, k)
+            if reach == 1:
+                widths[k] = max(widths[k], len(text))
+            else:
+                spans.append((k, reach, len(text)))
+    for k, reach, length in spans:
+        widths[k] += max(0, length - sum(widths[k : k + reach]) - 2 * (reach - 1))
+    return widths
+
+
+def _reach(line: Sequence[str], k: int) -> int:
+    """Return over how many columns a cell reaches."""
+    if line[k] not in ("not reached", "not run"):
+        return 1
+    rest = line[k + 1 :]
+    return 1 + next((n for n, text in enumerate(rest) if text != ABSENT), len(rest))
+
+
+def _joined(cells: Sequence[str], widths: Sequence[int], tail: str) -> str:
+    out, k = [cells[0].ljust(widths[0])], 1
+    while k < len(cells):
+        reach = _reach(cells, k)
+        over = sum(widths[k : k + reach]) + 2 * (reach - 1)
+        out.append(cells[k].ljust(over) if reach > 1 else cells[k].rjust(over))
+        k += reach
+    return "  ".join([*out, tail]).rstrip()
+
+
+def _scale_text(table: Table, room: int) -> str:
+    if table.scale is None:
         return ""
-    bad = []
-    for name in flow:
-        forward, backward = (int(np.nansum(np.asarray(c))) for c in flow[name].nonfinite)
-        if forward or backward:
-            bad.append(f"{name} (forward {forward}, backward {backward})")
-    if not bad:
+    low, high = table.scale
+    for text in (f"dL/doutput, 10^{low:g} … 10^{high:g}", f"10^{low:g} … 10^{high:g}", f"1e{low:g}…1e{high:g}"):
+        if len(text) <= room:
+            return text
+    return ""
+
+
+def _tail(row: Row, scale: tuple[float, float] | None, room: int) -> str:
+    """Return the bar of a row and, as far as there is room, its remark."""
+    size = min(_BAR, room)
+    bar = _bar(row, scale, size) if size >= _SMALLEST_BAR else ""
+    if not row.remark:
+        return bar
+    both = f"{bar} {row.remark}" if bar else row.remark
+    return both if len(both) <= room else bar
+
+
+def _bar(row: Row, scale: tuple[float, float] | None, size: int) -> str:
+    cell = row.cells.get("output_grad_rms")
+    if cell is None or cell.words:
         return ""
-    more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-    return f"\nNaN or Inf in: {', '.join(bad[:3])}{more}"
-
-
-def _cell(layer: LayerFlow, field: str, form: str) -> str:
-    values = np.asarray(getattr(layer, field), np.float64)
-    if np.isnan(values).all():
-        return "—"
-    # The largest comes out first, so that squares of tiny values do not vanish here, of all places.
-    top = np.nanmax(np.abs(values))
-    if field.endswith("_rms") and np.isfinite(top) and top > 0:
-        return form.format(top * np.sqrt(np.nanmean(np.square(values / top))))
-    return form.format(np.nanmean(values))
-
-
-def _bar(values: Any, scans: int, low: float, high: float) -> str:
-    def height(v: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore"):
-            place = (np.log10(v) - low) / max(high - low, 1e-9)
-        return np.clip(np.nan_to_num(place, nan=0.0, posinf=1.0, neginf=0.0), 0.0, 1.0)
-
-    if scans:
-        curve = values.reshape(-1, values.shape[-1]).mean(0) if values.ndim > 1 else values
-        chunks = np.array_split(curve, min(_WIDTH, len(curve)))
-        heights = height(np.array([c.mean() for c in chunks]))
-        return "".join(_LEVELS[round(h * (len(_LEVELS) - 1))] for h in heights)
-    eighths = round(float(height(np.atleast_1d(values.mean()))[0]) * _WIDTH * 8)
-    full, rest = divmod(eighths, 8)
+    if row.layer.lengths:
+        return "".join(_glyph(number, scale) for number in curve(row.layer, "output_grad_rms", size))
+    if scale is None or cell.is_nonfinite or cell.number == 0:
+        return ""
+    full, rest = divmod(round(height(cell.number, scale) * size * 8), 8)
     return "█" * full + (_EIGHTHS[rest] if rest else "")
+
+
+def _glyph(number: float | None, scale: tuple[float, float] | None) -> str:
+    if number is None:
+        return _ABSENT
+    if not np.isfinite(number):
+        return _NONFINITE
+    return _ZERO if number == 0 or scale is None else _LEVELS[round(height(number, scale) * (len(_LEVELS) - 1))]
+
+
+def height(number: float, scale: tuple[float, float]) -> float:
+    """Return where a positive number stands between the ends of a scale, from 0 to 1."""
+    low, high = scale
+    place = (math.log10(number) - low) / (high - low) if high > low else 1.0
+    return min(max(place, 0.0), 1.0)
+
+
+def _sorted(flow: Flow, rows: list[Row], sort: str) -> list[Row]:
+    if sort == "forward":
+        return rows
+    field = sort.removeprefix("-")
+    known = [c.field for c in columns_of(flow)]
+    if field not in known:
+        near = difflib.get_close_matches(field, ["forward", *known], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        asked = " was not asked for" if field in STATISTICS else " is unknown"
+        raise ValueError(f"Flow.table(sort=...): {sort!r}{asked}{hint} Known here: forward, {', '.join(known)}")
+    sign = 1 if sort.startswith("-") else -1
+
+    def key(row: Row) -> tuple[int, float]:
+        cell = row.cells[field]
+        if cell.words:
+            return (2, 0.0)
+        return (0, 0.0) if cell.is_nonfinite else (1, sign * cell.number)
+
+    return sorted(rows, key=key)

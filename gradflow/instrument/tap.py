@@ -132,8 +132,9 @@ def _value_tap_fwd(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> tuple[
     return (_looked_at(y, ahead, spec.layout.forward, ("direction", "output_sum", "total_high")), ahead), None
 
 
-def _value_tap_bwd(spec: TapSpec, _: None, cotangents: tuple[Array, Array]) -> tuple[Array, None, Array]:
-    g, _ = cotangents
+def _value_tap_bwd(spec: TapSpec, residuals: None, cotangents: tuple[Array, Array]) -> tuple[Array, None, Array]:
+    del residuals
+    g = cotangents[0]
     axes = statistics.mesh_axes_of(g, spec.mesh_axes)
     back = statistics.backward(g, spec.layout, spec.unit_axes, axes, spec.flush_below)
     back = as_varying(back, g)

@@ -30,10 +30,10 @@ _INPUT_FIELDS = frozenset({"output_rms", "output_mean", "similarity", "nonfinite
 
 def value_grad_and_flow(
     fun: Callable[..., Any] | Any,
-    argnums: int | Sequence[int] = 0,
+    argnums: Any = 0,
     has_aux: bool = False,
     *,
-    select: naming.Select = None,
+    select: Select = None,
     statistics: Iterable[str] | str | None = None,
     activations: bool = False,
     data_gradients: bool = True,
@@ -46,7 +46,9 @@ def value_grad_and_flow(
 
     Args:
         fun: the loss function, any JAX code that can be traced; it returns a scalar, or (scalar, aux) with `has_aux`.
-        argnums: which positional arguments to differentiate; pytrees of floating-point or complex arrays.
+        argnums: which positional arguments to differentiate: pytrees of floating-point or complex arrays. A Flax NNX
+            module is differentiated and updated as by `nnx.value_and_grad` (`nnx.DiffState` may stand here, too), an
+            Equinox module as by `eqx.filter_value_and_grad`.
         has_aux: whether `fun` returns a pair whose second part is passed through.
         select: report only names that match this `fnmatch` pattern, any of several, or a predicate on the name.
         statistics: fields of `LayerFlow` to compute, by default `DEFAULT_STATISTICS`, which is all but the largest
@@ -84,8 +86,8 @@ def value_grad_and_flow(
 
     @functools.wraps(fun, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
     def value_grad_and_flow_f(*args: Any, **kwargs: Any) -> tuple[Any, Any, Flow]:
-        traced = trace(fun, argnums, has_aux, args, kwargs)
-        value, aux, grads, flow = _run(traced, options)
+        with trace(fun, argnums, has_aux, args, kwargs) as traced:
+            value, aux, grads, flow = _run(traced, options)
         return ((value, aux) if has_aux else value), grads, flow
 
     return value_grad_and_flow_f

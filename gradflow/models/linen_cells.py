@@ -59,7 +59,12 @@ def _recurrent_initializer(cell: Any, param_dtype: Any) -> Initializer | None:
     default = fields["recurrent_kernel_init"].default if "recurrent_kernel_init" in fields else None
     if jnp.finfo(param_dtype).bits >= 32 or not callable(default):
         return None
-    return lambda key, shape, dtype=param_dtype: default(key, shape, jnp.float32).astype(dtype)
+
+    def narrow(key: Any, shape: Any, dtype: Any = param_dtype, out_sharding: Any = None) -> Any:
+        del out_sharding
+        return default(key, shape, jnp.float32).astype(dtype)
+
+    return narrow
 
 
 class LinenLayer(nn.Module):

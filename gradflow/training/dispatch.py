@@ -286,8 +286,8 @@ class Dispatches:
             self.history.add_flow(flow.until(upto))
         window = self._window_of(first)
         window = window if self._mesh is None else SplitWindow(window, self._mesh)
-        place = locate(self._loss_fn, self._optimizer, self.state, window)
-        raise NonFiniteError(bad, place, self.result(), self.saved)
+        breakdown = locate(self._loss_fn, self._optimizer, self.state, window)
+        raise NonFiniteError(bad, breakdown, self.result(), self.saved)
 
 
 def _gradients(flow: FlowHistory) -> np.ndarray | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gradflow.training.history import FitResult
+    from gradflow.training.nonfinite import Breakdown
 
 __all__ = ["CheckpointError", "NonFiniteError"]
 
@@ -19,14 +20,14 @@ class NonFiniteError(FloatingPointError):
 
     Attributes:
         step: number of the step that would have been the first bad one.
-        place: where: a layer and a direction in words.
+        place: where that began, in words: the batch, a layer and a direction, the loss, the optimizer.
+        cause: the likely one for that place.
         fitted: the state before that step, all finite, and curves and flow up to it.
     """
 
-    def __init__(self, step: int, place: str, fitted: FitResult, saved: str) -> None:
+    def __init__(self, step: int, breakdown: Breakdown, fitted: FitResult, saved: str) -> None:
         super().__init__(
-            f"training went non-finite at step {step}: {place}. The state before that step and the flow up to it are "
-            f"in `.fitted`; {saved}. Likely cause: a learning rate or an initial weight variance that is too large, or "
-            "exploding gradients. Fix: a smaller rate, clip_norm=, or a look at the flow of the steps before"
+            f"training went non-finite at step {step}: {breakdown.place}. The state before that step and the flow up "
+            f"to it are in `.fitted`; {saved}. Likely cause: {breakdown.cause}. Fix: {breakdown.fix}"
         )
-        self.step, self.place, self.fitted = step, place, fitted
+        self.step, self.place, self.cause, self.fitted = step, breakdown.place, breakdown.cause, fitted

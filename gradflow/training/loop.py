@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from gradflow.monitor import Monitor
 from gradflow.training.checkpoints import Checkpoints, open_store
+from gradflow.training.contract import validate_signature
 from gradflow.training.dispatch import Dispatches
 from gradflow.training.errors import CheckpointError
 from gradflow.training.history import FitResult, History
@@ -70,7 +71,7 @@ def fit(
 
     Raises:
         ValueError: for settings that do not fit together.
-        TypeError: for a source, a state or a validation that is none.
+        TypeError: for a loss of another form; for a source, a state or a validation that is none.
         CheckpointError: if a checkpoint cannot be written, read or continued.
         NonFiniteError: at the first step that went non-finite, with layer and direction where that began.
 
@@ -200,6 +201,7 @@ def _check_schedule(
 
 
 def _check_arguments(loss_fn: Any, optimizer: Any, state: Any, source: Any, validation: Any) -> None:
+    validate_signature(loss_fn, "fit")
     if not isinstance(state, TrainState):
         raise TypeError(
             f"fit: expected a TrainState, got {type(state).__name__}. Fix: training.init(model, optimizer, key, "

@@ -1,26 +1,47 @@
-"""Where a training step went non-finite: that step once more, through the instrument."""
+"""Where a training step went non-finite, and why that usually happens there: that step once more, looked at."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradflow.instrument import value_grad_and_flow
-from gradflow.instrument.errors import FlowError
-from gradflow.monitor import first_nonfinite
 from gradflow.training.step import LossFn, TrainState, Tree, draw, step_key
 
 if TYPE_CHECKING:
     import optax
 
+    from gradflow.instrument.flow import Flow
 
-def locate(loss_fn: LossFn, optimizer: optax.GradientTransformation, state: TrainState, window: Any) -> str:
-    """Take the step from a good state once more and say in words where it first went non-finite.
+_STATISTICS = ("nonfinite", "output_rms", "output_grad_rms", "weight_rms", "weight_grad_norm")
+_UNDEFINED = "0/0 or a division by 0, log or sqrt of a number that is not positive, exp of a large one"
 
-    In the order of computation: the batch, layers forward, the loss, layers backward, gradients, running averages, the
-    update.
+
+@dataclasses.dataclass(frozen=True)
+class Breakdown:
+    """Where a step first held NaN or Inf, and what to do about it.
+
+    Attributes:
+        place: in words.
+        cause: the likely one there.
+        fix: what helps against it.
+    """
+
+    place: str
+    cause: str
+    fix: str
+
+
+def locate(loss_fn: LossFn, optimizer: optax.GradientTransformation, state: TrainState, window: Any) -> Breakdown:
+    """Take the step from a good state once more and say where it first went non-finite.
+
+    In the order of computation: the batch, parameters, layers forward, the loss, layers backward, gradients, running
+    averages, the update.
 
     Args:
         loss_fn: as for `make_step`.
@@ -28,41 +49,107 @@ def locate(loss_fn: LossFn, optimizer: optax.GradientTransformation, state: Trai
         state: before that step.
         window: holds its batch.
     """
-    flow, bad = jax.jit(_looked_at, static_argnums=(0, 1))(loss_fn, optimizer, state, window)
-    bad = {what: [path for path, n in counts.items() if n] for what, counts in jax.device_get(bad).items()}
-    place = None if flow is None else first_nonfinite(flow)
+
+    # A closure, since a loss need not be hashable, as static arguments are.
+    def once_more(state: TrainState, window: Any) -> tuple[Flow, dict[str, dict[str, jax.Array]]]:
+        return _looked_at(loss_fn, optimizer, state, window)
+
+    flow, counts = jax.device_get(jax.jit(once_more)(state, window))
+    bad = {what: ", ".join([path for path, n in found.items() if n][:3]) for what, found in counts.items()}
     if bad["batch"]:
-        return "the batch itself holds NaN or Inf, before any layer"
-    if place is not None and place.direction == "forward":
-        return f"forward, the output of layer {place.layer} is the first to hold NaN or Inf"
-    if bad["loss"]:
-        return "forward, in the loss, behind the last layer"
+        return Breakdown(
+            "the batch itself holds NaN or Inf, before any layer",
+            "missing values or a division by a standard deviation of 0 in the data",
+            "look at the batch of that step (source and key give it again), and repair or leave out what is not finite",
+        )
+    place = flow.first_nonfinite
     if place is not None:
-        return f"backward, the gradient at the output of layer {place.layer} is the first to hold NaN or Inf"
-    for what, words in (
-        ("gradient", "backward, in the gradient of {}"),
-        ("model_state", "in the running average {}"),
-        ("params", "in the optimizer's update of {}; the gradient was finite"),
-    ):
-        if bad[what]:
-            return words.format(", ".join(bad[what][:3]))
-    return "taken once more by itself that step stays finite, so that the layer is not known"
+        return Breakdown(str(place), *_explained(flow, place.kind, place.direction))
+    if bad["model_state"]:
+        return Breakdown(
+            f"in the running average {bad['model_state']}",
+            "a statistic of the batch that overflows or is undefined (a variance over one example), while loss and "
+            "gradients do not use it",
+            "look at what the loss returns as model_state there",
+        )
+    if bad["params"]:
+        return Breakdown(
+            f"in the optimizer's update of {bad['params']}; the gradient was finite",
+            "a rate or schedule that is not finite at this step, a division by a second moment of 0 (eps=0), or a "
+            "gradient whose square overflows",
+            "evaluate the schedule at this step; eps > 0; clip by global norm before the optimizer",
+        )
+    return Breakdown(
+        "taken once more by itself that step stays finite, so that the layer is not known",
+        "numbers at the edge of overflow, which another order of summation carries over it",
+        "a smaller learning rate, clip_norm=, or a look at the flow of the steps before",
+    )
+
+
+def _explained(flow: Flow, kind: str, direction: str) -> tuple[str, str]:
+    """Return the likely cause at a place, and what helps."""
+    if kind == "leaf" and direction == "forward":
+        return "parameters that held NaN or Inf before this step", "look at how they were initialized or loaded"
+    if direction == "forward" and (peak := _peak(flow, forward=True)):
+        return (
+            f"growth, since weights or signals reach {peak:.1g}: a learning rate or an initial weight variance that is "
+            "too large",
+            "a smaller rate, warm-up, clip_norm=, or a look at the flow of the steps before",
+        )
+    if kind == "input":
+        return f"preprocessing inside the loss: {_UNDEFINED}", "a floor under what is divided by or goes into log"
+    if kind == "loss":
+        return (
+            f"the loss is undefined or overflows at finite outputs: {_UNDEFINED}, a mean over nothing (all masked)",
+            "log_softmax or logsumexp in place of log and exp, a floor under what is divided by or goes into log",
+        )
+    if direction == "forward":
+        return (
+            f"an operation in or before it is undefined or overflows there: {_UNDEFINED}",
+            "a floor or an epsilon in that operation; jax.debug_nans finds its line",
+        )
+    if peak := _peak(flow, forward=False):
+        return (
+            f"exploding gradients: dL/d(output) reaches {peak:.1g} on the way back",
+            "a smaller initial weight variance, gates or normalization, shorter sequences; clipping comes too late",
+        )
+    return (
+        "a derivative that is not finite where the value is: sqrt, norm, log, a power or a division at 0, also in the "
+        "branch that jnp.where does not take (0 * inf)",
+        "an epsilon inside the root, or jnp.where on the argument before the operation, too",
+    )
+
+
+def _peak(flow: Flow, *, forward: bool) -> float:
+    """Return the largest rms, 0 where all are so small that no product of a few of them overflows."""
+    found = 0.0
+    for dtype, values in _sizes(flow, forward=forward):
+        finite = np.asarray(values, np.float64)
+        finite = finite[np.isfinite(finite)]
+        if finite.size and finite.max() > float(jnp.finfo(dtype).max) ** 0.25:
+            found = max(found, float(finite.max()))
+    return found
+
+
+def _sizes(flow: Flow, *, forward: bool) -> Iterator[tuple[Any, Any]]:
+    for layer in flow.values():
+        yield layer.dtype, layer.output_rms if forward else layer.output_grad_rms
+        if forward and layer.kind != "input":
+            yield layer.dtype, layer.weight_rms
+    if forward:
+        for leaf in flow.parameters.values():
+            yield jnp.float32, leaf.rms
 
 
 def _looked_at(
     loss_fn: LossFn, optimizer: optax.GradientTransformation, state: TrainState, window: Any
-) -> tuple[Any, dict[str, dict[str, jax.Array]]]:
+) -> tuple[Flow, dict[str, dict[str, jax.Array]]]:
     batch, key = draw(window, state), step_key(state)
-    flow = None
-    try:
-        measure = value_grad_and_flow(loss_fn, has_aux=True, statistics="nonfinite", data_gradients=False)
-        (loss, (_, model_state)), grads, flow = measure(state.params, state.model_state, batch, key)
-    except FlowError:  # a model without layers in the instrument's sense
-        plain = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (_, model_state)), grads = plain(state.params, state.model_state, batch, key)
+    measure = value_grad_and_flow(loss_fn, has_aux=True, statistics=_STATISTICS, data_gradients=False)
+    (_, (_, model_state)), grads, flow = measure(state.params, state.model_state, batch, key)
     updates, _ = optimizer.update(grads, state.opt_state, state.params)
     params = jax.tree.map(jnp.add, state.params, updates)
-    trees = {"batch": batch, "loss": loss, "gradient": grads, "model_state": model_state, "params": params}
+    trees = {"batch": batch, "model_state": model_state, "params": params}
     return flow, {what: _counts(tree) for what, tree in trees.items()}
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+
+from gradflow.training.contract import checked
 
 if TYPE_CHECKING:
     import optax
@@ -168,7 +170,7 @@ def make_step(loss_fn: LossFn, optimizer: optax.GradientTransformation) -> Step:
             metrics are `Mean`s by name, or scalars, which count once a step; `key` is a fresh one every step.
         optimizer: any of optax.
     """
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    grad_fn = jax.value_and_grad(checked(loss_fn), has_aux=True)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         (loss, (metrics, model_state)), grads = grad_fn(state.params, state.model_state, batch, step_key(state))
@@ -194,7 +196,7 @@ def make_flow_step(
     """
     from gradflow.instrument import value_grad_and_flow
 
-    grad_fn = value_grad_and_flow(loss_fn, has_aux=True, statistics=statistics, select=select)
+    grad_fn = value_grad_and_flow(checked(loss_fn), has_aux=True, statistics=statistics, select=select)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics, Any]:
         (loss, (metrics, model_state)), grads, flow = grad_fn(state.params, state.model_state, batch, step_key(state))

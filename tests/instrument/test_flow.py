@@ -32,10 +32,10 @@ def flow():
 
 
 def test_mapping_in_forward_order(flow):
-    assert list(flow) == ["cell", "cell/carry_0", "last", "head"]
+    assert list(flow) == ["cell", "cell/h", "last", "head"]
     assert len(flow) == 4
     assert flow.layers == ("cell", "head")
-    assert flow.carries == ("cell/carry_0",)
+    assert flow.carries == ("cell/h",)
     assert flow.taps == ("last",)
     assert "head" in flow
     assert dict(flow).keys() == set(flow)
@@ -94,38 +94,6 @@ def test_records_are_json(flow):
     assert everything[1]["weight_rms"] == [None] * 6 or everything[1]["weight_rms"] is None
 
 
-def test_table(flow):
-    text = str(flow)
-    lines = text.splitlines()
-    assert len(lines) == 5
-    assert "dL/doutput" in lines[0]
-    assert lines[2].startswith("cell/carry_0 (carry)")
-    assert any(bar in lines[4] for bar in "█▏▎▍▌▋▊▉")
-    assert any(level in lines[1] for level in "▁▂▃▄▅▆▇█")
-    assert "NaN" not in text
-
-
-def test_table_of_a_dying_gradient_shows_it():
-    params = {f"Dense_{i:03}": {"w": normal(i, 8, 8) / 5} for i in range(100)}
-
-    def deep(params, x):
-        for layer in params.values():
-            x = x @ layer["w"]
-        return jnp.sum(x)
-
-    flow = jax.jit(gf.value_grad_and_flow(deep))(params, normal(1, 4, 8))[2]
-    lines = str(flow).splitlines()
-    assert len(lines) == 62  # header, 30, an ellipsis, 30
-    bars = [line.count("█") for line in lines[1:] if not line.startswith("…")]
-    assert bars[0] < bars[29] < bars[-1]
-
-
-def test_table_names_nonfinite_layers():
-    with jax.debug_nans(False):
-        flow = jax.jit(gf.value_grad_and_flow(loss))(PARAMS, X.at[0, 0, 0].set(jnp.nan))[2]
-    assert "NaN or Inf in: cell" in str(flow)
-
-
 def test_table_while_tracing_does_not_fail():
     def f(params, x):
         flow = gf.value_grad_and_flow(loss)(params, x)[2]
@@ -133,11 +101,6 @@ def test_table_while_tracing_does_not_fail():
         return flow["head"].output_rms
 
     jax.jit(f)(PARAMS, X)
-
-
-def test_table_of_stacked_flows():
-    flows = jax.vmap(gf.value_grad_and_flow(loss), in_axes=(None, 0))(PARAMS, jnp.stack([X, 2 * X]))[2]
-    assert len(str(flows).splitlines()) == 5
 
 
 def test_figure(flow):

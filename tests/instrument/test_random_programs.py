@@ -15,33 +15,38 @@ from tests import oracles
 WIDTH = 4
 
 
-def dense(call, name, x):
-    return jnp.tanh(call(name, x))
-
-
 def build(structure, counter):
-    """Turn a nested structure into a function (call, x) -> x; `call(name, x)` applies the named layer."""
+    """Turn a nested structure into a function (call, x, rows) -> x.
+
+    `call(name, x, rows)` applies the named layer; `rows` numbers the examples of x, one number inside a vmap.
+    """
     kind, *inside = structure
     if kind == "dense":
         name = f"w{next(counter)}"
-        return lambda call, x: dense(call, name, x)
+        return lambda call, x, rows: jnp.tanh(call(name, x, rows))
     bodies = [build(s, counter) for s in inside]
 
-    def run(call, x):
+    def run(call, x, rows):
         for body in bodies:
-            x = body(call, x)
+            x = body(call, x, rows)
         return x
 
     if kind == "jit":
-        return lambda call, x: jax.jit(lambda x: run(call, x))(x)
+        return lambda call, x, rows: jax.jit(lambda x: run(call, x, rows))(x)
     if kind == "remat":
-        return lambda call, x: jax.checkpoint(lambda x: run(call, x))(x)
+        return lambda call, x, rows: jax.checkpoint(lambda x: run(call, x, rows))(x)
     if kind == "residual":
-        return lambda call, x: x + run(call, x)
+        return lambda call, x, rows: x + run(call, x, rows)
     if kind == "cond":
-        return lambda call, x: lax.cond(jnp.sum(x) > -1e9, lambda x: run(call, x), lambda x: 2 * x, x)
+        return lambda call, x, rows: lax.cond(jnp.sum(x) > -1e9, lambda x: run(call, x, rows), lambda x: 2 * x, x)
     if kind == "vmap":
-        return lambda call, x: jax.vmap(lambda row: run(call, row))(x)
+
+        def mapped(call, x, rows):
+            if x.ndim == 1:  # already inside one
+                return run(call, x, rows)
+            return jax.vmap(lambda row, number: run(call, row, number))(x, rows)
+
+        return mapped
     if kind == "custom":
 
         def scaled(x):
@@ -49,7 +54,7 @@ def build(structure, counter):
 
         rule = jax.custom_vjp(scaled)
         rule.defvjp(lambda x: (scaled(x), None), lambda _, g: (0.5 * g,))
-        return lambda call, x: rule(run(call, x))
+        return lambda call, x, rows: rule(run(call, x, rows))
     return run
 
 
@@ -72,27 +77,19 @@ def test_random_program(structure):
     x = jax.random.normal(jax.random.key(99), (5, WIDTH))
 
     def loss(params, x):
-        return jnp.mean(program(lambda name, x: x @ params[name], x) ** 2)
+        return jnp.mean(program(lambda name, x, _: x @ params[name], x, jnp.arange(5)) ** 2)
 
     value, grads, flow = jax.jit(gf.value_grad_and_flow(loss))(params, x)
     oracles.assert_same_gradients(loss, value, grads, params, x)
     assert flow.layers == tuple(params)
-    for name in params:  # a zero added to one layer's output, and the rest left as it is
-        shape = (5, WIDTH)
 
-        def perturbed(zero, name=name):
-            def call(other, x):
-                y = x @ params[other]
-                if other != name:
-                    return y
-                # inside a vmap the layer sees one row of the batch: add that row's zeros
-                return y + (zero if y.ndim == 2 else zero[0])
+    def perturbed(zeros):  # a zero added to each layer's output, row by row, and the rest left as it is
+        return jnp.mean(program(lambda name, x, rows: x @ params[name] + zeros[name][rows], x, jnp.arange(5)) ** 2)
 
-            return jnp.mean(program(call, x) ** 2)
-
-        if flow[name].shape == shape and "vmap" not in str(structure):
-            grad = jax.jit(jax.grad(perturbed))(jnp.zeros(shape))
-            np.testing.assert_allclose(flow[name].output_grad_rms, oracles.rms(grad), rtol=1e-4)
+    cotangents = jax.jit(jax.grad(perturbed))({name: jnp.zeros((5, WIDTH)) for name in params})
+    for name in params:
+        assert flow[name].shape == (5, WIDTH)
+        np.testing.assert_allclose(flow[name].output_grad_rms, oracles.rms(cotangents[name]), rtol=1e-4)
         oracles.assert_weight(flow[name], params[name], grads[name], rtol=1e-4)
 
 
@@ -112,7 +109,7 @@ def test_random_program_inside_scans(lengths, reverse, remat, structure):
 
     def loss(params, x):
         def body(h, _):
-            return program(lambda name, x: x @ params[name], h), jnp.mean(h)
+            return program(lambda name, x, _: x @ params[name], h, jnp.arange(3)), jnp.mean(h)
 
         for length in lengths:
             inner = jax.checkpoint(body) if remat else body

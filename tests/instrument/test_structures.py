@@ -172,10 +172,12 @@ def test_data_stays_data(kind):
     assert dict(flow.unseen) == unseen
 
 
+POSITIONS = {"position": normal(3, 9, 4), "a": PARAMS["a"]}
+EXPERTS = {"experts": normal(1, 3, 4, 6), "b": normal(2, 6, 3)}
+
+
 class TestPositions:
     """A table of positions has the same numbers whether it is looked up or sliced."""
-
-    PARAMS = {"position": normal(3, 9, 4), "a": PARAMS["a"]}
 
     def test_looked_up_or_sliced(self):
         x = normal(0, 2, 5, 4)
@@ -184,15 +186,15 @@ class TestPositions:
             return jnp.mean(jnp.tanh((x + rows(p["position"])) @ p["a"]) ** 2)
 
         flows = [
-            jax.jit(gf.value_grad_and_flow(lambda p, x, r=rows: loss(p, x, r)))(self.PARAMS, x)[2]
+            jax.jit(gf.value_grad_and_flow(lambda p, x, r=rows: loss(p, x, r)))(POSITIONS, x)[2]
             for rows in (lambda t: t[:5], lambda t: t[jnp.arange(5)])
         ]
         for flow in flows:
             assert flow.layers == ("position", "a")
-        grad = jax.grad(lambda r: loss({**self.PARAMS, "position": r}, x, lambda t: t))(self.PARAMS["position"][:5])
+        grad = jax.grad(lambda r: loss({**POSITIONS, "position": r}, x, lambda t: t))(POSITIONS["position"][:5])
         for flow in flows:
             np.testing.assert_allclose(flow["position"].output_grad_rms, oracles.rms(grad), rtol=1e-5)
-            np.testing.assert_allclose(flow["position"].output_rms, oracles.rms(self.PARAMS["position"][:5]), rtol=1e-5)
+            np.testing.assert_allclose(flow["position"].output_rms, oracles.rms(POSITIONS["position"][:5]), rtol=1e-5)
 
 
 class TestUnseen:
@@ -365,20 +367,19 @@ class TestPasses:
 
 class TestRagged:
     SIZES = jnp.array([2, 0, 3])
-    PARAMS = {"experts": normal(1, 3, 4, 6), "b": normal(2, 6, 3)}
 
     def loss(self, p, x, sizes):
         h = lax.ragged_dot(x, p["experts"], sizes)
         return jnp.mean((jax.nn.relu(h - 0.5) @ p["b"]) ** 2)
 
     def test_against_one_product_a_group(self):
-        value, grads, flow = jax.jit(gf.value_grad_and_flow(self.loss))(self.PARAMS, X, self.SIZES)
-        oracles.assert_same_gradients(self.loss, value, grads, self.PARAMS, X, self.SIZES)
+        value, grads, flow = jax.jit(gf.value_grad_and_flow(self.loss))(EXPERTS, X, self.SIZES)
+        oracles.assert_same_gradients(self.loss, value, grads, EXPERTS, X, self.SIZES)
         owner = np.repeat(np.arange(3), np.asarray(self.SIZES))
 
         def plain(zero):
-            h = jnp.einsum("ti,tio->to", X, self.PARAMS["experts"][owner]) + zero
-            return jnp.mean((jax.nn.relu(h - 0.5) @ self.PARAMS["b"]) ** 2)
+            h = jnp.einsum("ti,tio->to", X, EXPERTS["experts"][owner]) + zero
+            return jnp.mean((jax.nn.relu(h - 0.5) @ EXPERTS["b"]) ** 2)
 
         g = np.asarray(jax.grad(plain)(jnp.zeros((5, 6))))
         layer = flow["experts"]

@@ -30,7 +30,11 @@ def tiny_flow(**shapes: tuple[int, ...]) -> TinyFlow:
     for index, (name, shape) in enumerate(shapes.items()):
         forward = np.full(shape, 1.0 + index, np.float32)
         backward = np.geomspace(1e-6, 1, max(1, int(np.prod(shape))), dtype=np.float32).reshape(shape)
-        flow[name] = SimpleNamespace(output_rms=forward, output_grad_rms=backward)
+        calls = np.ones(shape, np.float32)
+        reverse = (False,) * len(shape)
+        flow[name] = SimpleNamespace(
+            output_rms=forward, output_grad_rms=backward, calls=calls, backward_calls=calls, reverse=reverse
+        )
     return flow
 
 
@@ -146,6 +150,69 @@ def test_flow_over_time_has_one_row_of_colours_a_scanned_layer(tmp_path):
     np.testing.assert_allclose(shown[0], flow["cell"].output_grad_rms)
     assert shown.mask[1].tolist() == [False] * 10 + [True] * 20
     figure.savefig(tmp_path / "flow.png")
+
+
+def marks(figure: Figure) -> dict[str, list[float]]:
+    """Label of each kind of mark, and where it stands."""
+    lines = [line for axes in figure.axes for line in axes.get_lines() if line.get_linestyle() == "None"]
+    return {str(line.get_label()): np.asarray(line.get_xdata()).tolist() for line in lines}
+
+
+def test_what_has_no_place_on_a_log_axis_is_a_gap_and_a_mark(tmp_path):
+    flow = tiny_flow(**dict.fromkeys(("good", "nan", "inf", "zero", "frozen", "branch"), ()))
+    flow["nan"].output_grad_rms = np.float32(np.nan)
+    flow["inf"].output_rms = np.float32(np.inf)
+    flow["zero"].output_grad_rms = np.float32(0)
+    for name in ("frozen", "branch"):
+        flow[name].output_grad_rms, flow[name].backward_calls = np.float32(np.nan), np.float32(0)
+    flow["branch"].output_rms, flow["branch"].calls = np.float32(np.nan), np.float32(0)
+    figure = plots.flow(flow)
+    assert marks(figure) == {
+        "forward: NaN or Inf": [2],
+        "forward: not run": [5],
+        "backward: NaN or Inf": [1],
+        "backward: exactly 0": [3],
+        "backward: not reached": [4],
+    }
+    backward = drawn(figure, r"backward: rms of $\partial L/\partial$output")[1]
+    assert np.isfinite(backward).tolist() == [True, False, True, False, False, False]
+    assert np.isfinite(drawn(figure, "forward: rms of output")[1]).tolist() == [True, True, False, True, True, False]
+    figure.savefig(tmp_path / "flow.png")
+
+
+def test_a_flow_without_a_finite_number_can_be_drawn(tmp_path):
+    flow = tiny_flow(a=(), cell=(3,))
+    for name in flow:
+        flow[name].output_rms = flow[name].output_grad_rms = np.full(np.shape(flow[name].calls), np.nan)
+    figure = plots.flow(flow)
+    assert marks(figure)["NaN or Inf"] == [0, 1, 2]
+    figure.savefig(tmp_path / "flow.png")
+
+
+def test_scans_show_the_step_where_the_signal_has_come_furthest_in_their_direction():
+    flow = tiny_flow(onward=(4,), reverse=(4,), early=(4,))
+    for name in flow:
+        flow[name].output_rms = np.array([1.0, 2.0, 3.0, 4.0])
+        flow[name].output_grad_rms = np.array([10.0, 20.0, 30.0, 40.0])
+    flow["reverse"].reverse = (True,)
+    flow["early"].calls = flow["early"].backward_calls = np.array([1, 1, 0, 0])
+    figure = plots.flow(flow)
+    assert drawn(figure, "forward: rms of output")[1].tolist() == [4, 1, 2]
+    assert drawn(figure, r"backward: rms of $\partial L/\partial$output")[1].tolist() == [10, 40, 10]
+    panel = next(axes for axes in figure.axes if axes.get_images())
+    shown = panel.get_images()[0].get_array()
+    np.testing.assert_array_equal(shown[1], [10, 20, 30, 40])  # in the order of the index
+    assert shown.mask[2].tolist() == [False, False, True, True]
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["onward", "reverse ←", "early"]
+    assert "runs from its last step to 0" in panel.get_xlabel()
+    assert "grey" in panel.get_title("left")
+
+
+def test_inputs_are_no_layers():
+    flow = tiny_flow(a=())
+    flow.inputs = ("input",)
+    flow["input"] = flow["a"]
+    assert [text.get_text() for text in plots.flow(flow).axes[0].get_xticklabels()] == ["a"]
 
 
 def test_flow_with_leading_axes_is_refused():

@@ -74,17 +74,17 @@ def good():
 
 
 @pytest.mark.parametrize(
-    "place, words",
+    "place, words, cause",
     [
-        ("batch", "the batch itself holds NaN or Inf"),
-        ("forward", "forward, the output of layer Dense_1 is the first"),
-        ("loss", "forward, in the loss, behind the last layer"),
-        ("backward", "backward, the gradient at the output of layer Dense_1 is the first"),
-        ("average", "in the running average mean"),
-        ("update", "in the optimizer's update of Dense_0/"),
+        ("batch", "the batch itself holds NaN or Inf", "missing values"),
+        ("forward", "forward, in the output of layer Dense_1", "division by 0, log or sqrt"),
+        ("loss", "forward, in the loss, behind the last layer", "log_softmax or logsumexp"),
+        ("backward", "backward, at the output of layer Dense_1", "jnp.where does not take"),
+        ("average", "in the running average mean", "a statistic of the batch"),
+        ("update", "in the optimizer's update of Dense_0/", "a rate or schedule that is not finite"),
     ],
 )
-def test_it_says_where_and_keeps_what_was_good(tmp_path, good, place, words):
+def test_it_says_where_and_why_and_keeps_what_was_good(tmp_path, good, place, words, cause):
     loss, source, optimizer = loss_at(place), source_at(place), optimizer_at(place)
     with pytest.raises(NonFiniteError, match=f"non-finite at step {BAD}: .*{words}") as info:
         training.fit(
@@ -98,6 +98,8 @@ def test_it_says_where_and_keeps_what_was_good(tmp_path, good, place, words):
             checkpoints=Checkpoints(tmp_path, every_steps=4),
             progress=False,
         )
+    assert cause in str(info.value)
+    assert "learning rate" not in str(info.value)
     assert f"the last good checkpoint, of step 8, is in {tmp_path}" in str(info.value)
     fitted = info.value.fitted
     assert info.value.step == int(fitted.state.step) == BAD
@@ -117,7 +119,7 @@ def test_a_learning_rate_that_is_too_large_is_caught_in_a_flax_model():
     x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     data = jnp.asarray(x), jnp.zeros(8, jnp.int32)
     state = training.init(model, optimizer, jax.random.key(1), data[0])
-    with pytest.raises(NonFiniteError, match=r"at step 1: forward, the output of layer Dense_1.*no checkpoints"):
+    with pytest.raises(NonFiniteError, match=r"at step 1: forward, in the .*no checkpoints.*growth.*rate"):
         training.fit(
             training.classification(model), optimizer, state, lambda key, step: data, 8, every=4, progress=False
         )
@@ -130,3 +132,47 @@ def test_a_model_without_layers_is_told_apart_too():
     state = training.start(jnp.float32(1), optax.sgd(1.5), jax.random.key(0))
     with pytest.raises(NonFiniteError, match="at step 1: forward, in the loss"):
         training.fit(loss, optax.sgd(1.5), state, lambda key, step: step, 4, every=4, progress=False)
+
+
+def fitted_once(loss, params, optimizer=None):
+    optimizer = optax.sgd(0.1) if optimizer is None else optimizer
+    state = training.start(params, optimizer, jax.random.key(0))
+    training.fit(loss, optimizer, state, lambda key, step: jnp.ones((4, 3)), 2, every=2, progress=False)
+
+
+class Unhashable:
+    """A loss whose derivative at 0 is not finite, though its value is."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, params, model_state, batch, key):
+        y = batch @ params["head"]["kernel"]
+        return jnp.sqrt(jnp.sum(y**2)), ({}, model_state)
+
+
+def test_a_loss_that_cannot_be_hashed_and_a_root_at_0():
+    """The kernel is 0, so that the loss is 0 and its derivative 0/0."""
+    with pytest.raises(NonFiniteError, match=r"at step 0: backward, at the output of layer head.*sqrt, norm.*where"):
+        fitted_once(Unhashable(), {"head": {"kernel": jnp.zeros((3, 2))}})
+
+
+def test_parameters_that_were_bad_from_the_start():
+    def loss(params, model_state, batch, key):
+        return jnp.mean((batch @ params["head"]["kernel"]) ** 2), ({}, model_state)
+
+    with pytest.raises(NonFiniteError, match=r"in the parameter head/kernel.*before this step"):
+        fitted_once(loss, {"head": {"kernel": jnp.full((3, 2), jnp.nan)}})
+
+
+def test_gradients_that_explode_are_told_from_a_derivative_at_0():
+    """Signals of 0 in a chain whose every factor is 1e20: forward 0, backward 1e20, 1e40."""
+
+    def loss(params, model_state, batch, key):
+        h = 0.0 * batch
+        for name in "abc":
+            h = 1e20 * jnp.tanh(h @ params[name]["kernel"])
+        return jnp.mean(h), ({}, model_state)
+
+    kernels = {name: {"kernel": jnp.eye(3)} for name in "abc"}
+    with pytest.raises(NonFiniteError, match=r"backward.*exploding gradients: dL/d\(output\) reaches"):
+        fitted_once(loss, kernels)

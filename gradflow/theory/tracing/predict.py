@@ -161,7 +161,7 @@ def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
     data = Origin(Kind.DATA)
     origins = [Origin(Kind.VIEW, frozenset({k}), active=True) for k in range(len(leaves))] + [data] * len(batch)
     found = find_sites(closed, origins, [data] * len(opened(closed)[1]), activations=False).sites
-    names = naming.name_sites(found, [naming.path_parts(path) or ("params",) for path, _ in flat])
+    names = naming.name_sites(found, naming.leaf_names([path for path, _ in flat], ["params"], single=True))
     # A table that is sliced and added is tapped before the addition: for theory it is no layer, but data that is added.
     sites = {s.path: (n, s) for s, n in zip(found, names, strict=True) if s.kind in _KINDS and not s.entering}
 
