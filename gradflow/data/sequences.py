@@ -20,20 +20,9 @@ from gradflow.data.pytree_dataclass import pytree
 from gradflow.data.sources import Batch, Step
 
 __all__ = [
-    "Adding",
-    "AddingOriginal",
-    "CopyMemory",
-    "Generated",
-    "Images",
-    "Key",
-    "Latch",
-    "Task",
-    "TemporalOrder",
-    "generate",
-    "permuted_pixels",
-    "pixels",
-    "rows",
-]
+    "Adding", "AddingOriginal", "CopyMemory", "Generated", "Images", "Key", "Latch", "Task", "TemporalOrder",
+    "generate", "permuted_pixels", "pixels", "rows",
+]  # fmt: skip
 
 Key = PRNGKeyArray | Shaped[Array, "2"]
 Images = Num[Array | np.ndarray, "examples height width channels"]

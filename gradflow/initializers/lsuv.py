@@ -261,9 +261,10 @@ def _pool(weight: _Weight, values: Sequence[tuple[Array, Array, Array]]) -> _Mea
         for use, (rms, average, count) in zip(weight.uses, values, strict=True):
             others = tuple(k for k in range(len(use.lengths)) if k not in weight.part.scans)
             entries = np.asarray(count, np.float64) * math.prod(use.shape)
+            ran = entries > 0  # a branch that was not taken has no numbers
             calls += entries.sum(axis=others)
-            square += (entries * np.asarray(rms, np.float64) ** 2).sum(axis=others)
-            mean += (entries * np.asarray(average, np.float64)).sum(axis=others)
+            square += np.where(ran, entries * np.asarray(rms, np.float64) ** 2, 0.0).sum(axis=others)
+            mean += np.where(ran, entries * np.asarray(average, np.float64), 0.0).sum(axis=others)
         square, mean = square / np.maximum(calls, 1), mean / np.maximum(calls, 1)
         return _Measurement(np.asarray(square - mean**2), np.asarray(square), calls)
 

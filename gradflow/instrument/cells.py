@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from gradflow.instrument.layer_flow import BACKWARD_FIELDS, FORWARD_FIELDS
+from gradflow.instrument.entries import BACKWARD_FIELDS, FORWARD_FIELDS
+from gradflow.instrument.records import is_there
 
 if TYPE_CHECKING:
     from gradflow.instrument.flow import Flow
@@ -118,7 +119,7 @@ def present(layer: LayerFlow, field: str) -> tuple[Float[np.ndarray, "*steps"], 
         field: a statistic other than `nonfinite`.
     """
     values = np.asarray(getattr(layer, field), np.float64)
-    weights: Any = np.broadcast_to(layer._there(field), values.shape).astype(np.float64)
+    weights: Any = np.broadcast_to(is_there(layer, field), values.shape).astype(np.float64)
     if field in BACKWARD_FIELDS:
         weights = weights * np.asarray(layer.backward_calls, np.float64)
     elif field in FORWARD_FIELDS:

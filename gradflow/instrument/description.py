@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from gradflow.instrument import parameters
 from gradflow.instrument.arguments import Traced
+from gradflow.instrument.entries import Entry
 from gradflow.instrument.flow import Leaf, Meta, Unseen
-from gradflow.instrument.layer_flow import Entry
 from gradflow.instrument.recorder import PLAIN_USES
 from gradflow.instrument.sinks import Pack, offsets
 from gradflow.instrument.sites import Findings, Site

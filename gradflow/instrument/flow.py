@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gradflow.instrument.entries import Entry, Nonfinite
 from gradflow.instrument.errors import FlowError
-from gradflow.instrument.layer_flow import Entry, LayerFlow, Nonfinite
+from gradflow.instrument.layer_flow import LayerFlow
 from gradflow.instrument.nonfinite import NonfinitePlace, first_nonfinite
 from gradflow.instrument.parameters import COLUMNS
 from gradflow.instrument.sites import LAYER_KINDS

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradflow.instrument.entries import BACKWARD_FIELDS, FORWARD_FIELDS, Entry, Nonfinite
 from gradflow.instrument.parameters import Part
+from gradflow.instrument.records import layer_record
 from gradflow.instrument.statistics import (
     EXPONENT_BINS,
     SCALES,
-    Layout,
     exponent_edges,
     mean,
     root_mean_square,
@@ -21,75 +21,7 @@ from gradflow.instrument.statistics import (
 if TYPE_CHECKING:
     from gradflow.instrument.flow import Flow
 
-FORWARD_FIELDS = ("input_rms", "output_rms", "output_mean", "similarity")
-BACKWARD_FIELDS = (
-    "output_grad_rms", "input_grad_rms", "zero_grad_fraction", "dead_fraction", "underflow_fraction",
-    "output_grad_max", "exponent_histogram",
-)  # fmt: skip
-
-
-class Nonfinite(NamedTuple):
-    """How many NaN and Inf entries there were in the value and in its cotangent."""
-
-    forward: Any
-    backward: Any
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """What is known of one tapped place before anything has run.
-
-    Attributes:
-        name: as in `flow[name]`.
-        kind: "layer", "embedding", "activation", "tap", "carry" or "input".
-        shape: of the tapped value, for one call.
-        dtype: of the tapped value.
-        units: number of units (1 where the contraction gives a single number).
-        input_size: entries of the input, 0 where there is none.
-        examples: length of the axis that `similarity` runs over, 0 where there is none.
-        lengths: lengths of the scans around it, outermost first.
-        reverse: which of them run from the last step to the first.
-        layout: the columns of its sums.
-        pack: number of the arrays that hold its sums.
-        ahead, back: (part, where its columns begin) in the arrays of the forward and of the backward pass.
-        silence: (pack, column) of the count of silent units, None where it was not taken.
-        groups: number of groups of a ragged contraction (experts), 0 elsewhere.
-        weight: (group, index) of its weight's sums, None where there is none.
-        weight_size: entries of the weight.
-        part: which part of the parameters the weight is, None where there is none.
-        order: places in the program that lead to it, None where the step of a scan belongs.
-        computed_in: "value", or "tangent" or "cotangent" of a derivative inside the loss.
-        role: what it is used for where the name does not say: "read-out", "recurrent", "".
-        cut: what lies between it and the loss where no cotangent can reach it.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    dtype: str
-    units: int
-    input_size: int
-    examples: int
-    lengths: tuple[int, ...]
-    reverse: tuple[bool, ...]
-    layout: Layout
-    pack: int
-    ahead: tuple[tuple[str, int], ...]
-    back: tuple[tuple[str, int], ...]
-    silence: tuple[int, int] | None
-    groups: int
-    weight: tuple[int, int] | None
-    weight_size: int
-    part: Part | None
-    order: tuple[int | None, ...]
-    computed_in: str
-    role: str
-    cut: tuple[str, ...]
-
-    @property
-    def size(self) -> int:
-        """Entries of the tapped value."""
-        return int(np.prod(self.shape, dtype=np.int64))
+__all__ = ["LayerFlow"]
 
 
 class LayerFlow:
@@ -132,6 +64,16 @@ class LayerFlow:
     def weight(self) -> Part | None:
         """Which part of the differentiated leaves its weight is made of; None where it has none."""
         return self._entry.part
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Fields that the flow was asked for."""
+        return self._flow.statistics
+
+    @property
+    def experts(self) -> int:
+        """Number of groups of a ragged contraction, each with a weight of its own; 0 for other layers."""
+        return self._entry.groups
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -207,6 +149,12 @@ class LayerFlow:
         if self._entry.examples == 0 or "similarity" not in self._entry.layout.wanted:
             return self._absent()
         return self._where_ran(similarity(self._ahead("direction"), self._ahead("alive"), self.calls))
+
+    @property
+    def compares_examples(self) -> Any:
+        """Where at least two examples are not 0, so that `similarity` compares something."""
+        alive = np.asarray(self._ahead("alive")) / np.maximum(self.calls, 1)
+        return (np.asarray(self.calls) > 0) & (~np.isfinite(alive) | (alive > 1))
 
     @property
     def output_grad_rms(self) -> Any:
@@ -377,35 +325,7 @@ class LayerFlow:
         A number that is not there is None, and `remarks` says why; NaN and Inf of the network are the strings "NaN",
         "Infinity" and "-Infinity", which `float` reads.
         """
-        record: dict[str, Any] = {"name": self.name, "kind": self.kind, "shape": list(self.shape), "dtype": self.dtype}
-        record |= {key: value for key, value in (("role", self.role), ("computed_in", self.computed_in)) if value}
-        record["calls"], record["backward_calls"] = _plain(self.calls), _plain(self.backward_calls)
-        for field in self._flow.statistics:
-            value = getattr(self, field)
-            if field == "nonfinite":
-                record["nonfinite_forward"] = _plain(value.forward)
-                record["nonfinite_backward"] = _plain(value.backward, bool(self._entry.back))
-            else:
-                record[field] = _plain(value, self._there(field))
-        if self._entry.groups:
-            record["expert_rows"] = _plain(self.expert_rows)
-            record["expert_zero_fraction"] = _plain(self.expert_zero_fraction, self.expert_rows > 0)
-        remarks = {field: self.remark(field) for field in self._flow.statistics}
-        record["remarks"] = {field: words for field, words in remarks.items() if words}
-        return record
-
-    def _there(self, field: str) -> Any:
-        """Tell row by row whether a number is there at all."""
-        words = self.remark(field)
-        if words and not words.startswith("zero or"):
-            return False
-        if field in BACKWARD_FIELDS:
-            there = np.asarray(self.backward_calls) > 0
-            return there[..., None] if field == "exponent_histogram" else there
-        if field == "similarity":
-            alive = self._ahead("alive") / np.maximum(self.calls, 1)
-            return (np.asarray(self.calls) > 0) & (~np.isfinite(alive) | (alive > 1))
-        return np.asarray(self.calls) > 0 if field in FORWARD_FIELDS else True
+        return layer_record(self)
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{f}={getattr(self, f)!s}" for f in ("output_rms", "output_grad_rms"))
@@ -458,16 +378,3 @@ def _namespace(x: Any) -> Any:
 def _where(there: Any, value: Any) -> Any:
     xp = _namespace(value)
     return xp.where(there, value, np.asarray(np.nan, value.dtype))
-
-
-def _plain(x: Any, there: Any = True) -> Any:
-    """Turn an array into nested lists of floats; None where there is no number, a word for NaN and Inf."""
-    values, there = np.broadcast_arrays(np.asarray(x, np.float64), there)
-    if values.ndim:
-        return [_plain(v, t) for v, t in zip(values, there, strict=True)]
-    if not there:
-        return None
-    number = float(values)
-    if np.isfinite(number):
-        return number
-    return "NaN" if np.isnan(number) else "Infinity" if number > 0 else "-Infinity"

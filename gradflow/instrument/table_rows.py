@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradflow.instrument.cells import ABSENT, NOT_KNOWN, Cell, Column, columns_of, summary
-from gradflow.instrument.layer_flow import BACKWARD_FIELDS
+from gradflow.instrument.entries import BACKWARD_FIELDS
 
 if TYPE_CHECKING:
     from gradflow.instrument.flow import Flow

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -365,32 +363,6 @@ def test_heads_are_read_from_docstrings(tmp_path):
     file.write_text(HEAD.replace("Minutes", "Cost"))
     with pytest.raises(ValueError, match=r"one has no line 'Minutes: ...'"):
         read_head(file)
-
-
-@pytest.mark.parametrize("terminal", [False, True])
-def test_progress_yields_every_item(capsys, monkeypatch, terminal):
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
-    assert list(progress.track([3, 4], "training", label=lambda item: f"arm {item}")) == [3, 4]
-    printed = capsys.readouterr().out
-    if not terminal:
-        assert printed.splitlines()[1].startswith("training 2/2: arm 4 (")
-
-
-def test_calls_side_by_side_overlap_and_keep_their_order(capsys):
-    """Either of the two first calls waits for the other, so that one after the other they would not end."""
-    both = threading.Barrier(2)
-
-    def call(number):
-        if number < 2:
-            both.wait(timeout=60)
-        return 10 * number
-
-    calls = {f"call {number}": functools.partial(call, number) for number in range(4)}
-    found = progress.side_by_side(calls, "part")
-    assert list(found.items()) == [("call 0", 0), ("call 1", 10), ("call 2", 20), ("call 3", 30)]
-    assert capsys.readouterr().out.splitlines()[3].startswith("part 4/4: call 3 (")
-    with pytest.raises(ZeroDivisionError):
-        progress.side_by_side({"fails": lambda: 1 / 0}, "part")
 
 
 def test_missing_packages_are_named(tmp_path, capsys, monkeypatch):

@@ -46,9 +46,9 @@ def loss_fn(params, x, bad):
 CASES = {
     "nothing": ({}, None),
     # NaN is added behind the layer of its step, so the carry is the first to hold it.
-    "forward scan": ({"forward": 2}, ("onward/carry_0", "forward", (2,))),
-    "reverse scan": ({"reverse": 3}, ("backward/carry_0", "forward", (3,))),
-    "both scans": ({"forward": 5, "reverse": 5}, ("onward/carry_0", "forward", (5,))),
+    "forward scan": ({"forward": 2}, ("onward/h", "forward", (2,))),
+    "reverse scan": ({"reverse": 3}, ("backward/h", "forward", (3,))),
+    "both scans": ({"forward": 5, "reverse": 5}, ("onward/h", "forward", (5,))),
     "backward pass of a reverse scan": ({"backward": 4}, ("backward", "backward", (4,))),
     "loss": ({"loss": True}, ("loss", "forward", ())),
     "leaf": ({"leaf": True, "forward": 0}, ("last/w", "forward", ())),
@@ -84,9 +84,9 @@ def test_the_place_is_the_first_in_the_order_of_computation(flows, case):
 
 def test_of_stacked_flows_the_first_record_that_holds_one_counts(flows):
     place = flows.first_nonfinite
-    assert (place.name, place.steps, place.record) == ("onward/carry_0", (2,), (1,))
-    assert str(place) == "forward, in the output of carry onward/carry_0 at step 2, record 1"
-    assert place.label == "onward/carry_0[2]"
+    assert (place.name, place.steps, place.record) == ("onward/h", (2,), (1,))
+    assert str(place) == "forward, in the output of carry onward/h at step 2, record 1"
+    assert place.label == "onward/h[2]"
 
 
 def test_places_in_words(flows):

@@ -15,8 +15,9 @@ from jax import lax
 
 import gradflow as gf
 from gradflow.instrument.errors import FlowError
-from gradflow.instrument.flow import Flow, Meta, Unseen
+from gradflow.instrument.flow import Flow, Unseen
 from gradflow.instrument.labels import shorten
+from tests.instrument.copies import many
 
 STEPS = 5
 
@@ -153,10 +154,10 @@ def test_nan_is_shown_with_its_steps_and_where_it_began(broken):
     text = broken.table(width=160)
     # Made behind the contraction of step 3 of 4, 3, 2, 1, 0: steps 2, 1 and 0 put it out.
     assert cell(text, "model/cell ", "output") == "NaN 3/5"
-    assert cell(text, "model/cell/carry_0", "output") == "NaN 4/5"
+    assert cell(text, "model/cell/h", "output") == "NaN 4/5"
     assert cell(text, "model/encoder", "dL/doutput") == "NaN"
     assert re.fullmatch(r"[×]{5}", row(text, "model/cell ")[-1].split()[0])
-    assert "NaN or Inf began: forward, in the output of carry model/cell/carry_0 at step 3" in text
+    assert "NaN or Inf began: forward, in the output of carry model/cell/h at step 3" in text
     assert str(broken.first_nonfinite) in text
     narrow = broken.table(width=80)
     assert narrow.index("NaN or Inf began") < narrow.index("cut by stop_gradient")
@@ -218,7 +219,7 @@ def test_roles_and_passes_stand_in_the_label(flow):
     assert "model/head (read-out, tangent)" in text
     assert "model/mute (cotangent)" in text
     assert "out<b> (tap)" in text
-    assert "model/cell/carry_0 (carry)" in text
+    assert "model/cell/h (carry)" in text
     assert "recurrent" not in text  # every layer of that scan reads the carry
 
 
@@ -383,33 +384,3 @@ def with_meta(flow, **changes):
 def with_entries(flow, changes):
     entries = tuple(dataclasses.replace(e, **changes.get(e.name, {})) for e in flow._meta.entries)
     return with_meta(flow, entries=entries)
-
-
-def many(flow, count, *, names="block_{}/query", factors=None, nan=(), dead=None):
-    """The input and `count` copies of the layer "model/encoder", their gradients times `factors`."""
-    first = flow._entries["model/encoder"]
-    ahead, back = (np.asarray(part[first.pack], np.float64) for part in flow._arrays[:2])
-    forward_at, backward_at = dict(first.ahead)["value"], dict(first.back)["value"]
-    factors = dict(enumerate(factors)) if isinstance(factors, np.ndarray) else factors or {}
-    entries, fronts, backs = [flow._entries["input"]], [ahead], [back]
-    forward, backward = first.layout.forward, first.layout.backward
-    for k in range(count):
-        front = ahead[forward_at : forward_at + len(forward)].copy()
-        behind = back[backward_at : backward_at + len(backward)].copy()
-        scaled = [c.startswith("cotangent_") and c != "cotangent_max" for c in backward]
-        behind[scaled] *= factors.get(k, 1.0) ** 2
-        if k in nan:
-            front[[c.startswith("output_") for c in forward]] = np.nan
-            behind[scaled] = np.nan
-            front[forward.index("nonfinite_forward")] = 1
-        if k == dead:
-            behind[backward.index("dead")] = first.units / 2
-        at = len(ahead) + k * len(forward), len(back) + k * len(backward)
-        places = {"ahead": (("value", at[0]),), "back": (("value", at[1]),), "silence": None, "order": (k,)}
-        entries.append(dataclasses.replace(first, name=names.format(k), **places))
-        fronts.append(front)
-        backs.append(behind)
-    meta = Meta(tuple(entries), flow._meta.leaves, flow._meta.unseen, flow._meta.wanted)
-    arrays = [list(part) for part in flow._arrays[:2]]
-    arrays[0][first.pack], arrays[1][first.pack] = (np.concatenate(p).astype(np.float32) for p in (fronts, backs))
-    return Flow(meta, *arrays, *flow._arrays[2:])

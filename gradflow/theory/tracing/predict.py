@@ -213,11 +213,12 @@ def _rows(propagation: Propagation, flow: Flow) -> tuple[LayerPrediction, ...]:
             continue
         name, steps = gaussian.layer
         square, log_variance, anchored = gradients[gaussian]
+        ran, reached = _visits(flow, name, steps)
         row = LayerPrediction(
             name,
             steps,
-            math.sqrt(gaussian.variance),
-            math.sqrt(square),
+            math.sqrt(gaussian.variance) if ran else math.nan,
+            math.sqrt(square) if reached else math.nan,
             propagation.measured(name, "output_rms", steps),
             propagation.measured(name, "output_grad_rms", steps),
             _band(gaussian.log_variance),
@@ -228,6 +229,12 @@ def _rows(propagation: Propagation, flow: Flow) -> tuple[LayerPrediction, ...]:
         )
         rows.append(row)
     return tuple(sorted(rows, key=lambda row: (order[row.name], row.step)))
+
+
+def _visits(flow: Flow, name: str, steps: Steps) -> tuple[bool, bool]:
+    """Tell whether a layer ran, and whether a cotangent reached it."""
+    calls, backward_calls = np.asarray(flow[name].calls), np.asarray(flow[name].backward_calls)
+    return bool(calls[steps] > 0), bool(backward_calls[steps] > 0)
 
 
 def _backward(propagation: Propagation) -> dict[Gaussian, tuple[float, float, bool]]:
@@ -241,7 +248,11 @@ def _backward(propagation: Propagation) -> dict[Gaussian, tuple[float, float, bo
         spread = sum(term * variance for term, variance in terms) / square if square > 0 else 0.0
         if anchored and gaussian.layer is not None:
             name, steps = gaussian.layer
-            square, spread = propagation.measured(name, "output_grad_rms", steps) ** 2, 0.0
+            measured = propagation.measured(name, "output_grad_rms", steps)
+            square, spread = (
+                (0.0 if math.isnan(measured) else measured**2),
+                0.0,
+            )  # nothing arrives where it is not there
         elif anchored:
             open_.update(parent for parent, _ in gaussian.edges)
         out[gaussian] = (square, spread, anchored)
@@ -259,6 +270,8 @@ def _band(log_variance: float) -> float:
 
 
 def _within(said: float, seen: float, band: float) -> bool:
+    if math.isnan(said):
+        return True  # nothing was predicted
     if said == 0 or seen == 0:
         return said == seen
     return 1 / band <= seen / said <= band

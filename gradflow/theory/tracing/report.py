@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,17 +48,16 @@ def _note(prediction: Prediction, number: int, note: str) -> str:
 
 
 def _row(layer: LayerPrediction) -> tuple[str, ...]:
+    name = layer.name + "".join(f"[{k}]" for k in layer.step)
+    output = (f"{layer.measured_output_rms:.2e}", f"{layer.output_rms:.2e}", f"x{layer.output_band:.2f}")
+    if math.isnan(layer.output_rms):
+        return (name, "did not run", "", "", "", "", "")
+    if math.isnan(layer.output_grad_rms):
+        return (name, *output, "not reached", "", "")
     gradient = (
         ("measured", "") if layer.anchored else (f"{layer.output_grad_rms:.2e}", f"x{layer.output_grad_band:.2f}")
     )
-    return (
-        layer.name + "".join(f"[{k}]" for k in layer.step),
-        f"{layer.measured_output_rms:.2e}",
-        f"{layer.output_rms:.2e}",
-        f"x{layer.output_band:.2f}",
-        f"{layer.measured_output_grad_rms:.2e}",
-        *gradient,
-    )
+    return (name, *output, f"{layer.measured_output_grad_rms:.2e}", *gradient)
 
 
 def _chosen(layers: tuple[LayerPrediction, ...]) -> list[LayerPrediction]:

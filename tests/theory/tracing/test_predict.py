@@ -309,3 +309,18 @@ def test_sum_that_is_not_gaussian_is_said_to_be_approximate() -> None:
         [layer.measured_output_rms for layer in prediction.layers],
         rtol=0.35,
     )
+
+
+def test_layers_that_no_cotangent_reaches_have_no_gradient_to_predict():
+    params = {name: jax.random.normal(jax.random.key(k), (64, 64)) / 8 for k, name in enumerate("abc")}
+
+    def model(p, x):
+        hidden = jax.lax.stop_gradient(jnp.tanh(jnp.tanh(x @ p["a"]) @ p["b"]))
+        return jnp.tanh(hidden @ p["c"])
+
+    prediction = theory.predict(model, params, jax.random.normal(jax.random.key(9), (32, 64)))
+    by_name = {layer.name: layer for layer in prediction.layers}
+    assert np.isnan(by_name["a"].output_grad_rms)
+    assert by_name["a"].deviations == ()
+    assert np.isfinite(by_name["c"].output_grad_rms)
+    assert "not reached" in str(prediction)
