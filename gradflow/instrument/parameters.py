@@ -71,17 +71,21 @@ class Groups:
         """Return (group, index) of a weight's part, None if there is no weight, and the part's size."""
         if weight is None:
             return None, 0
-        place = self._place(part_of(weight))
+        place = self._places[part_of(weight)]
         return place, self.sizes[place[0]][place[1]]
 
     def leaf(self, number: int) -> tuple[int, int]:
         """Return (group, index) of a part whose rows make up a whole leaf."""
-        whole = (part for parts in self.parts for part in parts if part.leaves == {number} and part.is_rows)
-        return self._place(next(whole))
+        return self._whole[number]
 
-    def _place(self, part: Part) -> tuple[int, int]:
-        group = next(number for number, parts in enumerate(self.parts) if part in parts)
-        return group, self.parts[group].index(part)
+    @functools.cached_property
+    def _places(self) -> dict[Part, tuple[int, int]]:
+        return {part: (n, k) for n, parts in enumerate(self.parts) for k, part in enumerate(parts)}
+
+    @functools.cached_property
+    def _whole(self) -> dict[int, tuple[int, int]]:
+        whole = [part for part in self._places if part.is_rows and len(part.leaves) == 1]
+        return {min(part.leaves): self._places[part] for part in reversed(whole)}
 
 
 def part_of(weight: Origin) -> Part:
