@@ -24,10 +24,10 @@ OPTIMIZED = ("instrument", "diagnosis", "live", "experiments")
 QUICK_EXPERIMENTS = (
     "test_claims.py",
     "test_gallery.py",
-    "test_page.py",
     "test_html_report.py",
+    "test_bands.py",
+    "test_progress.py",
     "test_speed.py",
-    "test_unfinished.py",
     "test_resume.py",
 )
 MEMORY_LIMIT = 1.2e9  # bytes of one worker above which compiled programs are dropped between files

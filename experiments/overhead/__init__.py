@@ -6,7 +6,7 @@ Command:  python -m experiments.overhead
 Minutes:  1.5 on two cores, compilation included, and nothing else running (smoke: 20 seconds)
 Expected: time ratio at most 1.03 (MLP 20 x 512, batch 256), 1.10 (MLP 50 x 100, batch 128), 1.10 (LSTM, T = 100),
           1.05 (ResNet-20, batch 128); temporary memory at most 1.01; compile time at most 1.5. Which of them
-          are met, and by how much the others are missed, stands in BUILD_NOTES.md.
+          are met, and by how much the others are missed, stands in docs/results/overhead.md.
 Alone:    yes; it measures the machine
 
 Every network is compiled with `jit(value_and_grad(loss))`, with `jit(value_grad_and_flow(loss))`, and with that for

@@ -7,7 +7,7 @@ Minutes:  5 on two cores, compilation included, and nothing else running (smoke:
 Expected: step time over PyTorch's at most 1.0 (LSTM), .7 (GRU), .7 (simple RNN), 1.0 (MLP), 1.3 (ResNet-20); a scanned
           stack of convolutions at most 1.5 of the unrolled one; 8 x 8 small runs in one program at least 5 times as
           fast as one after the other, compilation included; 10,000 scanned layers compiled in at most 1.3 of the time
-          of 10. Which are met stands in BUILD_NOTES.md.
+          of 10. Which are met stands in docs/results/speed.md.
 Alone:    yes; it measures the machine
 
 Each side makes the same step: forward, cross-entropy, gradients, plain gradient descent, on the same sizes (batch 64,

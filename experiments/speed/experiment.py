@@ -87,7 +87,7 @@ def claims(results: Results) -> list[Claim]:
 
 
 def files(results: Results) -> dict[str, str]:
-    """Write the table that BUILD_NOTES quotes.
+    """Write the table of docs/results/speed.md.
 
     Args:
         results: from `run`.

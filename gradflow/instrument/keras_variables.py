@@ -61,8 +61,19 @@ def _models(kinds: tuple[Any, ...], fun: Any, args: Any) -> list[Any]:
             elif depth and isinstance(value, types.MethodType):
                 look([value.__self__, value.__func__], depth)
             elif depth and isinstance(value, types.FunctionType):
-                variables = inspect.getclosurevars(inspect.unwrap(value))
-                look([list(variables.nonlocals.values()), list(variables.globals.values())], depth - 1)
+                look(_closed_over(value), depth - 1)
 
     look([fun, args], _DEPTH)
     return list(found.values())
+
+
+def _closed_over(function: types.FunctionType) -> list[Any]:
+    """Return the values that a function, and the callable that it wraps, close over."""
+    values: list[Any] = []
+    for inner in (function, inspect.unwrap(function)):
+        if isinstance(inner, types.FunctionType):
+            variables = inspect.getclosurevars(inner)
+            values += [*variables.nonlocals.values(), *variables.globals.values()]
+        else:  # an object with __call__
+            values += list(getattr(inner, "__dict__", {}).values())
+    return values

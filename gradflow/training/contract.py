@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+__all__ = ["checked", "validate_signature"]
+
 _FORM = "loss(params, model_state, batch, key) -> (loss, (metrics, model_state))"
 
 

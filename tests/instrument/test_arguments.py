@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 
 import jax
@@ -193,6 +194,28 @@ def test_keras_variables_leave_as_aux_or_are_refused():
         gf.value_grad_and_flow(lambda w: jnp.mean(net(X * w, training=True) ** 2))(1.0)
     for variable, was in zip(net.variables, before, strict=True):
         np.testing.assert_array_equal(variable.value, was)
+
+
+def test_a_wrapped_object_with_keras_loaded():
+    """`functools.wraps` may stand around an object with `__call__`, as it does in `training.fit`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import keras
+
+        assert keras.backend.backend() == "jax"
+
+    class Loss:
+        def __call__(self, w):
+            return jnp.sum(w**2)
+
+    loss = Loss()
+
+    @functools.wraps(loss, assigned=())
+    def wrapped(w):
+        return loss(w)
+
+    value, _, _ = gf.value_grad_and_flow(wrapped)(jnp.ones(3))
+    assert float(value) == 3.0
 
 
 @pytest.mark.parametrize(
