@@ -115,7 +115,7 @@ def on_host(name: str, fn: Callable[..., Array]) -> Callable[..., Any]:
     """
     compiled = jax.jit(fn)
 
-    def call(*arguments: float) -> Any:
+    def call(*arguments: Any) -> Any:
         with (
             jax.ensure_compile_time_eval(),
             jax.enable_x64(True),

@@ -54,7 +54,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow.theory.spectra.free_probability import spectrum_density as spectrum_density
     from gradflow.theory.spectra.free_probability import spectrum_moments as spectrum_moments
     from gradflow.theory.spectra.free_probability import zero_fraction as zero_fraction
-    from gradflow.theory.tracing.predict import LayerPrediction as LayerPrediction
+    from gradflow.theory.tracing.layer_prediction import LayerPrediction as LayerPrediction
     from gradflow.theory.tracing.predict import Prediction as Prediction
     from gradflow.theory.tracing.predict import predict as predict
     from gradflow.theory.tracing.rules import register_rule as register_rule
@@ -63,7 +63,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
 _HOMES = {
     "FixedPoint": "gradflow.theory.mean_field.maps",
     "GatedFixedPoint": "gradflow.theory.mean_field.recurrent",
-    "LayerPrediction": "gradflow.theory.tracing.predict",
+    "LayerPrediction": "gradflow.theory.tracing.layer_prediction",
     "MomentEstimate": "gradflow.theory.spectra.empirical",
     "Moments": "gradflow.gaussian",
     "NetworkProfile": "gradflow.theory.mean_field.layer_profile",

@@ -2,11 +2,12 @@
 
 from gradflow.training.checkpoints import Checkpoints
 from gradflow.training.devices import data_mesh, join, window_sharding
-from gradflow.training.errors import CheckpointError, NonFiniteError
+from gradflow.training.errors import CheckpointError
 from gradflow.training.grids import grid
 from gradflow.training.history import Curve, FitResult
 from gradflow.training.loop import fit
 from gradflow.training.losses import classification, evaluate, regression
+from gradflow.training.nonfinite import NonFiniteError
 from gradflow.training.optimizers import decay_mask, stacked_layers, with_clipping_and_decay
 from gradflow.training.step import (
     FlowStep,

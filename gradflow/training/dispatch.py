@@ -17,10 +17,9 @@ from jaxtyping import Array, Bool
 
 from gradflow.monitor import FlowHistory, Monitor, profile, rows
 from gradflow.training.devices import SplitWindow, replicated
-from gradflow.training.errors import NonFiniteError
 from gradflow.training.history import FitResult, History
 from gradflow.training.losses import evaluate
-from gradflow.training.nonfinite import locate
+from gradflow.training.nonfinite import NonFiniteError, locate
 from gradflow.training.progress import Report
 from gradflow.training.step import LossFn, Metrics, TrainState, make_flow_step, make_step, run
 

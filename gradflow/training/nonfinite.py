@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import optax
 
     from gradflow.instrument.flow import Flow
+    from gradflow.training.history import FitResult
 
 _STATISTICS = ("nonfinite", "output_rms", "output_grad_rms", "weight_rms", "weight_grad_norm")
 _UNDEFINED = "0/0 or a division by 0, log or sqrt of a number that is not positive, exp of a large one"
@@ -35,6 +36,24 @@ class Breakdown:
     place: str
     cause: str
     fix: str
+
+
+class NonFiniteError(FloatingPointError):
+    """Training went non-finite.
+
+    Attributes:
+        step: number of the step that would have been the first bad one.
+        place: where that began, in words: the batch, a layer and a direction, the loss, the optimizer.
+        cause: the likely one for that place.
+        fitted: the state before that step, all finite, and curves and flow up to it.
+    """
+
+    def __init__(self, step: int, breakdown: Breakdown, fitted: FitResult, saved: str) -> None:
+        super().__init__(
+            f"training went non-finite at step {step}: {breakdown.place}. The state before that step and the flow up "
+            f"to it are in `.fitted`; {saved}. Likely cause: {breakdown.cause}. Fix: {breakdown.fix}"
+        )
+        self.step, self.place, self.cause, self.fitted = step, breakdown.place, breakdown.cause, fitted
 
 
 def locate(loss_fn: LossFn, optimizer: optax.GradientTransformation, state: TrainState, window: Any) -> Breakdown:

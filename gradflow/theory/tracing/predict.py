@@ -16,53 +16,16 @@ from gradflow.instrument.analysis import find_sites
 from gradflow.instrument.jaxprs import opened
 from gradflow.instrument.origins import Kind, Origin
 from gradflow.theory.tracing.abstract_values import Data, Known
+from gradflow.theory.tracing.layer_prediction import LayerPrediction
 from gradflow.theory.tracing.propagation import Propagation, Steps
 from gradflow.theory.tracing.random_fields import Gaussian
-from gradflow.theory.tracing.report import table
+from gradflow.theory.tracing.report import html, table
 
-__all__ = ["LayerPrediction", "Prediction", "predict"]
+__all__ = ["Prediction", "predict"]
 
 _FLOOR = 0.1  # of ln rms: what terms of order 1/batch and 1/width beyond the first may amount to
 _DEVIATIONS = 3.0
 _KINDS = ("layer", "embedding")
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerPrediction:
-    """One layer (one step of it, inside a scan): what theory says beside what was measured.
-
-    Attributes:
-        name: as in the flow.
-        step: of the scans around it, () for none.
-        output_rms, output_grad_rms: predicted.
-        measured_output_rms, measured_output_grad_rms: from the flow.
-        output_band, output_grad_band: factor by which one network of this width may stray from the prediction.
-        anchored: whether its gradient is the measured one, from which those below it are predicted.
-        note: what theory assumes here or why it starts anew, "" if it simply holds.
-        starts_anew: whether its output follows from its measured input, or is the measured one, since what comes before
-            is outside the theory.
-    """
-
-    name: str
-    step: Steps
-    output_rms: float
-    output_grad_rms: float
-    measured_output_rms: float
-    measured_output_grad_rms: float
-    output_band: float
-    output_grad_band: float
-    anchored: bool
-    note: str
-    starts_anew: bool = False
-
-    @property
-    def deviations(self) -> tuple[str, ...]:
-        """Which measured numbers are outside their bands: "output", "gradient", both or none."""
-        pairs = (
-            ("output", self.output_rms, self.measured_output_rms, self.output_band),
-            ("gradient", self.output_grad_rms, self.measured_output_grad_rms, self.output_grad_band),
-        )
-        return tuple(which for which, said, seen, band in pairs if not _within(said, seen, band))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +59,10 @@ class Prediction:
         return tuple(layer for layer in self.layers if layer.deviations)
 
     def __str__(self) -> str:
-        return table(self)
+        return table(self.layers, self.coverage)
+
+    def _repr_html_(self) -> str:
+        return html(self.layers, self.coverage)
 
 
 def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
@@ -267,11 +233,3 @@ def _backward(propagation: Propagation) -> dict[Gaussian, tuple[float, float, bo
 def _band(log_variance: float) -> float:
     """Factor of the rms, from the variance of ln of the mean square."""
     return math.exp((_DEVIATIONS * math.sqrt(max(log_variance, 0.0)) + log_variance / 2) / 2 + _FLOOR)
-
-
-def _within(said: float, seen: float, band: float) -> bool:
-    if math.isnan(said):
-        return True  # nothing was predicted
-    if said == 0 or seen == 0:
-        return said == seen
-    return 1 / band <= seen / said <= band

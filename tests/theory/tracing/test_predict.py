@@ -324,3 +324,6 @@ def test_layers_that_no_cotangent_reaches_have_no_gradient_to_predict():
     assert by_name["a"].deviations == ()
     assert np.isfinite(by_name["c"].output_grad_rms)
     assert "not reached" in str(prediction)
+    page = prediction._repr_html_()
+    assert page.count("<tr>") >= 3
+    assert "not reached" in page
