@@ -31,6 +31,8 @@ __all__ = [
     "Propagation",
     "Steps",
     "contraction_of",
+    "data_of",
+    "evaluate",
     "ordinary",
     "reason_outside",
     "stack",
