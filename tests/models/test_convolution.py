@@ -109,7 +109,6 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", quick)
 
 
-@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ["narrow in parts", "in parts"])
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
 def test_vmap_is_a_loop(name, axes):
@@ -156,6 +155,7 @@ def test_only_a_cpu_gets_the_loop_and_the_pairs(name):
         assert doubled == (platform == "cpu" and name == "narrow in parts")
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", ["narrow in parts", "in parts"])
 def test_instrument_sees_one_layer_and_changes_nothing(name):
     """Statistics against those of the plain convolution; value and gradients to the bit, where XLA optimizes."""
