@@ -100,15 +100,6 @@ def test_derivatives_are_those_of_finite_differences(name):
         check_grads(lambda x, k: jnp.tanh(conv(x, k, strides, padding)), wide, order=2, modes=["fwd", "rev"], rtol=1e-4)
 
 
-@pytest.fixture
-def optimized():
-    """Compile as users do: without optimizations XLA rounds otherwise once a tap reads the same array."""
-    quick = jax.config.jax_disable_most_optimizations
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", quick)
-
-
 @pytest.mark.parametrize("name", ["narrow in parts", "in parts"])
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
 def test_vmap_is_a_loop(name, axes):
@@ -153,6 +144,14 @@ def test_only_a_cpu_gets_the_loop_and_the_pairs(name):
         assert ("stablehlo.while" in text) == (platform == "cpu")
         doubled = any("stablehlo.convolution" in line and "3x4x16x32xf32" in line for line in text.splitlines())
         assert doubled == (platform == "cpu" and name == "narrow in parts")
+
+
+@pytest.fixture
+def optimized():
+    """Compile as users do: without optimizations XLA rounds otherwise once a tap reads the same array."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.mark.usefixtures("optimized")
