@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from gradflow.instrument.entries import BACKWARD_FIELDS, FORWARD_FIELDS
 from gradflow.instrument.records import is_there
-
-if TYPE_CHECKING:
-    from gradflow.instrument.flow import Flow
-    from gradflow.instrument.layer_flow import LayerFlow
+from gradflow.instrument.views import FlowView, LayerView
 
 __all__ = ["ABSENT", "COLUMNS", "NOT_KNOWN", "Cell", "Column", "columns_of", "combine", "curve", "present", "summary"]
 
@@ -94,7 +91,7 @@ class Cell:
         return written.lstrip("-") if float(written) == 0 else written
 
 
-def summary(layer: LayerFlow, field: str) -> Cell:
+def summary(layer: LayerView, field: str) -> Cell:
     """Combine a statistic over the steps, and over stacked flows, in which it is there.
 
     Args:
@@ -111,7 +108,7 @@ def summary(layer: LayerFlow, field: str) -> Cell:
     return Cell(number, values.size, nan, inf)
 
 
-def present(layer: LayerFlow, field: str) -> tuple[Float[np.ndarray, "*steps"], Float[np.ndarray, "*steps"]]:
+def present(layer: LayerView, field: str) -> tuple[Float[np.ndarray, "*steps"], Float[np.ndarray, "*steps"]]:
     """Return a statistic's values, and how often the layer ran for each: 0 where there is no number.
 
     Args:
@@ -138,7 +135,7 @@ def combine(values: Float[np.ndarray, " steps"], weights: Float[np.ndarray, " st
     return float(top * np.sqrt((np.square(values / top) * shares).sum()))
 
 
-def curve(layer: LayerFlow, field: str, points: int) -> list[float | None]:
+def curve(layer: LayerView, field: str, points: int) -> list[float | None]:
     """Return a statistic over the steps of the innermost scan, in the order of their index.
 
     Args:
@@ -162,7 +159,7 @@ def curve(layer: LayerFlow, field: str, points: int) -> list[float | None]:
     return out
 
 
-def columns_of(flow: Flow) -> list[Column]:
+def columns_of(flow: FlowView) -> list[Column]:
     """Return the columns of the statistics that were asked for."""
     return [c for c in COLUMNS if c.field in flow.statistics]
 

@@ -11,9 +11,9 @@ import numpy as np
 from gradflow.instrument.cells import COLUMNS, NOT_KNOWN
 from gradflow.instrument.recorder import ELEMENTWISE_USE
 from gradflow.instrument.table_rows import Row
+from gradflow.instrument.views import FlowView
 
 if TYPE_CHECKING:
-    from gradflow.instrument.flow import Flow
     from gradflow.instrument.nonfinite import NonfinitePlace
 
 __all__ = ["first_place", "footnotes", "names_and_more"]
@@ -22,7 +22,7 @@ _MOST_NAMES = 3
 _MANY_ZEROS = 0.1
 
 
-def footnotes(flow: Flow, rows: Sequence[Row], began: NonfinitePlace | None) -> list[str]:
+def footnotes(flow: FlowView, rows: Sequence[Row], began: NonfinitePlace | None) -> list[str]:
     """Return the lines.
 
     Args:
@@ -34,7 +34,7 @@ def footnotes(flow: Flow, rows: Sequence[Row], began: NonfinitePlace | None) -> 
     return [line for line in lines if line]
 
 
-def first_place(flow: Flow) -> NonfinitePlace | None:
+def first_place(flow: FlowView) -> NonfinitePlace | None:
     """Return where NaN or Inf began, as far as the flow can tell."""
     return flow.first_nonfinite if "nonfinite" in flow.statistics else None
 
@@ -45,7 +45,7 @@ def names_and_more(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _nonfinite(flow: Flow, rows: Sequence[Row], began: NonfinitePlace | None) -> str:
+def _nonfinite(flow: FlowView, rows: Sequence[Row], began: NonfinitePlace | None) -> str:
     if began is not None:
         return f"NaN or Inf began: {began}"
     bad = [row.layer.name for row in rows if row.is_nonfinite]
@@ -56,7 +56,7 @@ def _nonfinite(flow: Flow, rows: Sequence[Row], began: NonfinitePlace | None) ->
     return f'NaN or Inf in {where}; statistics="nonfinite" tells where it began'
 
 
-def _empty(flow: Flow) -> str:
+def _empty(flow: FlowView) -> str:
     if flow.layers:
         return ""
     count = len(flow.parameters)
@@ -83,7 +83,7 @@ def _is_unknown(row: Row, field: str) -> bool:
     return field in row.cells and row.cells[field].words == NOT_KNOWN
 
 
-def _no_row(flow: Flow) -> str:
+def _no_row(flow: FlowView) -> str:
     """List the uses of leaves that have no row, by reason."""
     reasons: dict[str, list[str]] = collections.defaultdict(list)
     for path, why in flow.unseen:
@@ -103,7 +103,7 @@ def _no_row(flow: Flow) -> str:
     return f"no row: {'; '.join(parts)}"
 
 
-def _stacked(flow: Flow) -> str:
+def _stacked(flow: FlowView) -> str:
     shape = np.shape(flow.loss_nonfinite)
     if not shape:
         return ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -14,9 +13,7 @@ from gradflow.instrument.cells import curve
 from gradflow.instrument.folding import Fold
 from gradflow.instrument.table import MOST_ROWS, Table, height, make_table
 from gradflow.instrument.table_rows import Row, texts
-
-if TYPE_CHECKING:
-    from gradflow.instrument.flow import Flow
+from gradflow.instrument.views import FlowView
 
 __all__ = ["cell_html", "curve_svg", "flow_html", "history_html", "table_html"]
 
@@ -26,7 +23,7 @@ _CELL = "padding:1px 8px;text-align:right;white-space:nowrap;border:0"
 _LEFT = _CELL.replace("right", "left")
 
 
-def flow_html(flow: Flow) -> str:
+def flow_html(flow: FlowView) -> str:
     """Return the table of a flow; what `Flow.table` says is in it."""
     table = make_table(flow, MOST_ROWS, "forward")
     header = ["layer", *(c.title for c in table.columns)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,7 @@ from gradflow.instrument.statistics import (
     root_mean_square,
     similarity,
 )
-
-if TYPE_CHECKING:
-    from gradflow.instrument.flow import Flow
+from gradflow.instrument.views import Sums
 
 __all__ = ["LayerFlow"]
 
@@ -32,7 +30,7 @@ class LayerFlow:
     taken), or no cotangent reached it. `remark(field)` tells which.
     """
 
-    def __init__(self, flow: Flow, entry: Entry) -> None:
+    def __init__(self, flow: Sums, entry: Entry) -> None:
         self._flow, self._entry = flow, entry
 
     @property
@@ -104,6 +102,12 @@ class LayerFlow:
     def flushes(self) -> bool:
         """Whether its cotangents are float16, in which an exact 0 may be a small number that was flushed."""
         return self._entry.dtype == "float16"
+
+    @property
+    def innermost_scan(self) -> tuple[int | None, ...]:
+        """Place of the innermost scan around it in the program, () outside of scans."""
+        scans = [k for k, place in enumerate(self._entry.order) if place is None]
+        return self._entry.order[: scans[-1]] if scans else ()
 
     def order(self, *steps: int) -> tuple[int, ...]:
         """Key that sorts layers, and their steps, by when they run: a scan's layers alternate, step by step.

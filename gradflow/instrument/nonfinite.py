@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from gradflow.instrument.errors import FlowError
-
-if TYPE_CHECKING:
-    from gradflow.instrument.flow import Flow
-    from gradflow.instrument.layer_flow import LayerFlow
+from gradflow.instrument.views import FlowView, LayerView
 
 _LEAF, _FORWARD, _LOSS, _BACKWARD, _GRADIENT = range(5)
 
@@ -55,7 +52,7 @@ class NonfinitePlace:
         return f"{where} {self.kind} {self.name}{at}{record}"
 
 
-def first_nonfinite(flow: Flow) -> NonfinitePlace | None:
+def first_nonfinite(flow: FlowView) -> NonfinitePlace | None:
     """Return where NaN or Inf began, None if all is finite.
 
     The order is that of computation: parameters, layers forward (scans step by step, in their direction), the loss,
@@ -83,7 +80,7 @@ def first_nonfinite(flow: Flow) -> NonfinitePlace | None:
 _Found = Iterator[tuple[tuple[Any, ...], NonfinitePlace]]
 
 
-def _sites(layer: LayerFlow) -> _Found:
+def _sites(layer: LayerView) -> _Found:
     for direction, counts in zip(("forward", "backward"), layer.nonfinite, strict=True):
         stacked = np.ndim(counts) - len(layer.lengths)
         for index in np.argwhere(np.nan_to_num(np.asarray(counts)) > 0):
@@ -95,7 +92,7 @@ def _sites(layer: LayerFlow) -> _Found:
             yield key, NonfinitePlace(layer.name, layer.kind, direction, steps, record)  # type: ignore[arg-type]
 
 
-def _leaves(flow: Flow) -> _Found:
+def _leaves(flow: FlowView) -> _Found:
     for number, (path, leaf) in enumerate(flow.parameters.items()):
         for phase, value in ((_LEAF, leaf.rms), (_GRADIENT, leaf.gradient_norm)):
             asked = "weight_rms" in flow.statistics if phase == _LEAF else leaf.has_gradient
@@ -107,7 +104,7 @@ def _leaves(flow: Flow) -> _Found:
                 yield (record, phase, (number,)), NonfinitePlace(path, "leaf", direction, (), record)  # type: ignore[arg-type]
 
 
-def _loss(flow: Flow) -> _Found:
+def _loss(flow: FlowView) -> _Found:
     for index in np.argwhere(np.asarray(flow.loss_nonfinite) > 0):
         record = tuple(int(i) for i in index)
         yield (record, _LOSS, ()), NonfinitePlace("loss", "loss", "forward", (), record)

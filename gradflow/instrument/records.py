@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gradflow.instrument.entries import BACKWARD_FIELDS, FORWARD_FIELDS
-
-if TYPE_CHECKING:
-    from gradflow.instrument.layer_flow import LayerFlow
+from gradflow.instrument.views import LayerView
 
 __all__ = ["is_there", "layer_record"]
 
 
-def layer_record(layer: LayerFlow) -> dict[str, Any]:
+def layer_record(layer: LayerView) -> dict[str, Any]:
     """Return what `LayerFlow.to_record` promises."""
     fields = layer.statistics
     record: dict[str, Any] = {"name": layer.name, "kind": layer.kind, "shape": list(layer.shape), "dtype": layer.dtype}
@@ -35,7 +33,7 @@ def layer_record(layer: LayerFlow) -> dict[str, Any]:
     return record
 
 
-def is_there(layer: LayerFlow, field: str) -> Any:
+def is_there(layer: LayerView, field: str) -> Any:
     """Tell row by row whether a number is there at all."""
     words = layer.remark(field)
     if words and not words.startswith("zero or"):

@@ -8,7 +8,6 @@ import math
 import shutil
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +17,7 @@ from gradflow.instrument.footnotes import first_place, footnotes, names_and_more
 from gradflow.instrument.labels import shorten
 from gradflow.instrument.statistics import STATISTICS
 from gradflow.instrument.table_rows import Row, informative, rows_of, texts
-
-if TYPE_CHECKING:
-    from gradflow.instrument.flow import Flow
+from gradflow.instrument.views import FlowView
 
 __all__ = ["MOST_ROWS", "NARROWEST", "Table", "height", "make_table", "render"]
 
@@ -62,7 +59,7 @@ class Table:
         return fold.text("{:.1e}", "") if column is None else fold.text("{:.1e}", column.title)
 
 
-def make_table(flow: Flow, rows: int | None, sort: str) -> Table:
+def make_table(flow: FlowView, rows: int | None, sort: str) -> Table:
     """Choose what to show; see `Flow.table` for the arguments."""
     if rows is not None and rows < 2:
         raise ValueError(f"Flow.table(rows=...): expected at least 2 lines, or None for all, got {rows}")
@@ -75,7 +72,7 @@ def make_table(flow: Flow, rows: int | None, sort: str) -> Table:
     return Table(informative(columns_of(flow), everything), lines, footnotes(flow, everything, began), scale)
 
 
-def render(flow: Flow, rows: int | None = MOST_ROWS, sort: str = "forward", width: int | None = None) -> str:
+def render(flow: FlowView, rows: int | None = MOST_ROWS, sort: str = "forward", width: int | None = None) -> str:
     """Return the table as text; see `Flow.table`."""
     if width is None:
         width = max(NARROWEST, shutil.get_terminal_size().columns)
@@ -215,7 +212,7 @@ def height(number: float, scale: tuple[float, float]) -> float:
     return min(max(place, 0.0), 1.0)
 
 
-def _sorted(flow: Flow, rows: list[Row], sort: str) -> list[Row]:
+def _sorted(flow: FlowView, rows: list[Row], sort: str) -> list[Row]:
     if sort == "forward":
         return rows
     field = sort.removeprefix("-")

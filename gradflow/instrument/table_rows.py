@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradflow.instrument.cells import ABSENT, NOT_KNOWN, Cell, Column, columns_of, summary
 from gradflow.instrument.entries import BACKWARD_FIELDS
-
-if TYPE_CHECKING:
-    from gradflow.instrument.flow import Flow
-    from gradflow.instrument.layer_flow import LayerFlow
+from gradflow.instrument.views import FlowView, LayerView
 
 __all__ = ["Row", "informative", "rows_of", "texts"]
 
@@ -32,7 +28,7 @@ class Row:
         signal: the cell by which rows are compared: dL/d(output) where it was asked for.
     """
 
-    layer: LayerFlow
+    layer: LayerView
     label: str
     cells: Mapping[str, Cell]
     remark: str
@@ -49,10 +45,10 @@ class Row:
         return any(cell.words in ("not reached", "not run") for cell in self.cells.values())
 
 
-def rows_of(flow: Flow) -> list[Row]:
+def rows_of(flow: FlowView) -> list[Row]:
     """Return the rows of all entries, inputs first, then in forward order."""
     names = [*flow.inputs, *(name for name in flow if name not in set(flow.inputs))]
-    siblings = {_scan_key(flow[n]) for n in flow.layers if flow[n].role != "recurrent"}
+    siblings = {flow[n].innermost_scan for n in flow.layers if flow[n].role != "recurrent"}
     return [_row(flow, flow[name], siblings) for name in names]
 
 
@@ -88,32 +84,25 @@ def texts(row: Row, columns: list[Column]) -> list[str]:
     return out
 
 
-def _row(flow: Flow, layer: LayerFlow, siblings: set[tuple[int | None, ...]]) -> Row:
+def _row(flow: FlowView, layer: LayerView, siblings: set[tuple[int | None, ...]]) -> Row:
     fields = [c.field for c in columns_of(flow)]
     cells = {field: summary(layer, field) for field in fields}
     signal = next((cells[f] for f in _SIGNALS if f in cells), Cell(np.nan, words=ABSENT))
     return Row(layer, _label(layer, siblings), cells, _remark(flow, layer, cells), signal)
 
 
-def _label(layer: LayerFlow, siblings: set[tuple[int | None, ...]]) -> str:
+def _label(layer: LayerView, siblings: set[tuple[int | None, ...]]) -> str:
     name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in layer.name)
     notes = [] if layer.kind in ("layer", "input") else [layer.kind]
     # That a kernel is recurrent says something where another one is not.
-    if layer.role and (layer.role != "recurrent" or _scan_key(layer) in siblings):
+    if layer.role and (layer.role != "recurrent" or layer.innermost_scan in siblings):
         notes.append(layer.role)
     if layer.computed_in != "value":
         notes.append(layer.computed_in)
     return f"{name} ({', '.join(notes)})" if notes else name
 
 
-def _scan_key(layer: LayerFlow) -> tuple[int | None, ...]:
-    """Return the place of the innermost scan around a layer, () outside of scans."""
-    order = layer._entry.order
-    scans = [k for k, place in enumerate(order) if place is None]
-    return order[: scans[-1]] if scans else ()
-
-
-def _remark(flow: Flow, layer: LayerFlow, cells: Mapping[str, Cell]) -> str:
+def _remark(flow: FlowView, layer: LayerView, cells: Mapping[str, Cell]) -> str:
     """Say why numbers are missing, and what a 0 may mean."""
     asked = [f for f in BACKWARD_FIELDS if f in flow.statistics]
     ran, reached = np.asarray(layer.calls) > 0, np.asarray(layer.backward_calls) > 0
@@ -141,9 +130,9 @@ def _remark(flow: Flow, layer: LayerFlow, cells: Mapping[str, Cell]) -> str:
     return "; ".join(n for n in notes if n)
 
 
-def _experts(layer: LayerFlow) -> list[str]:
+def _experts(layer: LayerView) -> list[str]:
     """Say how many groups of a ragged contraction had nothing to do."""
-    if not layer._entry.groups:
+    if not layer.experts:
         return []
     entries = np.asarray(layer.expert_rows)
     idle = int((entries.reshape(-1, entries.shape[-1]).sum(0) == 0).sum())
