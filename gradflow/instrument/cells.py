@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from gradflow.instrument.entries import BACKWARD_FIELDS, FORWARD_FIELDS
 from gradflow.instrument.records import is_there
-from gradflow.instrument.views import FlowView, LayerView
+
+if TYPE_CHECKING:
+    from gradflow.instrument.views import FlowView, LayerView
 
 __all__ = ["ABSENT", "COLUMNS", "NOT_KNOWN", "Cell", "Column", "columns_of", "combine", "curve", "present", "summary"]
 

@@ -11,10 +11,10 @@ import numpy as np
 from gradflow.instrument.cells import COLUMNS, NOT_KNOWN
 from gradflow.instrument.recorder import ELEMENTWISE_USE
 from gradflow.instrument.table_rows import Row
-from gradflow.instrument.views import FlowView
 
 if TYPE_CHECKING:
     from gradflow.instrument.nonfinite import NonfinitePlace
+    from gradflow.instrument.views import FlowView
 
 __all__ = ["first_place", "footnotes", "names_and_more"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +14,9 @@ from gradflow.instrument.cells import curve
 from gradflow.instrument.folding import Fold
 from gradflow.instrument.table import MOST_ROWS, Table, height, make_table
 from gradflow.instrument.table_rows import Row, texts
-from gradflow.instrument.views import FlowView
+
+if TYPE_CHECKING:
+    from gradflow.instrument.views import FlowView
 
 __all__ = ["cell_html", "curve_svg", "flow_html", "history_html", "table_html"]
 

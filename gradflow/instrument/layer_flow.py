@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,9 @@ from gradflow.instrument.statistics import (
     root_mean_square,
     similarity,
 )
-from gradflow.instrument.views import Sums
+
+if TYPE_CHECKING:
+    from gradflow.instrument.views import Sums
 
 __all__ = ["LayerFlow"]
 

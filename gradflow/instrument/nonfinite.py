@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from gradflow.instrument.errors import FlowError
-from gradflow.instrument.views import FlowView, LayerView
+
+if TYPE_CHECKING:
+    from gradflow.instrument.views import FlowView, LayerView
 
 _LEAF, _FORWARD, _LOSS, _BACKWARD, _GRADIENT = range(5)
 

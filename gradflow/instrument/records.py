@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradflow.instrument.entries import BACKWARD_FIELDS, FORWARD_FIELDS
-from gradflow.instrument.views import LayerView
+
+if TYPE_CHECKING:
+    from gradflow.instrument.views import LayerView
 
 __all__ = ["is_there", "layer_record"]
 

@@ -8,6 +8,7 @@ import math
 import shutil
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from gradflow.instrument.footnotes import first_place, footnotes, names_and_more
 from gradflow.instrument.labels import shorten
 from gradflow.instrument.statistics import STATISTICS
 from gradflow.instrument.table_rows import Row, informative, rows_of, texts
-from gradflow.instrument.views import FlowView
+
+if TYPE_CHECKING:
+    from gradflow.instrument.views import FlowView
 
 __all__ = ["MOST_ROWS", "NARROWEST", "Table", "height", "make_table", "render"]
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradflow.instrument.cells import ABSENT, NOT_KNOWN, Cell, Column, columns_of, summary
 from gradflow.instrument.entries import BACKWARD_FIELDS
-from gradflow.instrument.views import FlowView, LayerView
+
+if TYPE_CHECKING:
+    from gradflow.instrument.views import FlowView, LayerView
 
 __all__ = ["Row", "informative", "rows_of", "texts"]
 
