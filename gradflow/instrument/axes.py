@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jax.extend import core
 
 from gradflow.instrument.jaxprs import shape_of
@@ -43,14 +45,20 @@ def axis_roles(eqn: core.JaxprEqn, weight: int) -> Roles:
     return (rhs_axes, (*lhs_axes, *rest)) if weight == 1 else (lhs_axes, (*rhs_axes, *rest))
 
 
-def _dot_dimensions(eqn: core.JaxprEqn) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+def _dot_dimensions(eqn: core.JaxprEqn) -> tuple[Roles, Roles]:
+    """Return (contracting, batch) dimensions of both operands; vmap leaves NumPy's integers among them."""
     ragged = eqn.params.get("ragged_dot_dimension_numbers")
-    return ragged.dot_dimension_numbers if ragged is not None else eqn.params["dimension_numbers"]
+    contracting, batch = ragged.dot_dimension_numbers if ragged is not None else eqn.params["dimension_numbers"]
+    return (_integers(contracting[0]), _integers(contracting[1])), (_integers(batch[0]), _integers(batch[1]))
+
+
+def _integers(numbers: Any) -> tuple[int, ...]:
+    return tuple(int(n) for n in numbers)
 
 
 def _group_dimensions(eqn: core.JaxprEqn) -> tuple[int, ...] | None:
     ragged = eqn.params.get("ragged_dot_dimension_numbers")
-    return None if ragged is None else tuple(ragged.rhs_group_dimensions)
+    return None if ragged is None else _integers(ragged.rhs_group_dimensions)
 
 
 def _sums_over_ragged(eqn: core.JaxprEqn) -> bool:
