@@ -100,6 +100,7 @@ def _layer(here: Meeting, record: Recorder, weight: int) -> int:
         weight=here.origins[weight],
         source_active=origin.active,
         computed_in=computed_in(eqn, here.index, weight, origin, here.frame, bit_of),
+        single_reader=here.frame.has_single_reader(eqn.outvars[0]),
         **_experts(eqn, weight),
     )
     _input(here, record, source)

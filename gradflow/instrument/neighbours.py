@@ -50,6 +50,10 @@ class Frame:
                     found.setdefault(v, []).append(k)
         return found
 
+    def has_single_reader(self, var: Any) -> bool:
+        """Tell whether one equation alone reads a variable, and nothing outside of the jaxpr does."""
+        return len(self.readers.get(var, ())) == 1 and not any(var is out for out in self.jaxpr.outvars)
+
 
 def definition(frame: Frame, var: Any) -> tuple[Path, int, Any] | None:
     """Follow a variable through inlined calls to the equation that computes it.

@@ -43,6 +43,7 @@ class Site:
         experts: how many groups there are.
         cut: what lies between it and the loss where no cotangent can reach it, () where one can.
         parent: path of the layer that a "silence" belongs to.
+        single_reader: whether one equation alone reads the tapped value.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class Site:
     experts: int = 0
     cut: tuple[str, ...] = ()
     parent: Path = ()
+    single_reader: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

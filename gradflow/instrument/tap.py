@@ -65,6 +65,7 @@ class TapSpec:
         unit_axes, example_axes: axes of the value.
         mesh_axes: manual mesh axes over which its examples are split.
         flush_below: largest cotangent that a 16-bit type makes 0.
+        fuses: whether what is done to the value on the way forward ends up inside the one kernel that reads it.
         ahead: parts that the forward pass gives, with their widths: "value", "silent", "experts".
         back: parts that the backward pass gives: "value", "handed", "experts".
     """
@@ -74,6 +75,7 @@ class TapSpec:
     example_axes: tuple[int, ...]
     mesh_axes: tuple[str, ...]
     flush_below: float
+    fuses: bool = False
     ahead: Mapping[str, int] = dataclasses.field(hash=False, default_factory=dict)
     back: Mapping[str, int] = dataclasses.field(hash=False, default_factory=dict)
 
@@ -129,6 +131,8 @@ def _value_tap(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> tuple[Arra
 
 def _value_tap_fwd(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> tuple[tuple[Array, Array], None]:
     del sink
+    if not spec.fuses:  # several readers (a normalization) would each want the value that has passed the condition
+        return jax.lax.optimization_barrier((y, ahead)), None
     return (_looked_at(y, ahead, spec.layout.forward, ("direction", "output_sum", "total_high")), ahead), None
 
 

@@ -180,4 +180,6 @@ def _spec(site: Site, options: _Options) -> TapSpec:
         back["handed"] = len(layout.handed)
     if site.experts:
         ahead["experts"] = back["experts"] = site.experts
-    return TapSpec(layout, site.unit_axes, site.example_axes, site.mesh_axes, options.flush_below, ahead, back)
+    return TapSpec(
+        layout, site.unit_axes, site.example_axes, site.mesh_axes, options.flush_below, site.single_reader, ahead, back
+    )
