@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 __all__ = ["FlowView", "LayerView", "Sums"]
 
 
+@runtime_checkable
 class LayerView(Protocol):
     """One layer of a flow, as `LayerFlow` has it."""
 
@@ -94,6 +95,7 @@ class LayerView(Protocol):
         """Say why a statistic is NaN, or what its 0 may mean; "" where the number is what it says."""
 
 
+@runtime_checkable
 class FlowView(Protocol):
     """A flow, as `Flow` has it."""
 
@@ -130,6 +132,7 @@ class FlowView(Protocol):
     def __iter__(self) -> Iterator[str]: ...
 
 
+@runtime_checkable
 class Sums(Protocol):
     """What a layer forms its numbers from, as `Flow` holds it."""
 
