@@ -16,7 +16,7 @@ from gradflow.instrument.errors import FlowError
 from gradflow.instrument.neighbours import Frame, definition
 from gradflow.instrument.origins import NEUTRAL, Kind, Origin, cut, join, merge, scanned, stacked
 from gradflow.instrument.recorder import Recorder
-from gradflow.instrument.sites import Findings, Path, Place, Site
+from gradflow.instrument.sites import Findings, Path, Place, site_of_value
 from gradflow.instrument.tap import TAP_PREFIX
 from gradflow.primitives import CONTRACTIONS
 
@@ -120,22 +120,14 @@ class _Analysis:
         if located is None:
             return 0
         path, out, var = located
-        rank = len(jaxprs.shape_of(var))
         key = ("carry", path, out)
-        self.record.extra[key] = Site(
+        self.record.extra[key] = site_of_value(
+            var,
             path,
             "carry",
             out,
-            None,
-            None,
-            unit_axes=(rank - 1,),
-            example_axes=tuple(range(rank - 1)),
-            shape=jaxprs.shape_of(var),
-            dtype=jaxprs.dtype_of(var),
+            place,
             mesh_axes=tuple(sorted(origin.axes)),
-            lengths=place.lengths,
-            reverse=place.reverse,
-            chain=place.chain,
             source_carried=hidden,
             order=(*place.path, _AFTER_ALL, number),
         )

@@ -13,7 +13,7 @@ from gradflow.instrument.axes import axis_roles
 from gradflow.instrument.neighbours import Frame, activation_behind, added_leaf, computed_in
 from gradflow.instrument.origins import Kind, Origin, join, join_indices, propagate
 from gradflow.instrument.recorder import ELEMENTWISE_USE, INPUT_USE, Recorder
-from gradflow.instrument.sites import Place, Site
+from gradflow.instrument.sites import Place, site_of_value
 from gradflow.primitives import CONTRACTIONS, ELEMENTWISE
 
 _BEFORE, _BEHIND = 1 << 38, 1 << 39  # sort what enters a layer behind the equation before it, what follows it behind it
@@ -120,27 +120,18 @@ def _input(here: Meeting, record: Recorder, source: int) -> None:
     origin, var = here.origins[source], here.eqn.invars[source]
     if origin.kind != Kind.DATA or origin.active or origin.layers or origin.cotangent or not jaxprs.is_inexact(var):
         return
-    rank = len(jaxprs.shape_of(var))
-    if not jaxprs.is_var(var) or rank == 0:
+    if not jaxprs.is_var(var) or jaxprs.shape_of(var) == ():
         return
-    site = record.found[here.path]
     key = ("input", here.place.path, id(var))
     if key in record.extra:
         return
-    record.extra[key] = Site(
+    record.extra[key] = site_of_value(
+        var,
         here.path,
         "input",
         source,
-        None,
-        None,
-        unit_axes=(rank - 1,),
-        example_axes=tuple(range(rank - 1)),
-        shape=jaxprs.shape_of(var),
-        dtype=jaxprs.dtype_of(var),
-        mesh_axes=site.mesh_axes,
-        lengths=site.lengths,
-        reverse=site.reverse,
-        chain=site.chain,
+        here.place,
+        mesh_axes=record.found[here.path].mesh_axes,
         order=(*here.path[:-1], here.path[-1] - 1, _BEFORE),
         entering=True,
         forward_only=True,
@@ -224,23 +215,17 @@ def _table(here: Meeting, record: Recorder) -> int:
         return 0
     at, operand, origin = found
     eqn = here.frame.jaxpr.eqns[at]
-    rank = len(jaxprs.shape_of(eqn.invars[operand]))
     path = (*here.place.path, at)
     key = ("table", path, operand)
-    record.found[key] = Site(
+    scope = jaxprs.source_scope(eqn)
+    record.found[key] = site_of_value(
+        eqn.invars[operand],
         path,
         "embedding",
         operand,
-        None,
-        origin,
-        unit_axes=(rank - 1,),
-        example_axes=tuple(range(rank - 1)),
-        shape=jaxprs.shape_of(eqn.invars[operand]),
-        dtype=jaxprs.dtype_of(eqn.invars[operand]),
-        lengths=here.place.lengths,
-        reverse=here.place.reverse,
-        chain=here.place.chain,
-        scope=jaxprs.source_scope(eqn),
+        here.place,
+        weight=origin,
+        scope=scope,
         order=path,
         entering=True,
     )

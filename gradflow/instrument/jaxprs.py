@@ -103,14 +103,10 @@ def varying_axes(x: Any) -> frozenset[str]:
 
 def as_varying(x: jax.Array, like: Any) -> jax.Array:
     """Let `x` differ from device to device as `like` does; the gradient of a sink is then summed over the devices."""
-    return _varying(x, varying_axes(like))
+    return varying_over(x, varying_axes(like))
 
 
 def varying_over(x: jax.Array, axes: frozenset[str]) -> jax.Array:
     """Let `x` differ from device to device over mesh axes, inside a `shard_map` that keeps account of that."""
-    return _varying(x, axes)
-
-
-def _varying(x: jax.Array, axes: frozenset[str]) -> jax.Array:
     missing = axes - varying_axes(x)
     return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x

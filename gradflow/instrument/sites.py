@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from gradflow.instrument.jaxprs import dtype_of, shape_of
 from gradflow.instrument.origins import Origin
 
 Path = tuple[int, ...]
-Axes = tuple[tuple[int, ...], tuple[int, ...]]
 Pass = Literal["value", "tangent", "cotangent"]
 LAYER_KINDS = ("layer", "embedding", "activation")
 
@@ -122,3 +122,31 @@ class Place:
         """Step into the body of a scan."""
         path = (*self.path, eqn, 0)
         return Place(path, (*self.lengths, length), (*self.reverse, reverse), (*self.chain, path))
+
+
+def site_of_value(var: Any, path: Path, kind: str, out: int, place: Place, **more: Any) -> Site:
+    """Return a place that taps a value as it is: its last axis holds the units, the ones before it the examples.
+
+    Args:
+        var: the variable.
+        path: of the equation before or behind which it is tapped.
+        kind: see `Site`.
+        out: see `Site`.
+        place: where the equation stands.
+        **more: further attributes of the site.
+    """
+    shape = shape_of(var)
+    more = {"source": None, "weight": None} | more
+    return Site(
+        path,
+        kind,
+        out,
+        unit_axes=(len(shape) - 1,),
+        example_axes=tuple(range(len(shape) - 1)),
+        shape=shape,
+        dtype=dtype_of(var),
+        lengths=place.lengths,
+        reverse=place.reverse,
+        chain=place.chain,
+        **more,
+    )

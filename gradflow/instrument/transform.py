@@ -121,7 +121,7 @@ def _run(traced: Traced, options: _Options) -> tuple[Any, Any, Any, Flow]:
     sums = parameters.reduce(groups, traced.leaves, grads, options.wanted)
     meta = describe(findings, sites, names, specs, packs, groups, leaves, traced, options.wanted)
     bad = (~jnp.isfinite(lax.stop_gradient(value))).astype(jnp.float32)
-    flow = Flow(meta, tuple(_over_devices(a) for a in ahead), tuple(back), sums, bad)
+    flow = Flow(meta, tuple(_over_devices(a) for a in ahead), tuple(back), sums, _over_devices(bad))
     return value, traced.rebuild_aux(aux), traced.rebuild_grads(grads), flow
 
 
