@@ -222,7 +222,7 @@ class Flow(Mapping[str, Any]):
 
     @property
     def loss_nonfinite(self) -> Any:
-        """How many devices have a loss that is NaN or Inf: 0 or 1 outside of a `shard_map` around the transformation."""
+        """How many devices have a loss that is NaN or Inf: 0 or 1 outside of a `shard_map` around the whole."""
         return self._host.loss_nonfinite
 
     @property
