@@ -51,6 +51,7 @@ def oracle():
     return states, np.array(totals), flows
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("apart", [2, 4, 8])
 def test_curve_and_flow_are_those_of_steps_one_by_one(oracle, apart):
     """The flow of every second step, of the first of every dispatch, of every second dispatch."""

@@ -30,6 +30,7 @@ def looped():
     return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("devices", [None, 1, 4])
 def test_grid_is_a_loop(looped, devices):
     """Six runs on four devices: two of them are filled up."""

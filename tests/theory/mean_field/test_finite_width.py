@@ -16,6 +16,7 @@ from tests.theory.networks import growth, spread, within
 DRAWS = 400
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("name", "weight_variance", "bias_variance"),
     [("relu", 2.0, 0.0), ("identity", 1.0, 0.0), ("tanh", 3.0, 0.05), ("sigmoid", 4.0, 0.1)],

@@ -60,6 +60,7 @@ def test_without_dropout_it_is_what_the_single_maps_say() -> None:
     assert theory.dropout_fixed_point("tanh", keep=1.0, **given) == theory.fixed_point("tanh", **given)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("weight_variance", "keep"), [(1.0, 0.9), (1.761, 0.99), (4.0, 0.8)])
 def test_dropout_fixed_point_is_where_the_profile_leads(weight_variance: float, keep: float) -> None:
     given = {"weight_variance": weight_variance, "bias_variance": 0.05, "keep": keep}

@@ -59,6 +59,7 @@ def test_density_has_the_moments(name: str, depth: int, q: float, weight_varianc
     assert theory.spectrum_density(name, depth, 1.05 * top, q=q, **given) < 1e-5
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(("name", "depth", "q", "weight_variance", "ensemble"), CASES)
 def test_spectrum_is_that_of_a_wide_network(
     name: str, depth: int, q: float, weight_variance: float, ensemble: Any
