@@ -1,4 +1,4 @@
-"""What every test runs under: strict dtype promotion, NaN checks, four virtual CPU devices, quick compilation."""
+"""What every test runs under: strict dtypes, NaN checks, four virtual CPU devices of one thread, quick compilation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+# XLA's pool of threads inside an operation can wait for itself forever, seen where cores are few. Two workers of pytest
+# fill two cores without it.
+_XLA_FLAGS = ("--xla_force_host_platform_device_count=4", "--xla_cpu_multi_thread_eigen=false")
+os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *_XLA_FLAGS)).strip()
 
 import jax
 import pytest
