@@ -47,8 +47,8 @@ def kept(folder: Path, *, resume: bool) -> Iterator[None]:
     """
     if folder.exists() and not resume:
         raise UsageError(
-            f"a run with these settings was stopped and left checkpoints in {folder}; --resume goes on from them, "
-            "and removing that folder lets it begin anew"
+            f"a run with these settings was stopped and left checkpoints in {folder}. Fix: --resume continues from "
+            "them; without that folder the run begins anew"
         )
     token = _current.set(folder)
     try:

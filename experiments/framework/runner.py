@@ -202,5 +202,6 @@ def _require_packages() -> None:
     missing = [name for name in ("matplotlib", "rich", "tyro") if importlib.util.find_spec(name) is None]
     if missing:
         raise commandline.UsageError(
-            f"{', '.join(missing)} not installed; experiments need: pip install 'gradflow-jax[experiments]'"
+            f"{', '.join(missing)} cannot be imported, which experiments need. "
+            "Fix: pip install 'gradflow-jax[experiments]'"
         )

@@ -94,7 +94,7 @@ def write_data(file: Path, results: Any) -> None:
     arrays = dict(sorted(flat(results).items()))
     for name, array in arrays.items():
         if array.dtype.hasobject:
-            raise ValueError(f"result {name!r} holds Python objects; expected an array of numbers or of strings")
+            raise ValueError(f"expected an array of numbers or of strings as result {name!r}, got Python objects")
     with file.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **arrays)
 

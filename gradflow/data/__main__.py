@@ -207,8 +207,8 @@ def check(command: Check, catalogue: Catalogue, console: Console) -> int:
     built = prepared.builder(entry.name, command.data_dir)
     if not prepared.is_prepared(built):
         raise FileNotFoundError(
-            f"{entry.name} is not at {built.data_path}; `{PROG} import {entry.name} --from DIR` makes it from raw "
-            f"files, gf.data.load({entry.name!r}) from the internet"
+            f"{entry.name} is not at {built.data_path}. Fix: `{PROG} import {entry.name} --from DIR` makes it from raw "
+            f"files, and gf.data.load({entry.name!r}) fetches it from the internet"
         )
     wrong = prepared.problems(entry, built, _progress(console))
     for problem in wrong:

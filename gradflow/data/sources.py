@@ -186,12 +186,12 @@ def on_device(
     """
     if len(inputs) != len(targets):
         raise ValueError(
-            f"expected one target an input, got {len(inputs)} inputs and {len(targets)} targets; "
-            "were they cut or taken from different splits? Pass both from one split"
+            f"expected one target an input, got {len(inputs)} inputs and {len(targets)} targets. "
+            "Likely cause: they were cut, or come from different splits. Fix: pass both from one split"
         )
     if not 1 <= batch_size <= len(inputs):
         raise ValueError(
-            f"expected a batch size of 1 ... {len(inputs)}, the number of examples, got {batch_size}; "
-            "a smaller batch or more examples would do"
+            f"expected a batch size of 1 ... {len(inputs)}, the number of examples, got {batch_size}. "
+            "Fix: a smaller batch or more examples"
         )
     return OnDevice(jnp.asarray(inputs), jnp.asarray(targets), normalization, batch_size, augment, shuffled)

@@ -90,7 +90,7 @@ class Stream:
         if not 1 <= batch_size <= len(examples) or batch_size % count:
             raise ValueError(
                 f"expected a batch size of 1 ... {len(examples)} that {count} process(es) can share evenly, "
-                f"got {batch_size}"
+                f"got {batch_size}. Fix: a batch size that is a multiple of the number of processes"
             )
         endless = grain.MapDataset.source(examples)
         # Grain orders epoch e by seed + e: neighbouring seeds would share their orders.

@@ -245,7 +245,9 @@ class LayerFlow:
 
     def _groups(self) -> tuple[Any, Any]:
         if not self._entry.groups:
-            raise AttributeError(f"{self.name!r} is no ragged contraction: it has no experts")
+            raise AttributeError(
+                f"expected a ragged contraction, which has experts, got {self.name!r}. Fix: a layer with `experts` > 0"
+            )
         ahead, back = dict(self._entry.ahead)["experts"], dict(self._entry.back)["experts"]
         host, count = self._flow._host, self._entry.groups
         return (

@@ -42,7 +42,7 @@ def tap(name: str, value: T) -> T:
         3.0
     """
     if not isinstance(name, str) or not name:
-        raise TypeError(f"gradflow.tap: expected a non-empty name, got {name!r}; write tap('block_3', x)")
+        raise TypeError(f"gradflow.tap: expected a non-empty name, got {name!r}. Fix: write tap('block_3', x)")
     leaves, tree = jax.tree_util.tree_flatten_with_path(value)
     named = []
     for path, leaf in leaves:

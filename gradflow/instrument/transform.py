@@ -78,7 +78,7 @@ def value_grad_and_flow(
     """
     if not callable(fun):
         raise TypeError(
-            f"value_grad_and_flow: expected a function, got {type(fun).__name__}; pass loss_fn, not loss_fn(...)"
+            f"value_grad_and_flow: expected a function, got {type(fun).__name__}. Fix: pass loss_fn, not loss_fn(...)"
         )
     options = _Options(
         select, validate_statistics(statistics), activations, data_gradients, flush_below(underflow_dtype)

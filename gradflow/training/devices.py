@@ -57,7 +57,8 @@ def join(
     if any(x is None for x in given) and any(x is not None for x in given):
         raise ValueError(
             f"join: expected all of coordinator, processes and process, or none under a launcher that JAX knows; got "
-            f"coordinator={coordinator!r}, processes={processes}, process={process}"
+            f"coordinator={coordinator!r}, processes={processes}, process={process}. "
+            "Fix: join('HOST:PORT', processes=N, process=0 ... N - 1), or join() under a launcher"
         )
     try:
         jax.distributed.initialize(coordinator, processes, process, **options)

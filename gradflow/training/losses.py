@@ -166,7 +166,8 @@ def evaluate(loss_fn: ModelLoss, state: TrainState, inputs: Array, targets: Arra
     if not len(inputs) or len(inputs) != len(targets):
         raise ValueError(
             f"evaluate: expected one target an input and at least one, got {len(inputs)} inputs and {len(targets)} "
-            "targets. Likely cause: an empty split, or inputs and targets of different splits"
+            "targets. Likely cause: an empty split, or inputs and targets of different splits. "
+            "Fix: pass both from one split"
         )
 
     def of(batch: tuple[Array, Array]) -> Metrics:

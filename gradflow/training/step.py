@@ -239,7 +239,10 @@ def run(
         ValueError: if `steps` is not a multiple of `every`, or negative.
     """
     if every < 1 or steps < 0 or steps % every:
-        raise ValueError(f"run: expected steps to be a multiple of every >= 1, got steps={steps}, every={every}")
+        raise ValueError(
+            f"run: expected steps to be a multiple of every >= 1, got steps={steps}, every={every}. "
+            "Fix: every=1, or steps that every divides"
+        )
 
     def take(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         return step(state, draw(source, state, data_key))

@@ -71,8 +71,8 @@ def tfds() -> Any:
         import tensorflow_datasets
     except ImportError as error:
         raise ImportError(
-            f"data sets beyond the embedded one need TFDS, which cannot be imported ({error}): "
-            "pip install 'gradflow-jax[data]'"
+            f"data sets beyond the embedded one need TFDS, which cannot be imported ({error}). "
+            "Fix: pip install 'gradflow-jax[data]'"
         ) from error
     return tensorflow_datasets
 
@@ -104,8 +104,9 @@ def builder(name: str, folder: Path | None = None) -> Any:
         return library.builder(name, data_dir=None if folder is None else os.fspath(folder))
     except json_format.ParseError as error:
         raise ValueError(
-            f"the dataset_info.json of {name} cannot be read ({error}); remove its folder {name} from "
-            f"{folder or '$TFDS_DATA_DIR or ~/tensorflow_datasets'} and import or load it again"
+            f"the dataset_info.json of {name} cannot be read ({error}). Likely cause: it was cut short "
+            f"or edited. Fix: remove its folder {name} from {folder or '$TFDS_DATA_DIR or ~/tensorflow_datasets'}, "
+            "and import or load it again"
         ) from error
 
 
@@ -130,13 +131,15 @@ def records(built: Any, split: str) -> Any:
     """
     name = split.split("[")[0]
     if name not in built.info.splits:
-        raise ValueError(f"{built.name} has no split {name!r}; it has {', '.join(built.info.splits)}")
+        raise ValueError(
+            f"{built.name} has no split {name!r}; it has {', '.join(built.info.splits)}. Fix: one of these"
+        )
     try:
         return built.as_data_source(split=split)
     except NotImplementedError as error:
         raise ValueError(
             f"{built.data_path} is in format {built.info.file_format.value}, which needs TensorFlow to be read, and is "
-            "kept as it is; choose another folder for the same data as array_record (--data-dir, $TFDS_DATA_DIR)"
+            "kept as it is. Fix: another folder for the same data as array_record (--data-dir, $TFDS_DATA_DIR)"
         ) from error
 
 
@@ -170,7 +173,7 @@ def _gather(source: Any, starts: Iterable[int], image_key: str, label_keys: tupl
     """Read all records of a source, chunk by chunk, into two arrays."""
     first = source[0][image_key]
     if first.dtype != np.uint8:
-        raise ValueError(f"expected uint8 images, got {first.dtype}; stream them instead (gf.data.stream)")
+        raise ValueError(f"expected uint8 images, got {first.dtype}. Fix: stream them with gf.data.stream")
     images = np.empty((len(source), *first.shape), np.uint8)
     labels = {key: np.empty(len(source), np.int32) for key in label_keys}
     for start in starts:
@@ -179,8 +182,8 @@ def _gather(source: Any, starts: Iterable[int], image_key: str, label_keys: tupl
             image = example[image_key]
             if image.shape != images.shape[1:]:
                 raise ValueError(
-                    f"expected images of one size, got {images.shape[1:]} and {image.shape}; stream them instead "
-                    "(gf.data.stream), with a transform that brings them to one size"
+                    f"expected images of one size, got {images.shape[1:]} and {image.shape}. Fix: stream them with "
+                    "gf.data.stream and a transform that brings them to one size"
                 )
             images[place] = image
             for key, values in labels.items():
@@ -215,7 +218,7 @@ def image_and_labels(built: Any) -> tuple[str, tuple[str, ...]]:
     if len(images) != 1 or "label" not in labels:
         raise ValueError(
             f"expected a data set of images with a class 'label', got {built.name} with features "
-            f"{', '.join(built.info.features)}"
+            f"{', '.join(built.info.features)}. Fix: read it with TFDS, and pass arrays to gf.data.on_device"
         )
     chosen = CATALOGUE[built.name].classes if built.name in CATALOGUE else labels
     return images[0], tuple(chosen)
@@ -313,7 +316,10 @@ def import_raw(entry: DataSetFacts, raw: Path, folder: Path | None = None, progr
         written = write(entry, parts, room, progress)
         wrong = problems(entry, written, progress)
         if wrong:
-            raise OSError(f"what was written to {room} reads differently: {'; '.join(wrong)}; is the disk failing?")
+            raise OSError(
+                f"what was written to {room} reads differently: {'; '.join(wrong)}. "
+                "Likely cause: a disk that fails. Fix: another folder (--data-dir)"
+            )
         if target.exists():
             os.replace(target, room / "replaced")
         os.replace(written.data_path, target)
@@ -380,7 +386,10 @@ def _beside(target: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
         room = Path(tempfile.mkdtemp(prefix=".import-", dir=target.parent))
     except OSError as error:
-        raise OSError(f"cannot write to {target.parent} ({error}); choose another place by --data-dir") from error
+        raise OSError(
+            f"cannot write to {target.parent} ({error}). Likely cause: no permission or no room. "
+            "Fix: choose another place by --data-dir"
+        ) from error
     try:
         yield room
     finally:

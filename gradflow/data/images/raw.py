@@ -47,18 +47,21 @@ def read_idx(content: bytes, name: str) -> UInt8[np.ndarray, "..."]:
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise RawDataError(
             f"{name}: expected an IDX file of unsigned bytes, which starts with 00 00 08 (magic number), got "
-            f"{content[:4].hex(' ') or 'an empty file'}; is it another file, or a web page saved in its place? "
-            "Fetch it again"
+            f"{content[:4].hex(' ') or 'an empty file'}. Likely cause: another file, or a web page saved in its place. "
+            "Fix: fetch it again"
         )
     start = 4 + 4 * content[3]
     if len(content) < start:
-        raise RawDataError(f"{name}: the header is cut short at {len(content)} bytes; fetch the file again")
+        raise RawDataError(
+            f"{name}: the header is cut short at {len(content)} bytes. Likely cause: a download that was interrupted. "
+            "Fix: fetch the file again"
+        )
     shape = struct.unpack(f">{content[3]}I", content[4:start])
     array = np.frombuffer(content, np.uint8, offset=start)
     if array.size != int(np.prod(shape)):
         raise RawDataError(
-            f"{name}: announces shape {shape} but holds {array.size} bytes; truncated (a download that broke off?): "
-            "fetch it again"
+            f"{name}: announces shape {shape} but holds {array.size} bytes. "
+            "Likely cause: a download that was interrupted. Fix: fetch it again"
         )
     return array.reshape(shape)
 
@@ -82,8 +85,8 @@ def read_cifar(content: bytes, name: str, entry: DataSetFacts) -> tuple[Images, 
     row = labels + height * width * channels
     if not content or len(content) % row:
         raise RawDataError(
-            f"{name}: expected rows of {row} bytes, got {len(content)} bytes, which is no whole number of rows; "
-            "truncated, or not the binary version? Fetch it again"
+            f"{name}: expected rows of {row} bytes, got {len(content)} bytes, which is no whole number of rows. "
+            "Likely cause: a file that is cut short, or not the binary version. Fix: fetch it again"
         )
     rows = np.frombuffer(content, np.uint8).reshape(-1, row)
     images = rows[:, labels:].reshape(-1, channels, height, width).transpose(0, 2, 3, 1)
@@ -111,7 +114,7 @@ def read_part(entry: DataSetFacts, split: str, folder: Path) -> tuple[Images, La
         if images.shape[1:] != entry.shape[:2] or images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
             raise RawDataError(
                 f"{contents[0][1]} and {contents[1][1]}: expected images {entry.shape[:2]} and one label an image, got "
-                f"shapes {images.shape} and {labels.shape}; were files exchanged?"
+                f"shapes {images.shape} and {labels.shape}. Likely cause: files were exchanged. Fix: give each its name"
             )
         _check_labels(entry, {"label": labels}, contents[1][1])
         return _checked(entry, part, images[..., None], {"label": labels}, contents)
@@ -154,14 +157,17 @@ def content_of(entry: DataSetFacts, file: RawFile, folder: Path) -> tuple[bytes,
         except _BROKEN as error:
             found = next(path for path in (plain, packed, archive) if path.is_file())
             raise RawDataError(
-                f"{found}: cannot be read ({error}); truncated or corrupt (a download that broke off?): fetch it again"
+                f"{found}: cannot be read ({error}). Likely cause: truncated or corrupt, by an interrupted "
+                "download. Fix: fetch it again"
             ) from error
     if not folder.is_dir():
-        raise RawDataError(f"{folder} is no folder; --from names the folder of the files published at {entry.home}")
+        raise RawDataError(
+            f"{folder} is no folder. Fix: --from names the folder of the files published at {entry.home}"
+        )
     ways = f"{file.name}, {file.name}.gz" + (f" or {entry.archive}" if entry.archive else "")
     raise RawDataError(
-        f"{file.name} of {entry.name} is missing: looked for {ways} in {', '.join(map(str, dict.fromkeys(homes)))}; "
-        f"--from names the folder of the files published at {entry.home}"
+        f"{file.name} of {entry.name} is missing: looked for {ways} in {', '.join(map(str, dict.fromkeys(homes)))}. "
+        f"Fix: --from names the folder of the files published at {entry.home}"
     )
 
 
@@ -171,12 +177,15 @@ def _checked(
     """Check number of examples, and what is published under each file's name."""
     where = ", ".join(Path(where).name for _, where in contents)
     if len(images) != part.examples:
-        raise RawDataError(f"{where}: expected {part.examples} images of {entry.name}, got {len(images)}")
+        raise RawDataError(
+            f"{where}: expected {part.examples} images of {entry.name}, got {len(images)}. "
+            "Likely cause: another data set, or a file that is cut short. Fix: fetch it again"
+        )
     for file, (content, found) in zip(part.files, contents, strict=True):
         digest = hashlib.sha256(content).hexdigest()
         if file.sha256 and digest != file.sha256:
             raise RawDataError(
-                f"{found}: expected the published content, SHA-256 {file.sha256}, got {digest}; "
+                f"{found}: expected the published content, SHA-256 {file.sha256}, got {digest}. Fix: "
                 + _advice(digest, entry)
             )
     return images, labels
@@ -187,7 +196,8 @@ def _check_labels(entry: DataSetFacts, labels: Labels, where: str) -> None:
         if values.size and values.max() >= entry.classes[key]:
             raise RawDataError(
                 f"{where}: expected {key} 0 ... {entry.classes[key] - 1}, got {values.max()} at place "
-                f"{int(values.argmax())} of this file; corrupt, or another data set? Fetch it again"
+                f"{int(values.argmax())} of this file. Likely cause: a damaged file, or another data set. "
+                "Fix: fetch it again"
             )
 
 

@@ -54,7 +54,7 @@ class NetworkProfile:
         if not (self.backward_rates > 0).all():
             raise ArithmeticError(
                 f"no gradient passes layer {int(np.argmin(self.backward_rates)) + 1}, so that it has no correlation. "
-                "Likely cause: an activation that is flat where its inputs lie"
+                "Likely cause: an activation that is flat where its inputs lie. Fix: another activation or variance"
             )
         ratio = np.append(self.shared_rates / self.backward_rates, 1.0)
         return np.cumprod(ratio[::-1])[::-1]

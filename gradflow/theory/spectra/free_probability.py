@@ -283,5 +283,7 @@ def _slope_moments(activation: Phi, q: float) -> tuple[float, float]:
     at = nodes(activation, q)
     square, fourth = at.mean(at.slope**2), at.mean(at.slope**4)
     if square <= 0:
-        raise ValueError(f"expected an activation with a slope on N(0, {q:g}), got one that is flat: J is 0")
+        raise ValueError(
+            f"expected an activation with a slope on N(0, {q:g}), got one that is flat there, so that J is 0"
+        )
     return square, fourth
