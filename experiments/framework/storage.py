@@ -155,7 +155,7 @@ def _version(package: str) -> str:
 
 @functools.cache
 def source_digest() -> str:
-    """Return a digest of all code that a result depends on, by which a finished run is known again.
+    """Return a digest of all code that a result depends on; it identifies a finished run.
 
     Returns:
         SHA-256 in hexadecimal over the paths and contents of gradflow's and the experiments' Python files.

@@ -18,7 +18,7 @@ from gradflow.data.sources import Augmentation, Batch, Key, Step, normalize_and_
 
 __all__ = ["PREFETCHED", "THREADS", "Examples", "Stream", "StreamWindow", "stream"]
 
-THREADS = 4  # that read and decode; more are no quicker, since Python holds most of the work in one
+THREADS = 4  # read and decode; more threads are no quicker, because Python's lock lets one of them work at a time
 PREFETCHED = 8  # batches read ahead of the window
 
 

@@ -73,7 +73,7 @@ ALIASES = {
     "glorot_normal": "xavier_normal",
     "xavier_uniform": "glorot_uniform",
 }
-# What goes by a name in papers but is no initializer of one kernel, and what to do instead.
+# Names from papers that do not stand for an initializer of one kernel, and what to do instead.
 _ELSEWHERE = {
     "critical": "it sets kernel and bias together: point = initializers.critical('tanh', bias_variance=0.05), then "
     "initializer=point.kernel, bias=point.bias",

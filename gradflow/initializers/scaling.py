@@ -90,7 +90,7 @@ def glorot_uniform(**layout: Any) -> Initializer:
 def standard(**layout: Any) -> Initializer:
     """W ~ U(-a, a), a = 1 / sqrt(fan_in): n Var[W] = 1/3, so the signal shrinks in every layer.
 
-    What was common before 2010: Glorot & Bengio 2010, equation 1.
+    This was common before 2010: Glorot & Bengio 2010, equation 1.
 
     Args:
         layout: of the kernel, as in `scaled`.

@@ -67,7 +67,7 @@ class TapSpec:
         flush_below: largest cotangent that a 16-bit type makes 0.
         fuses: whether what is done to the value on the way forward ends up inside the one kernel that reads it.
         ahead: parts that the forward pass gives, with their widths: "value", "silent", "experts".
-        back: parts that the backward pass gives: "value", "handed", "experts".
+        back: parts that the backward pass gives: "value", "input_cotangent", "experts".
     """
 
     layout: statistics.Layout
@@ -180,7 +180,7 @@ def _input_tap_fwd(spec: TapSpec, x: Array, sink: Array) -> tuple[Array, None]:
 
 
 def _input_tap_bwd(spec: TapSpec, _: None, g: Array) -> tuple[Array, Array]:
-    return jax.lax.optimization_barrier((g, as_varying(statistics.handed_down(g, spec.layout), g)))
+    return jax.lax.optimization_barrier((g, as_varying(statistics.reduce_input_cotangent(g, spec.layout), g)))
 
 
 _input_tap.defvjp(_input_tap_fwd, _input_tap_bwd)

@@ -176,8 +176,8 @@ def _spec(site: Site, options: _Options) -> TapSpec:
         ahead, back = {"silent": 2}, {}
     elif site.forward_only:
         back = {}
-    elif layout.handed and site.source is not None and (site.source_active or options.data_gradients):
-        back["handed"] = len(layout.handed)
+    elif layout.input_cotangent and site.source is not None and (site.source_active or options.data_gradients):
+        back["input_cotangent"] = len(layout.input_cotangent)
     if site.experts:
         ahead["experts"] = back["experts"] = site.experts
     return TapSpec(

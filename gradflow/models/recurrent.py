@@ -59,7 +59,7 @@ class Recurrent(nn.Module):
             lie in `Layer_i/{class name}`, its states are its carries, and its gates have no names.
         hidden: units of a layer (of each direction).
         outputs: units of the output layer.
-        layers: number of layers, one upon the other.
+        layers: number of stacked layers.
         bidirectional: read sequences in both directions, each with its own parameters; layers and the head get both
             states side by side, forward first. Of a sequence shorter than the others only its own part is reversed.
         return_sequence: read outputs off the hidden states of every step: (batch, time, outputs).

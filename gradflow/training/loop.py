@@ -1,4 +1,4 @@
-"""The host loop: dispatch after dispatch, with flow, checkpoints, validation and progress, losing nothing."""
+"""The host loop over dispatches, with flow, checkpoints, validation and progress."""
 
 from __future__ import annotations
 

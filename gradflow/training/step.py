@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
+from gradflow.data.pytree_dataclass import pytree
 from gradflow.training.contract import checked
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ Key: TypeAlias = PRNGKeyArray | Shaped[Array, "2"]
 Tree: TypeAlias = Any
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mean:
     """A mean that can be added up exactly: the sum of what is averaged, and how many there are.

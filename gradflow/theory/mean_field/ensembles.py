@@ -1,4 +1,4 @@
-"""How weights are drawn, as far as theory tells ensembles apart."""
+"""Ensembles of random weights that theory distinguishes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Any smooth activation made fit for deep plain networks, by scaling and shifting its input and output.
+"""Smooth activations for deep plain networks, made by scaling and shifting input and output.
 
 phi^(x) = a (phi(c x + d) + e), with four numbers so chosen that a network of such layers, of weight variance 1 and bias
-variance 0, keeps the variance and brings inputs neither together nor apart (Martens et al. 2021; Zhang et al. 2022).
+variance 0, keeps the variance and the similarity of its inputs (Martens et al. 2021; Zhang et al. 2022).
 The deeper the network, the smaller c and the larger a: phi^ is nearly linear, and needs float32 or better. The leaky
 ReLU, whose kink sets its kernel, is tailored by `gradflow.activations.tailored_leaky_relu`.
 """
