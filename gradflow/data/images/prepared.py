@@ -165,7 +165,7 @@ def read(built: Any, split: str, progress: Progress = no_progress) -> tuple[Imag
             return _gather(source, watched, *image_and_labels(built))
     except (RuntimeError, OSError, IndexError) as error:
         raise ValueError(
-            f"{built.data_path}, {split}: cannot be read ({error}); {_advice_to_import_again(built.name)}"
+            f"{built.data_path}, {split}: cannot be read ({error}). {_advice_to_import_again(built.name)}"
         ) from error
 
 
@@ -398,5 +398,5 @@ def _beside(target: Path) -> Iterator[Path]:
 
 def _advice_to_import_again(name: str) -> str:
     if name in CATALOGUE:
-        return f"damaged: import it again, `python -m gradflow.data import {name} --from DIR`"
-    return "damaged: remove that folder and prepare it again"
+        return f"Likely cause: a damaged file. Fix: import it again, `python -m gradflow.data import {name} --from DIR`"
+    return "Likely cause: a damaged file. Fix: remove that folder and prepare it again"

@@ -186,7 +186,7 @@ def _checked(
         digest = hashlib.sha256(content).hexdigest()
         if file.sha256 and digest != file.sha256:
             raise RawDataError(
-                f"{found}: expected the published content, SHA-256 {file.sha256}, got {digest}. Fix: "
+                f"{found}: expected the published content, SHA-256 {file.sha256}, got {digest}. "
                 + _advice(digest, facts)
             )
     return images, labels
@@ -208,5 +208,5 @@ def _advice(digest: str, wanted: DataSetFacts) -> str:
         for file in (file for part in facts.splits.values() for file in part.files):
             if file.sha256 == digest:
                 other = "give that file its own name" if facts == wanted else f"give the folder of {wanted.name}"
-                return f"this is {file.name} of {facts.name}: {other}, and fetch this one again"
-    return "corrupt: fetch it again"
+                return f"Likely cause: this is {file.name} of {facts.name}. Fix: {other}, and fetch this one again"
+    return "Likely cause: a damaged file. Fix: fetch it again"

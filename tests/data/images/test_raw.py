@@ -48,8 +48,8 @@ def test_a_folder_named_after_the_set_is_found(tmp_path):
         ("mnist", "t10k-labels-idx1-ubyte", lambda c: b"", "an empty file"),
         ("mnist", "t10k-labels-idx1-ubyte", lambda c: c[:-1] + b"\x0a", "expected label 0 ... 9, got 10 at place 19"),
         ("mnist", "t10k-labels-idx1-ubyte", lambda c: c[:-1] + bytes([c[-1] ^ 1]), "expected the published content"),
-        ("mnist", "t10k-images-idx3-ubyte", lambda c: idx(np.zeros(20, np.uint8)), "were files exchanged"),
-        ("mnist", "t10k-labels-idx1-ubyte", lambda c: idx(np.zeros(19, np.uint8)), "were files exchanged"),
+        ("mnist", "t10k-images-idx3-ubyte", lambda c: idx(np.zeros(20, np.uint8)), "files were exchanged"),
+        ("mnist", "t10k-labels-idx1-ubyte", lambda c: idx(np.zeros(19, np.uint8)), "files were exchanged"),
         ("cifar10", "test_batch.bin", lambda c: c[:-1], "no whole number of rows"),
         ("cifar10", "test_batch.bin", lambda c: c[:-3073], "expected 20 images of cifar10, got 19"),
         ("cifar10", "test_batch.bin", lambda c: b"\xff" + c[1:], "got 255 at place 0"),
@@ -92,7 +92,7 @@ def test_files_of_another_known_set_are_recognized(tmp_path, monkeypatch):
     """MNIST and Fashion-MNIST share all file names."""
     digits, clothes = publish("mnist", tmp_path / "a"), publish("fashion_mnist", tmp_path / "b", seed=1)
     monkeypatch.setitem(CATALOGUE, "fashion_mnist", clothes.facts)
-    with pytest.raises(RawDataError, match="this is t10k-images-idx3-ubyte of fashion_mnist: give the folder of mnist"):
+    with pytest.raises(RawDataError, match="this is t10k-images-idx3-ubyte of fashion_mnist. Fix: give the folder"):
         read_split(digits.facts, "test", tmp_path / "b")
 
 
@@ -100,7 +100,7 @@ def test_of_several_batches_the_bad_one_is_named(tmp_path, monkeypatch):
     published = publish("cifar10", tmp_path)
     monkeypatch.setitem(CATALOGUE, "cifar10", published.facts)
     (tmp_path / "data_batch_3.bin").write_bytes((tmp_path / "data_batch_2.bin").read_bytes())
-    with pytest.raises(RawDataError, match=r"_3.bin: .* this is data_batch_2.bin of cifar10: give that file its own"):
+    with pytest.raises(RawDataError, match=r"_3.bin: .* this is data_batch_2.bin of cifar10. Fix: give that file"):
         read_split(published.facts, "train", tmp_path)
     content = bytearray((tmp_path / "data_batch_3.bin").read_bytes())
     content[3073] = 10
@@ -113,7 +113,7 @@ def test_of_several_batches_the_bad_one_is_named(tmp_path, monkeypatch):
 def test_a_folder_that_is_none_is_said(tmp_path):
     (tmp_path / "file").touch()
     for place in ("nowhere", "file"):
-        with pytest.raises(RawDataError, match=f"{place} is no folder; --from names the folder of the files"):
+        with pytest.raises(RawDataError, match=f"{place} is no folder. Fix: --from names the folder of the files"):
             read_split(CATALOGUE["mnist"], "test", tmp_path / place)
 
 
