@@ -92,7 +92,7 @@ def test_files_of_another_known_set_are_recognized(tmp_path, monkeypatch):
     """MNIST and Fashion-MNIST share all file names."""
     digits, clothes = publish("mnist", tmp_path / "a"), publish("fashion_mnist", tmp_path / "b", seed=1)
     monkeypatch.setitem(CATALOGUE, "fashion_mnist", clothes.facts)
-    with pytest.raises(RawDataError, match="this is t10k-images-idx3-ubyte of fashion_mnist. Fix: give the folder"):
+    with pytest.raises(RawDataError, match=r"this is t10k-images-idx3-ubyte of fashion_mnist. Fix: give the folder"):
         read_split(digits.facts, "test", tmp_path / "b")
 
 
