@@ -92,9 +92,9 @@ def width_profile(
         >>> round(float(law.jacobian_variance[-1]), 6), round(float(law.jacobian_mean[-1]), 6)  # 5 L / n, half of it
         (0.5, -0.25)
     """
-    in_range("a weight variance", weight_variance, 0, LARGEST)
-    in_range("a bias variance", bias_variance, 0, LARGEST)
-    in_range("a second moment q0", q0, 0, LARGEST)
+    in_range("a weight variance", weight_variance, 0.0, LARGEST)
+    in_range("a bias variance", bias_variance, 0.0, LARGEST)
+    in_range("a second moment q0", q0, 0.0, LARGEST)
     _check_widths(widths, ensemble)
     q = weight_variance * q0 + bias_variance
     mean, below, rows = 0.0, widths[0], []

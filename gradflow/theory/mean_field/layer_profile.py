@@ -100,11 +100,11 @@ def network_profile(
         >>> profile.backward_rms.round(6).tolist(), profile.correlations.round(3).tolist()
         ([1.0, 1.0, 1.0], [0.0, 0.318, 0.494])
     """
-    in_range("a weight variance", weight_variance, 0, LARGEST)
-    in_range("a bias variance", bias_variance, 0, LARGEST)
-    in_range("a second moment q0", q0, 0, LARGEST)
-    in_range("a correlation", correlation, -1, 1)
-    in_range("a keep probability above 0", keep, 1e-12, 1)
+    in_range("a weight variance", weight_variance, 0.0, LARGEST)
+    in_range("a bias variance", bias_variance, 0.0, LARGEST)
+    in_range("a second moment q0", q0, 0.0, LARGEST)
+    in_range("a correlation", correlation, -1.0, 1.0)
+    in_range("a keep probability above 0", keep, 1e-12, 1.0)
     if depth < 1:
         raise ValueError(f"expected a depth of at least 1, got {depth}")
     moments = activation_moments(activation)
@@ -153,7 +153,7 @@ def dropout_fixed_point(activation: Phi, *, weight_variance: float, bias_varianc
         >>> round(point.c_star, 3), round(6 * point.xi_c)
         (0.356, 28)
     """
-    in_range("a keep probability above 0", keep, 1e-12, 1)
+    in_range("a keep probability above 0", keep, 1e-12, 1.0)
     plain = fixed_point(activation, weight_variance=weight_variance / keep, bias_variance=bias_variance)
     if keep == 1:
         return plain

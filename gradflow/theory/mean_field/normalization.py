@@ -79,7 +79,7 @@ def layernorm_rate(activation: Phi, *, weight_variance: float = 1.0, bias_varian
         (1.0, 1.178)
     """
     in_range("a weight variance above 0", weight_variance, 1e-300, LARGEST)
-    in_range("a bias variance", bias_variance, 0, LARGEST)
+    in_range("a bias variance", bias_variance, 0.0, LARGEST)
     averages = activation_moments(activation)
     _, square, slope_square, *_ = averages.single(1.0)
     if weight_variance * square + bias_variance <= 0:

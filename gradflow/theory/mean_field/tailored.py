@@ -26,7 +26,7 @@ __all__ = ["Residuals", "kernel_shaped", "tailored"]
 
 _EXACT = 1e-9  # miss of a condition, over the whole depth, that counts as none
 _SCALES, _SHIFTS = (1.0, 0.3, 0.1, 0.03), (1.0, -1.0, 0.3, -0.3, 0.0)
-_MOST_DEPTH = 100_000
+_MOST_DEPTH = 1e5
 
 Residuals = Callable[[Sequence[float]], Float[np.ndarray, " conditions"]]
 
@@ -118,7 +118,7 @@ def tailored(activation: Phi, depth: int, *, network_curvature: float = 0.3) -> 
 
 def _checked(activation: Phi, depth: int) -> tuple[activations.Activation, Callable[..., tuple[float, ...]]]:
     """The activation's record and its averages, or an error that says why it cannot be shaped."""
-    in_range("a depth", depth, 1, _MOST_DEPTH)
+    in_range("a depth", depth, 1.0, _MOST_DEPTH)
     record = activations.get(activation)
     if record.kinks:
         raise ValueError(

@@ -77,7 +77,7 @@ def spectrum_moments(
         SpectrumMoments(mean=1.0, variance=10.0)
     """
     spread = spectrum_variance(ensemble)
-    in_range("a weight variance", weight_variance, 0, LARGEST)
+    in_range("a weight variance", weight_variance, 0.0, LARGEST)
     log_mean, excess = 0.0, 0.0
     for q in np.atleast_1d(np.asarray(variances, np.float64)):
         square, fourth = _slope_moments(activation, float(q))
