@@ -121,10 +121,7 @@ class Activation:
             1.0
         """
         if not 0 <= variance < math.inf:
-            raise ValueError(
-                f"expected a finite variance of at least 0, got {variance}. Likely cause: an rms in its place, or a "
-                "signal that exploded. Fix: the variance q of the pre-activations"
-            )
+            raise ValueError(f"expected a finite variance of at least 0, got {variance}. Fix: q of the pre-activations")
         return Moments(*_host_moments(self)(variance))
 
     @functools.cached_property
@@ -249,10 +246,7 @@ def tailored_leaky_relu_slope(depth: int, similarity: float = 0.9) -> float:
         ValueError: as `tailored_leaky_relu`.
     """
     if depth < 1 or not 0 < similarity < 1:
-        raise ValueError(
-            f"expected depth >= 1 and 0 < similarity < 1, got depth {depth} and similarity {similarity}. "
-            "Fix: the number of layers, and a similarity such as 0.9"
-        )
+        raise ValueError(f"expected depth >= 1 and 0 < similarity < 1, got depth {depth}, similarity {similarity}")
 
     def reached(slope: float) -> float:
         c, rate = 0.0, (1 - slope) ** 2 / (math.pi * (1 + slope**2))
@@ -332,19 +326,14 @@ def get(activation: str | Activation | Function, **options: Any) -> Activation:
             raise TypeError(f"{activation} is solved for a depth. Fix: activations.get({activation!r}, depth=50)")
         return FAMILIES[activation](**options)
     if options:
-        raise TypeError(
-            f"options {sorted(options)} belong to {', '.join(FAMILIES)}, got {activation!r}. Fix: leave the options out"
-        )
+        raise TypeError(f"options {sorted(options)} belong to {', '.join(FAMILIES)}, got {activation!r}")
     if isinstance(activation, Activation):
         return activation
     if isinstance(activation, str):
         known = ACTIVATIONS | {alias: ACTIVATIONS[name] for alias, name in ALIASES.items()}
         return _lookup.find("activation", activation, known)
     if not callable(activation):
-        raise TypeError(
-            f"expected the name of an activation or a function of one array, got {activation!r}. "
-            "Likely cause: the result of a function in place of the function. Fix: jnp.tanh, not jnp.tanh(x)"
-        )
+        raise TypeError(f"expected the name of an activation or a function of one array, got {activation!r}")
     return _described(activation)
 
 

@@ -386,10 +386,7 @@ def _beside(target: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
         room = Path(tempfile.mkdtemp(prefix=".import-", dir=target.parent))
     except OSError as error:
-        raise OSError(
-            f"cannot write to {target.parent} ({error}). Likely cause: no permission or no room. "
-            "Fix: choose another place by --data-dir"
-        ) from error
+        raise OSError(f"cannot write to {target.parent} ({error}). Fix: choose another place by --data-dir") from error
     try:
         yield room
     finally:
