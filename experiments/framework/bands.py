@@ -1,4 +1,4 @@
-"""What the bands of several experiments rest on: the spread of random networks and of shares, and a fitted rate."""
+"""Numbers for the bands of several experiments: the spread of random networks and of shares, and a fitted rate."""
 
 from __future__ import annotations
 

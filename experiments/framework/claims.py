@@ -65,7 +65,7 @@ def close(
         ValueError: unless exactly one band is given.
     """
     if (relative is None) == (absolute is None):
-        raise ValueError(f"give relative or absolute, one of the two; got {relative} and {absolute}")
+        raise ValueError(f"expected relative or absolute, one of the two, got {relative} and {absolute}")
     expected, measured = float(expected), float(measured)
     if relative is not None:
         band, words = relative * abs(expected), f"± {100 * relative:.3g} %"

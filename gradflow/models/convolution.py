@@ -65,7 +65,8 @@ def conv(
     for size, (low, high), wide in zip(x.shape[1:-1], pairs, window, strict=True):
         if size + low + high < wide:
             raise ValueError(
-                f"expected at least {wide} positions for a window of {window}, got {size} + {low} + {high}"
+                f"expected at least {wide} positions for a window of {window}, got {size} + {low} + {high}. "
+                "Fix: a smaller window, or padding"
             )
     return _conv(x, kernel, steps, tuple((int(low), int(high)) for low, high in pairs))
 

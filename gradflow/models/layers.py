@@ -204,7 +204,9 @@ def check_model(
             check_custom_layer(owner, name, value)
         elif not any(type(value) is type(one) and value == one for one in known):
             _lookup.find(name, str(value), dict.fromkeys(map(str, known)))
-            raise ValueError(f"{owner}({name}=...): got the text {value!r} for what is no text")
+            raise ValueError(
+                f"{owner}({name}=...): expected True, False or a number, got the text {value!r}. Fix: no quotes"
+            )
     initializers.get(model.initializer)
     bias_initializer(getattr(model, "bias", True))
     momentum = getattr(model, "batch_norm_momentum", 0.9)

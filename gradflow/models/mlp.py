@@ -1,4 +1,4 @@
-"""Deep multilayer perceptrons: depth, activation, initialization, normalization and skip connections at will."""
+"""Deep multilayer perceptrons with any depth, activation, initialization, normalization and skip connections."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class ResNet(nn.Module):
         if self.depth < period + 2 or (self.depth - 2) % period:
             below = max(1, (self.depth - 2) // period)
             raise ValueError(
-                f"ResNet(depth=...): expected {period}n + 2, got {self.depth}; the nearest are "
+                f"ResNet(depth=...): expected {period}n + 2, got {self.depth}. Fix: the nearest are "
                 f"{period * below + 2} and {period * (below + 1) + 2}"
             )
         if self.residual == "fixup" and self.normalization is not None:

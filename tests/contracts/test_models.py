@@ -151,7 +151,7 @@ def test_bad_inputs_are_named_before_anything_runs(name):
         (lambda: mlp(residual=True), "Known: None, plain, rezero, skipinit, highway"),
         (lambda: mlp(norm_position="before"), "Known: pre, post"),
         (lambda: mlp(bias="zeroes"), "did you mean 'zeros'"),
-        (lambda: resnet(depth=21), r"6n \+ 2, got 21; the nearest are 20 and 26"),
+        (lambda: resnet(depth=21), r"6n \+ 2, got 21. Fix: the nearest are 20 and 26"),
         (lambda: resnet(depth=26, bottleneck=True), r"9n \+ 2"),
         (lambda: resnet(version=3), "Known: 1, 2"),
         (lambda: resnet(shortcut="C"), "Known: A, B"),

@@ -183,7 +183,7 @@ def test_both_directions_start_from_different_parameters():
     [
         (lambda: Recurrent(cell="lstm_pephole"), ValueError, "did you mean 'lstm_peephole'"),
         (lambda: Recurrent(cell="minimal"), ValueError, "did you mean 'minimal_rnn'"),
-        (lambda: Recurrent(cell=3), TypeError, "name of a cell, a Cell, or an elementwise function"),
+        (lambda: Recurrent(cell=3), TypeError, "name of a cell, a Cell, an elementwise function"),
         (lambda: Recurrent(cell=Cell), TypeError, "name of a cell"),
         (lambda: Recurrent(layers=0), ValueError, "layers=...+at least 1"),
         (lambda: Recurrent(unroll=1.5), ValueError, "unroll=...+at least 1"),

@@ -20,6 +20,7 @@ from gradflow.training.dispatch import Dispatches, programs
 from gradflow.training.progress import sparkline
 from gradflow.training.step import draw, step_key
 from tests.training import problems
+from tests.user_errors import without_type_checker
 
 STEPS = 24
 
@@ -233,6 +234,7 @@ def test_sparkline_is_logarithmic_and_copes_with_anything():
         ({"state": problems.start(optax.sgd(0.1))}, ValueError, "expected a state of this optimizer"),
     ],
 )
+@without_type_checker()
 def test_bad_input_is_refused(options, kind, words):
     with pytest.raises(kind, match=words):
         fit(**options)

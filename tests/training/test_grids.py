@@ -10,6 +10,7 @@ import pytest
 
 from gradflow import training
 from tests.training import problems
+from tests.user_errors import without_type_checker
 
 SEEDS, RATES = np.arange(3), np.array([0.01, 0.1], np.float32)
 
@@ -55,6 +56,7 @@ def test_grid_compiles_once():
 
 
 @pytest.mark.parametrize("axes, words", [({}, "at least one axis"), ({"seed": np.zeros((2, 2))}, "'seed'.*(2, 2)")])
+@without_type_checker()
 def test_grid_refuses(axes, words):
     with pytest.raises(ValueError, match=words):
         training.grid(one, axes)

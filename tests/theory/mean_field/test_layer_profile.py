@@ -76,7 +76,7 @@ def test_dropout_fixed_point_is_where_the_profile_leads(weight_variance: float, 
 def test_linear_network_with_dropout_is_its_closed_form() -> None:
     """Q c keeps its value where q grows by 1 / rho: after L layers c = rho^(L-1)."""
     profile = theory.network_profile(
-        "identity", 4, 1.0, weight_variance=1.0, bias_variance=0.0, correlation=1, keep=0.5
+        "identity", 4, 1.0, weight_variance=1.0, bias_variance=0.0, correlation=1.0, keep=0.5
     )
     np.testing.assert_allclose(profile.correlations, [1, 0.5, 0.25, 0.125], rtol=1e-9)
     np.testing.assert_allclose(profile.variances, [1, 2, 4, 8], rtol=1e-9)
