@@ -10,8 +10,9 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "jax")
 # XLA's pool of threads inside an operation can wait for itself forever, seen where cores are few. Two workers of pytest
 # fill two cores without it.
-_XLA_FLAGS = ("--xla_force_host_platform_device_count=4", "--xla_cpu_multi_thread_eigen=false")
-os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *_XLA_FLAGS)).strip()
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4 --xla_cpu_multi_thread_eigen=false"
+)
 
 import jax
 import pytest
