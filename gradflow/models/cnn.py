@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.nn.initializers import Initializer
@@ -107,7 +108,7 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], train: bool = False
+        self, x: Float[Array | np.ndarray, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch outputs"]:
         """Map images to logits.
 

@@ -100,7 +100,7 @@ def activation_for_depth(
     return activation
 
 
-def as_floating(x: Array, rank: int, layout: str, dtype: Any) -> Array:
+def as_floating(x: Array | np.ndarray, rank: int, layout: str, dtype: Any) -> Array:
     """Check an input and cast it to the dtype of computation.
 
     Args:
@@ -125,7 +125,7 @@ def as_floating(x: Array, rank: int, layout: str, dtype: Any) -> Array:
             f"expected inputs of shape {layout}, got {x.shape}. Likely cause: a single example without its batch axis, "
             "or an axis of channels left out. Fix: x[None], or x[..., None]"
         )
-    return x.astype(dtype)
+    return jnp.asarray(x, dtype)
 
 
 def bias_initializer(bias: bool | str | Initializer) -> Initializer:

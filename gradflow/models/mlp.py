@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.nn.initializers import Initializer, constant, zeros
 from jaxtyping import Array, Float
@@ -106,7 +107,9 @@ class MLP(nn.Module):
         return ("Hidden",) if self.scan and self.depth > 1 else ()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch *features"], train: bool = False) -> Float[Array, "batch outputs"]:
+    def __call__(
+        self, x: Float[Array | np.ndarray, "batch *features"], train: bool = False
+    ) -> Float[Array, "batch outputs"]:
         """Map inputs to outputs (logits).
 
         Args:

@@ -114,8 +114,8 @@ class Recurrent(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch time features"],
-        lengths: Int[Array, " batch"] | Bool[Array, "batch time"] | None = None,
+        x: Float[Array | np.ndarray, "batch time features"],
+        lengths: Int[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, "batch time"] | None = None,
         state: tuple[States, ...] | None = None,
     ) -> Any:
         """Map sequences to outputs.
@@ -343,7 +343,7 @@ def _check_forget_gate(name: Any, cell: Cell, forget_bias: float | None, steps: 
         raise ValueError(f"Recurrent(chrono_steps=...): expected a whole number of at least 3 steps, got {steps!r}")
 
 
-def _counts(lengths: Array, shape: tuple[int, ...]) -> Array:
+def _counts(lengths: Array | np.ndarray, shape: tuple[int, ...]) -> Array:
     """Return whether a step counts, (time, batch, 1); values are checked only where they are known while tracing."""
     known = not isinstance(lengths, jax.core.Tracer)
     if jnp.shape(lengths) == shape[:2] and jnp.issubdtype(jnp.result_type(lengths), jnp.bool_):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.nn.initializers import Initializer, zeros
 from jaxtyping import Array, Float
@@ -112,7 +113,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], train: bool = False
+        self, x: Float[Array | np.ndarray, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch outputs"]:
         """Map images to logits.
 

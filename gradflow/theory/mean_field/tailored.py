@@ -63,7 +63,7 @@ def kernel_shaped(activation: Phi, depth: int, *, network_slope: float = 1.5) ->
     in_range("a network slope", network_slope, 1 + 1e-6, 1e6)
     record, averages = _checked(activation, depth)
 
-    def conditions(at: Sequence[float]) -> Float[np.ndarray, " conditions"]:
+    def conditions(at: Sequence[float] | np.ndarray) -> Float[np.ndarray, " conditions"]:
         mean, square, slope_square, pace, derivative, _ = averages(*at)
         scale = 1 / max(square - mean**2, 1e-300)
         slope = math.log(max(scale * slope_square, 1e-300))
@@ -104,7 +104,7 @@ def tailored(activation: Phi, depth: int, *, network_curvature: float = 0.3) -> 
     in_range("a network curvature", network_curvature, 1e-6, 1e6)
     record, averages = _checked(activation, depth)
 
-    def conditions(at: Sequence[float]) -> Float[np.ndarray, " conditions"]:
+    def conditions(at: Sequence[float] | np.ndarray) -> Float[np.ndarray, " conditions"]:
         c, d, e = at
         mean, square, slope_square, pace, derivative, curvature = averages(c, d)
         scale = 1 / max(square + 2 * e * mean + e**2, 1e-300)
