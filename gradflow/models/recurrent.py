@@ -116,7 +116,7 @@ class Recurrent(nn.Module):
         self,
         x: Float[Array | np.ndarray, "batch time features"],
         lengths: Int[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, "batch time"] | None = None,
-        state: tuple[States, ...] | None = None,
+        state: tuple[Any, ...] | None = None,
     ) -> Any:
         """Map sequences to outputs.
 
