@@ -98,9 +98,13 @@ def _conv_differentiated(x: Array, kernel: Array, strides: tuple[int, ...], padd
 
 
 def _conv_jvp(
-    strides: tuple[int, ...], padding: Pairs, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+    strides: tuple[int, ...],
+    padding: Pairs,
+    primals: tuple[Array, Array],
+    tangents: tuple[Array | np.ndarray, Array | np.ndarray],
 ) -> tuple[Array, Array]:
-    (x, kernel), (x_dot, kernel_dot) = primals, tangents
+    x, kernel = primals
+    x_dot, kernel_dot = (jnp.asarray(tangent) for tangent in tangents)
     y = _conv_differentiated(x, kernel, strides, padding)
     return y, _along_inputs(x_dot, kernel, strides, padding) + _along_kernel(x, kernel_dot, strides, padding, y)
 
