@@ -23,8 +23,8 @@ _SPLIT_FROM = 4 * _PART
 
 
 def conv(
-    x: Float[Array, "batch *positions inputs"],
-    kernel: Float[Array, "*window inputs outputs"],
+    x: Float[Array | np.ndarray, "batch *positions inputs"],
+    kernel: Float[Array | np.ndarray, "*window inputs outputs"],
     strides: int | Sequence[int] = 1,
     padding: Literal["SAME", "VALID"] | Sequence[tuple[int, int]] = "SAME",
 ) -> Float[Array, "batch *transposed outputs"]:
@@ -53,6 +53,7 @@ def conv(
         >>> conv(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)), 2).shape
         (1, 2, 2, 5)
     """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     positions = x.ndim - 2
     if kernel.ndim != x.ndim or kernel.shape[-2] != x.shape[-1]:
         raise ValueError(
