@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow.instrument import LayerFlow as LayerFlow
     from gradflow.instrument import tap as tap
     from gradflow.instrument import value_grad_and_flow as value_grad_and_flow
+    from gradflow.primitives import register_rule as register_rule
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,7 @@ _HOMES = {
     "models": "",
     "monitor": "",
     "plots": "",
+    "register_rule": "gradflow.primitives",
     "tap": "gradflow.instrument",
     "theory": "",
     "training": "",

@@ -6,12 +6,13 @@ import dataclasses
 import enum
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from jax.extend import core
 
+from gradflow.instrument.errors import FlowError
 from gradflow.instrument.jaxprs import is_inexact, shape_of
-from gradflow.primitives import ELEMENTWISE, IDENTITIES, RESHAPINGS
+from gradflow.primitives import ELEMENTWISE, IDENTITIES, RESHAPINGS, RULES, OriginRule, fill_rules
 
 Cuts = tuple[tuple[str, int], ...]
 
@@ -145,22 +146,17 @@ def _view(origin: Origin, step: tuple[Any, ...]) -> Origin:
     return origin
 
 
-Rule = Callable[[core.JaxprEqn, Sequence[Origin]], list[Origin]]
-RULES: dict[str, Rule] = {}
+_R = TypeVar("_R", bound=OriginRule)
 
 
-def rule(*primitives: str) -> Callable[[Rule], Rule]:
-    """Register how origins pass through primitives; users may add their own.
+def _rule(*primitives: str) -> Callable[[_R], _R]:
+    """Fill the column `origin` of the table of rules."""
 
-    Args:
-        *primitives: names, as in `eqn.primitive.name`.
-    """
-
-    def register(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(primitives, function))
+    def fill(function: _R) -> _R:
+        fill_rules(primitives, "origin", function)
         return function
 
-    return register
+    return fill
 
 
 def propagate(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
@@ -169,19 +165,29 @@ def propagate(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
     A primitive without a rule mixes what it reads: its outputs are parameters if all inputs are, else data.
     """
     name = eqn.primitive.name
-    special = RULES.get(name)
-    if special is not None:
-        outs = special(eqn, origins)
-    elif name in ELEMENTWISE:
-        outs = [combine(eqn, origins)] * len(eqn.outvars)
-    else:
+    entry = RULES.get(name)
+    if entry is None or entry.origin is None:
         outs = [_mixture(origins)] * len(eqn.outvars)
+    else:
+        outs = entry.origin(eqn, origins)
+        _check_count(eqn, outs)
     if name in FLAT:
         return [cut(o, name) for o in outs]
     return [
         o if o.reaching == 0 and not o.active else o if is_inexact(v) else cut(o, name)
         for o, v in zip(outs, eqn.outvars, strict=True)
     ]
+
+
+def _check_count(eqn: core.JaxprEqn, outs: Any) -> None:
+    if isinstance(outs, list) and len(outs) == len(eqn.outvars) and all(isinstance(o, Origin) for o in outs):
+        return
+    raise FlowError(
+        expected=f"a list of {len(eqn.outvars)} origins from the rule of {eqn.primitive.name}, one for each output",
+        got=repr(outs)[:200],
+        cause="a rule registered with gradflow.register_rule returned something else",
+        fix="return [origins[0]] where the only output is a form of the first operand",
+    )
 
 
 def _mixture(origins: Iterable[Origin]) -> Origin:
@@ -191,39 +197,44 @@ def _mixture(origins: Iterable[Origin]) -> Origin:
     return dataclasses.replace(joined, spread=False)
 
 
-@rule(*_UNCHANGED)
+@_rule(*ELEMENTWISE)
+def _elementwise(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
+    return [combine(eqn, origins)] * len(eqn.outvars)
+
+
+@_rule(*_UNCHANGED)
 def _unchanged(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
     if eqn.primitive.name == "stop_gradient":
         return [cut(o, "stop_gradient") for o in origins]
     return list(origins)
 
 
-@rule(*(RESHAPINGS - _UNCHANGED))
+@_rule(*(RESHAPINGS - _UNCHANGED))
 def _reshaped(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
     name = eqn.primitive.name
     key = {"reshape": "new_sizes", "transpose": "permutation", "squeeze": "dimensions"}[name]
     return [_view(origins[0], (name, tuple(eqn.params[key])))]
 
 
-@rule("slice")
+@_rule("slice")
 def _sliced(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
     params = eqn.params
     return [_view(origins[0], ("slice", params["start_indices"], params["limit_indices"], params["strides"]))]
 
 
-@rule("split")
+@_rule("split")
 def _split(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
     sizes = tuple(int(s) for s in eqn.params["sizes"])
     return [_view(origins[0], ("split", sizes, eqn.params["axis"], k)) for k in range(len(sizes))]
 
 
-@rule("dynamic_slice", "rev")
+@_rule("dynamic_slice", "rev")
 def _part(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
     del eqn
     return [_view(join_indices(origins[0], origins[1:]), ("opaque",))]
 
 
-@rule("broadcast_in_dim")
+@_rule("broadcast_in_dim")
 def _broadcast(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
     operand, old, new = origins[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
     spread = operand.spread or math.prod(new) > math.prod(old)
@@ -232,7 +243,7 @@ def _broadcast(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
     return [dataclasses.replace(_view(operand, step), spread=spread, uniform=uniform)]
 
 
-@rule(*_SAME_EVERYWHERE)
+@_rule(*_SAME_EVERYWHERE)
 def _collective(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
     name, gone = eqn.primitive.name, _axis_names(eqn.params)
     gathers = name.startswith("all_gather")
@@ -240,7 +251,7 @@ def _collective(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
     return [dataclasses.replace(o, axes=o.axes - gone) for o in outs]
 
 
-@rule("axis_index")
+@_rule("axis_index")
 def _axis_index(eqn: core.JaxprEqn, origins: Sequence[Origin]) -> list[Origin]:
     del origins
     return [Origin(Kind.NEUTRAL, axes=frozenset({eqn.params["axis_name"]}))]

@@ -57,7 +57,6 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow.theory.tracing.layer_prediction import LayerPrediction as LayerPrediction
     from gradflow.theory.tracing.predict import Prediction as Prediction
     from gradflow.theory.tracing.predict import predict as predict
-    from gradflow.theory.tracing.rules import register_rule as register_rule
 
 # Every public name and the submodule that defines it.
 _HOMES = {
@@ -93,7 +92,6 @@ _HOMES = {
     "pair_expectation": "gradflow.gaussian",
     "predict": "gradflow.theory.tracing.predict",
     "recurrent_fixed_point": "gradflow.theory.mean_field.recurrent",
-    "register_rule": "gradflow.theory.tracing.rules",
     "residual_profile": "gradflow.theory.mean_field.residual",
     "singular_value_moments": "gradflow.theory.spectra.empirical",
     "singular_values": "gradflow.theory.spectra.empirical",

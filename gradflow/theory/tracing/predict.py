@@ -77,9 +77,9 @@ def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
 
     Followed are skip connections, biases, noise and dropout from a constant key, batch, layer, group and rms
     normalization, grouped and depthwise convolutions, recurrent networks step by step, and gates, which are products of
-    two signals that are independent at initialization. `register_rule` adds an operation. Outside the theory are
-    attention, pooling, concatenation, and loops without a fixed length. The note of the next layer says so, and there
-    theory starts anew from the measured input.
+    two signals that are independent at initialization. `gradflow.register_rule` adds an operation. Outside the theory
+    are attention, pooling, concatenation, and loops without a fixed length. The note of the next layer says so, and
+    there theory starts anew from the measured input.
 
     Theory assumes that weights are random, independent of each other and of the gradient that arrives. A loss such as
     mean(output^2) sends the output itself back, which is not independent. After training, the outliers are the layers

@@ -22,7 +22,7 @@ from gradflow.primitives import CONTRACTIONS
 from gradflow.theory.tracing.abstract_values import Data, Known, Outside, Piece, Series, Value, layers_below, outside
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.random_fields import Gaussian, Signal, gaussian_signal
-from gradflow.theory.tracing.rules import RULES
+from gradflow.theory.tracing.rules import rule_of
 
 __all__ = [
     "CALLS",
@@ -248,7 +248,7 @@ def ordinary(algebra: FieldAlgebra, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, value
         return data_of(jaxpr, eqn, values)
     if (reason := next((v.reason for v in values if isinstance(v, Outside)), None)) is not None:
         return [outside(values, reason)] * count
-    rule = RULES.get(eqn.primitive.name)
+    rule = rule_of(eqn.primitive.name)
     out = None if rule is None else rule(algebra, eqn, values)
     outs = out if isinstance(out, list) else [out]
     if any(v is None for v in outs) or len(outs) != count:
@@ -305,7 +305,7 @@ def reason_outside(primitive: str, values: Sequence[Value]) -> str:
         return f"{primitive}: parts of a signal used apart, as gates are, or put together"
     if any(isinstance(v, Data) for v in values) and signals:
         return "signal and data meet otherwise than in a layer"
-    return f"{primitive} of a signal, for which no rule is known (gf.theory.register_rule adds one)"
+    return f"{primitive} of a signal, for which no rule is known (gf.register_rule adds one)"
 
 
 def contraction_of(eqn: core.JaxprEqn) -> core.JaxprEqn | None:

@@ -1,6 +1,18 @@
-"""Rules of mean-field theory, by primitive; importing this package fills the table."""
+"""Rules of mean-field theory, by primitive; an import fills their column of `gradflow.primitives.RULES`."""
 
+from __future__ import annotations
+
+from gradflow.primitives import RULES, RandomFieldRule
 from gradflow.theory.tracing.rules import elementwise, reductions, shapes
-from gradflow.theory.tracing.rules.table import RULES, Rule, register_rule
 
-__all__ = ["RULES", "Rule", "elementwise", "reductions", "register_rule", "shapes"]
+__all__ = ["elementwise", "reductions", "rule_of", "shapes"]
+
+
+def rule_of(primitive: str) -> RandomFieldRule | None:
+    """Return the rule of a primitive, None where there is none.
+
+    Args:
+        primitive: its name.
+    """
+    entry = RULES.get(primitive)
+    return None if entry is None else entry.random_field

@@ -14,12 +14,12 @@ from gradflow.theory.tracing.abstract_values import BatchMean, Data, Known, Sign
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.node_values import apply_at_nodes, apply_to_numbers, typical_factor, values_at_nodes
 from gradflow.theory.tracing.random_fields import Gaussian, gaussian_signal
-from gradflow.theory.tracing.rules.table import register_rule
+from gradflow.theory.tracing.rules.table import random_field_rule
 
 __all__ = ["add", "elementwise", "multiply", "negate", "select", "square"]
 
 
-@register_rule(ELEMENTWISE)
+@random_field_rule(ELEMENTWISE)
 def elementwise(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Apply a function of entries, if all operands are numbers or functions of one Gaussian."""
     if all(isinstance(v, Known) for v in values):
@@ -46,7 +46,7 @@ def elementwise(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Valu
     return None if component is None else Signal(0.0, {source: component}, axes)
 
 
-@register_rule(["add", "add_any", "sub"])
+@random_field_rule(["add", "add_any", "sub"])
 def add(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Add, or subtract; a signal less its mean over the batch is centred."""
     first, second = values
@@ -101,14 +101,14 @@ def _batch_variance(square: BatchMean, mean: BatchMean) -> Known | None:
     return Known(np.float64(mean.signal.variance - mean.signal.shared), False, frozenset(mean.signal.components))
 
 
-@register_rule("neg")
+@random_field_rule("neg")
 def negate(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Change the sign."""
     value = values[0]
     return _scaled(value, -1.0) if isinstance(value, (Signal, BatchMean)) else elementwise(algebra, eqn, values)
 
 
-@register_rule(["mul", "div"])
+@random_field_rule(["mul", "div"])
 def multiply(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Multiply by known factors, independent signals, or a value by itself."""
     first, second = values
@@ -141,7 +141,7 @@ def _product_of_means(first: BatchMean, second: BatchMean) -> BatchMean | None:
     return dataclasses.replace(first, scale=first.scale * second.scale, power=2)
 
 
-@register_rule(["square", "integer_pow"])
+@random_field_rule(["square", "integer_pow"])
 def square(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Raise to a power; of a mean over the batch only the square is known."""
     value = values[0]
@@ -150,7 +150,7 @@ def square(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -
     return _product_of_means(value, value) if eqn.params.get("y", 2) == 2 else None
 
 
-@register_rule("select_n")
+@random_field_rule("select_n")
 def select(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Choose between values; a signal where a known mask has it, and zero elsewhere, is a dropped signal."""
     mask = values[0]

@@ -10,12 +10,12 @@ from jax.extend import core
 
 from gradflow.theory.tracing.abstract_values import BatchMean, Known, Signal, Value
 from gradflow.theory.tracing.algebra import FieldAlgebra
-from gradflow.theory.tracing.rules.table import register_rule, shape_of
+from gradflow.theory.tracing.rules.table import random_field_rule, shape_of
 
 __all__ = ["reduce_sum"]
 
 
-@register_rule("reduce_sum")
+@random_field_rule("reduce_sum")
 def reduce_sum(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Sum: over units a number, over all examples a statistic of the batch, over some examples neither."""
     signal = values[0]

@@ -24,7 +24,7 @@ from gradflow.theory.tracing.abstract_values import (
 )
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.rules.elementwise import elementwise
-from gradflow.theory.tracing.rules.table import register_rule, shape_of
+from gradflow.theory.tracing.rules.table import random_field_rule, shape_of
 
 __all__ = [
     "as_numbers",
@@ -39,13 +39,13 @@ __all__ = [
 ]
 
 
-@register_rule(IDENTITIES - {"convert_element_type"})
+@random_field_rule(IDENTITIES - {"convert_element_type"})
 def copy(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Value]:
     """Hand the operands on."""
     return list(values[: len(eqn.outvars)])
 
 
-@register_rule("convert_element_type")
+@random_field_rule("convert_element_type")
 def cast(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | list[Value] | None:
     """Hand a number on in another precision; what becomes an integer or a truth value is computed anew."""
     value = values[0]
@@ -62,7 +62,7 @@ def as_numbers(signal: Signal) -> Signal:
     return dataclasses.replace(signal, components=components)
 
 
-@register_rule(["expand_dims", "reshape", "rev", "squeeze", "transpose"])
+@random_field_rule(["expand_dims", "reshape", "rev", "squeeze", "transpose"])
 def move(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Keep all entries, under another shape or in another order."""
     value, name = values[0], eqn.primitive.name
@@ -81,7 +81,7 @@ def move(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> 
     return _with_axes(value, axes)
 
 
-@register_rule("broadcast_in_dim")
+@random_field_rule("broadcast_in_dim")
 def broadcast(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Repeat entries; the gradients of the copies of a signal add up in it."""
     value = values[0]
@@ -145,7 +145,7 @@ def reshaped_axes(axes: Axes, old: Sequence[int], new: Sequence[int]) -> Axes | 
     return tuple("1" if n == 1 else next(rest) for n in new)
 
 
-@register_rule("slice")
+@random_field_rule("slice")
 def slice_of(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Take one step of a series, or examples and positions of a signal that keeps all its units."""
     value, old, new = values[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
@@ -169,7 +169,7 @@ def _step_of(series: Series, eqn: core.JaxprEqn) -> Value | None:
     return dataclasses.replace(series.signals[start[at]], axes=axes)
 
 
-@register_rule("concatenate")
+@random_field_rule("concatenate")
 def concatenate(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Put pieces around their signal, as circular and reflecting padding do; their gradients add up in it."""
     along, size = eqn.params["dimension"], math.prod(shape_of(eqn.outvars[0]))
