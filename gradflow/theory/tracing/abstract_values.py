@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -20,6 +20,8 @@ __all__ = [
     "Data",
     "Known",
     "Outside",
+    "Padded",
+    "Padding",
     "Piece",
     "Series",
     "Signal",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 Axes: TypeAlias = tuple[str, ...]
+Padding: TypeAlias = Mapping[int, tuple[int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,19 +100,33 @@ class Outside:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BatchMean:
-    """A statistic of the batch: `scale` times the mean of a signal over all examples, by unit.
+    """A statistic of the batch: `scale` times the mean of a signal over examples, by unit.
 
     Attributes:
         signal: what is averaged.
         scale: factor, the number of examples included.
         power: 2 for the square of the mean.
         plus: what was added.
+        pooled: the mean as a signal, where it is one over the positions of each example; None for one over all
+            examples.
     """
 
     signal: Signal
     scale: float
     power: int = 1
     plus: Known | None = None
+    pooled: Signal | None = None
+
+    @property
+    def covariance(self) -> float:
+        """Variance over units of the mean."""
+        return self.signal.shared if self.pooled is None else self.pooled.variance
+
+    def as_signal(self) -> Signal | None:
+        """The mean over positions as a signal, None for what is not one."""
+        if self.pooled is None or self.power != 1 or self.plus is not None:
+            return None
+        return self.pooled.scaled(self.scale)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,7 +155,20 @@ class Series:
     axes: Axes
 
 
-Value: TypeAlias = Known | Data | Outside | BatchMean | Piece | Series | Signal
+@dataclasses.dataclass(frozen=True, eq=False)
+class Padded:
+    """A signal with zeros around its positions.
+
+    Attributes:
+        signal: without them.
+        padding: zeros before and behind, by axis.
+    """
+
+    signal: Signal
+    padding: Padding
+
+
+Value: TypeAlias = Known | Data | Outside | BatchMean | Piece | Padded | Series | Signal
 
 
 def outside(values: Sequence[Value], reason: str) -> Outside:
@@ -150,7 +180,7 @@ def gaussians_of(value: Value) -> frozenset[Gaussian]:
     """Return the Gaussians that a value is made of."""
     if isinstance(value, (Known, Outside)):
         return value.reads
-    if isinstance(value, (BatchMean, Piece)):
+    if isinstance(value, (BatchMean, Padded, Piece)):
         value = value.signal
     if isinstance(value, Series):
         return frozenset().union(*(gaussians_of(v) for v in value.signals))

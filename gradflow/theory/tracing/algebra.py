@@ -18,7 +18,7 @@ from gradflow.theory.tracing.abstract_values import (
     sources_of,
 )
 from gradflow.theory.tracing.node_values import typical_factor
-from gradflow.theory.tracing.random_fields import Gaussian, Signal, gaussian_signal, merged_gaussian
+from gradflow.theory.tracing.random_fields import Gaussian, Signal, correlation_of, gaussian_signal, merged_gaussian
 
 __all__ = ["FieldAlgebra"]
 
@@ -62,7 +62,9 @@ class FieldAlgebra:
         variance, mean = float(array.var()), float(array.mean())
         if variance <= 1e-14 * mean**2 or variance < 1e-30:
             return Signal(mean, {}, ())
-        return gaussian_signal(self.add(Gaussian(variance, _correlation(array, axes))), (), mean)
+        shared = _correlation(array, axes)
+        spatial = np.ones(()) if shared == 1.0 else None
+        return gaussian_signal(self.add(Gaussian(variance, shared, spatial=spatial)), (), mean)
 
     def sum_of(self, left: Known | Signal, right: Known | Signal, sign: float = 1.0) -> Signal | None:
         """Return left + sign * right; what stems from the same Gaussian adds up before it is squared."""
@@ -114,7 +116,8 @@ class FieldAlgebra:
             left: f.
             right: g, of the same axes.
         """
-        if left.axes != right.axes or sources_of(left) & sources_of(right):
+        same = all(a == b or "1" in (a, b) for a, b in zip(left.axes, right.axes, strict=False))
+        if len(left.axes) != len(right.axes) or not same or sources_of(left) & sources_of(right):
             return None
         mean = left.mean * right.mean
         variance = max(left.square * right.square - mean**2, 0.0)
@@ -125,9 +128,13 @@ class FieldAlgebra:
             kurtosis += [k * (1 + other.sampling) for k in own.kurtosis]
         shared = min(max(covariance / max(variance, 1e-300), -1.0), 1.0)
         spread = left.log_variance + right.log_variance
-        gaussian = self.add(Gaussian(variance, shared, edges, spread, kurtosis=kurtosis))
+        spatial = None
+        if left.spatial is not None and right.spatial is not None:
+            spatial = (left.spatial + left.mean**2) * (right.spatial + right.mean**2) - mean**2
+        spatial = correlation_of(spatial, variance)
+        gaussian = self.add(Gaussian(variance, shared, edges, spread, kurtosis=kurtosis, spatial=spatial))
         self.not_gaussian.add(gaussian)
-        return gaussian_signal(gaussian, left.axes, mean)
+        return gaussian_signal(gaussian, broadcast_axes(left.axes, right.axes), mean)
 
     def note_nonlinearity(self, gaussian: Gaussian) -> None:
         """Note that a nonlinear function is taken of a Gaussian."""
@@ -151,7 +158,10 @@ class FieldAlgebra:
         if mean.power != 1 or ratio is None or not math.isclose(ratio * factor, -mean.scale, rel_tol=1e-3):
             return None
         gaussian = merged_gaussian(signal)
-        gaussian.variance, gaussian.shared = max(gaussian.variance - signal.shared, 0.0), 0.0
+        gone = mean.covariance * (factor * ratio) ** 2
+        spatial = None if signal.spatial is None or mean.pooled is not None else signal.spatial - gone
+        gaussian.variance, gaussian.shared = max(gaussian.variance - gone, 0.0), 0.0
+        gaussian.spatial = correlation_of(spatial, gaussian.variance)
         out = gaussian_signal(self.add(gaussian), signal.axes)
         if mean.plus is None:
             return out

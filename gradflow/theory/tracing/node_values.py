@@ -13,6 +13,7 @@ import numpy as np
 from jax.extend import core
 
 from gradflow.theory.tracing.abstract_values import Known
+from gradflow.theory.tracing.constants import numpy_outputs
 from gradflow.theory.tracing.random_fields import NODES, Component, Gaussian, Signal
 
 __all__ = ["apply_at_nodes", "apply_to_numbers", "typical_factor", "values_at_nodes"]
@@ -54,8 +55,9 @@ def apply_to_numbers(eqn: core.JaxprEqn, values: Sequence[Known]) -> Known | Non
     for value, number in zip(values, numbers, strict=True):
         kind = bool if _is_boolean(value.value) else np.float64
         operands.append(np.broadcast_to(np.asarray(value.value if number is None else number, kind), shape))
-    with _double_precision():
-        out = _bind(eqn, [jnp.asarray(x) for x in operands])
+    with _double_precision(), np.errstate(all="ignore"):
+        quick = numpy_outputs(eqn, operands)
+        out = _bind(eqn, [jnp.asarray(x) for x in operands]) if quick is None else quick[0]
         if out is None or not np.isfinite(out).all():
             return None
         return Known(np.asarray(out), False, frozenset().union(*(v.reads for v in values)))

@@ -11,17 +11,30 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
 from gradflow.instrument import jaxprs
 from gradflow.instrument.sites import Site
 from gradflow.primitives import CONTRACTIONS
-from gradflow.theory.tracing.abstract_values import Data, Known, Outside, Piece, Series, Value, layers_below, outside
+from gradflow.theory.tracing.abstract_values import (
+    BatchMean,
+    Data,
+    Known,
+    Outside,
+    Padded,
+    Padding,
+    Piece,
+    Series,
+    Value,
+    layers_below,
+    outside,
+)
 from gradflow.theory.tracing.algebra import FieldAlgebra
-from gradflow.theory.tracing.random_fields import Gaussian, Signal, gaussian_signal
+from gradflow.theory.tracing.constants import evaluate
+from gradflow.theory.tracing.contractions import contraction_of, data_correlation, mean_square_gain, windows_of
+from gradflow.theory.tracing.positions import through_windows
+from gradflow.theory.tracing.random_fields import Gaussian, Signal, correlation_of, gaussian_signal
 from gradflow.theory.tracing.rules import rule_of
 
 __all__ = [
@@ -30,9 +43,7 @@ __all__ = [
     "Path",
     "Propagation",
     "Steps",
-    "contraction_of",
     "data_of",
-    "evaluate",
     "ordinary",
     "reason_outside",
     "stack",
@@ -138,9 +149,16 @@ class Propagation:
                 reason = "an embedding: starts from its measured rms"
             gaussian = self._measured_output(name, reason, values, steps, units)
         else:
-            gain = self._mean_square_gain(product, site.source, weight.value, path)
-            down = gain * math.prod(site.shape) / max(math.prod(site.input_shape or (1,)), 1)
-            gaussian = self._output(name, values[site.source], gain, down, steps, units)
+            entering = values[site.source]
+            padding = entering.padding if isinstance(entering, Padded) else {}
+            gain = self._gain(product, site.source, weight.value, path, padding)
+            entries = math.prod(
+                n - sum(padding.get(k, (0, 0))) for k, n in enumerate(jaxprs.shape_of(eqn.invars[site.source]))
+            )
+            down = gain * math.prod(site.shape) / max(entries, 1)
+            gaussian = self._output(name, _as_signal(entering), gain, down, steps, units)
+            positions = len(site.example_axes) - 1
+            gaussian.spatial = _correlation(product, site.source, entering, positions) if positions > 0 else np.ones(())
         if not math.isfinite(gaussian.variance):
             reason = "its predicted mean square is not finite: starts from its measured rms"
             gaussian = self._measured_output(name, reason, values, steps, units)
@@ -196,16 +214,10 @@ class Propagation:
     def _finite(number: float) -> float:
         return number if math.isfinite(number) else 0.0
 
-    def _mean_square_gain(self, eqn: core.JaxprEqn, source: int, weight: Any, path: Path) -> float:
-        """Mean square output for an input of ones with random signs: counts padding and groups as they are."""
+    def _gain(self, eqn: core.JaxprEqn, source: int, weight: Any, path: Path, padding: Padding) -> float:
         cached = self._gains.get(path)
         if cached is None or cached[0] is not weight:
-            ones = jnp.ones(jaxprs.shape_of(eqn.invars[source]), jnp.float32)
-            squares = jnp.square(jnp.asarray(weight, jnp.float32))
-            pair = (ones, squares) if source == 0 else (squares, ones)
-            params = {**eqn.params, "preferred_element_type": None}
-            gain = jax.jit(lambda a, b: jnp.mean(eqn.primitive.bind(a, b, **params)))(*pair)
-            cached = self._gains[path] = (weight, float(gain))
+            cached = self._gains[path] = (weight, mean_square_gain(eqn, source, weight, padding))
         return cached[1]
 
     def scan(self, eqn: core.JaxprEqn, values: list[Value], path: Path, steps: Steps) -> list[Value]:
@@ -232,6 +244,34 @@ class Propagation:
         return [*carry, *(stack(column) for column in series)]
 
 
+def _as_signal(value: Value) -> Value:
+    """What enters a layer as a signal, where it is one in another form."""
+    if isinstance(value, Padded):
+        return value.signal
+    signal = value.as_signal() if isinstance(value, BatchMean) else None
+    return value if signal is None else signal
+
+
+def _correlation(product: core.JaxprEqn, source: int, entering: Value, positions: int) -> Any:
+    """Correlation between positions of a layer's output, by distance; None where it is not known."""
+    padding = entering.padding if isinstance(entering, Padded) else {}
+    signal = _as_signal(entering)
+    if isinstance(signal, Signal):
+        moments = None if signal.spatial is None else signal.spatial + signal.mean**2
+    elif isinstance(signal, (Data, Known)):
+        moments = data_correlation(product, source, signal.value)
+    else:
+        moments = None
+    if moments is None:
+        return None
+    windows = windows_of(product, source, padding)
+    if windows is not None and len(windows) == positions:
+        moments = through_windows(moments, windows, same_tap=True)
+    elif product.primitive.name != "dot_general":
+        return None
+    return None if moments is None else correlation_of(moments, float(moments.flat[0]))
+
+
 def ordinary(algebra: FieldAlgebra, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Value]:
     """Return the outputs of an equation that is no layer and holds no jaxpr to walk.
 
@@ -243,31 +283,20 @@ def ordinary(algebra: FieldAlgebra, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, value
     """
     count = len(eqn.outvars)
     if all(isinstance(v, Known) and v.exact for v in values) and not eqn.effects:
-        return [Known(x) for x in evaluate(jaxpr, eqn, values)]
+        return [Known(x) for x in evaluate(jaxpr, eqn, [v.value for v in values])]  # type: ignore[union-attr]
     if all(isinstance(v, (Known, Data)) for v in values) and any(isinstance(v, Data) for v in values):
         return data_of(jaxpr, eqn, values)
     if (reason := next((v.reason for v in values if isinstance(v, Outside)), None)) is not None:
         return [outside(values, reason)] * count
     rule = rule_of(eqn.primitive.name)
     out = None if rule is None else rule(algebra, eqn, values)
+    if out is None and rule is not None and any(isinstance(v, (BatchMean, Padded)) for v in values):
+        resolved = [_as_signal(v) if isinstance(v, BatchMean) else v for v in values]
+        out = rule(algebra, eqn, resolved) if any(a is not b for a, b in zip(resolved, values, strict=True)) else None
     outs = out if isinstance(out, list) else [out]
     if any(v is None for v in outs) or len(outs) != count:
         return [outside(values, reason_outside(eqn.primitive.name, values))] * count
     return [v for v in outs if v is not None]
-
-
-def evaluate(jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Any]:
-    """Return an equation's outputs, computed by JAX.
-
-    Args:
-        jaxpr: that it stands in.
-        eqn: the equation.
-        values: of its operands, with their numbers.
-    """
-    env = {a: v.value for a, v in zip(eqn.invars, values, strict=True) if jaxprs.is_var(a)}  # type: ignore[union-attr]
-    with jax.debug_nans(False), jax.debug_infs(False):
-        jaxprs.evaluate(jaxpr, [eqn], list(eqn.outvars), env)
-    return [env[v] for v in eqn.outvars]
 
 
 def data_of(jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Value]:
@@ -281,7 +310,7 @@ def data_of(jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value]) -> l
     concrete = all(v.value is not None and (not isinstance(v, Known) or v.exact) for v in values)  # type: ignore[union-attr]
     if concrete and not eqn.effects:
         try:
-            return [Data(x) for x in evaluate(jaxpr, eqn, values)]
+            return [Data(x) for x in evaluate(jaxpr, eqn, [v.value for v in values])]  # type: ignore[union-attr]
         except Exception:  # without its numbers it is data all the same
             pass
     return [Data() for _ in eqn.outvars]
@@ -306,22 +335,6 @@ def reason_outside(primitive: str, values: Sequence[Value]) -> str:
     if any(isinstance(v, Data) for v in values) and signals:
         return "signal and data meet otherwise than in a layer"
     return f"{primitive} of a signal, for which no rule is known (gf.register_rule adds one)"
-
-
-def contraction_of(eqn: core.JaxprEqn) -> core.JaxprEqn | None:
-    """Return the contraction that an equation is, or that a custom rule with the same operands wraps.
-
-    Args:
-        eqn: the equation.
-    """
-    if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
-        return eqn
-    if eqn.primitive.name not in jaxprs.CUSTOM_RULES | jaxprs.INLINED:
-        return None
-    inner = jaxprs.opened(jaxprs.inner_jaxpr(eqn))[0]
-    if len(inner.eqns) != 1 or list(inner.eqns[0].invars) != list(inner.invars):
-        return None
-    return contraction_of(inner.eqns[0])
 
 
 def step_of(value: Value, step: int) -> Value:

@@ -8,6 +8,7 @@ quadrature, so that any activation is covered without knowing its name.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["NODES", "WEIGHTS", "Component", "Gaussian", "Signal", "gaussian_signal", "merged_gaussian"]
+__all__ = [
+    "NODES",
+    "WEIGHTS",
+    "Component",
+    "Gaussian",
+    "Signal",
+    "correlation_of",
+    "gaussian_signal",
+    "merged_gaussian",
+]
 
 _BREAKS = np.unique(np.concatenate([s * 10.0 * 0.5 ** np.arange(9) for s in (-1, 1)] + [np.array([0.0, 3.5, -3.5])]))
 _GAUSS, _GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(10)
@@ -48,6 +58,8 @@ class Gaussian:
         layer: (name, steps of the scans around it), None for what is no layer's output.
         units: width of the layer, 0 for no layer.
         kurtosis: E[d^4] / E[d^2]^2 of each edge's slope d.
+        spatial: correlation between two positions of one example, by their distance along each axis of positions; one
+            number where it is the same for all; None where it is not known.
     """
 
     variance: float
@@ -57,6 +69,7 @@ class Gaussian:
     layer: tuple[str, tuple[int, ...]] | None = None
     units: int = 0
     kurtosis: list[float] = dataclasses.field(default_factory=list)
+    spatial: Float[np.ndarray, "*distances"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +88,21 @@ class Component:
     def variance(self) -> float:
         """Var[f(u)]; never negative, also where rounding is all that is left of it."""
         return float(WEIGHTS @ np.square(self.value - self.mean))
+
+    @functools.cached_property
+    def spectrum(self) -> Float[np.ndarray, " degrees"]:
+        """Squared Hermite coefficients of degree 1, 2, ...; all that is beyond the last degree stands at the end."""
+        squares = (_POLYNOMIALS @ (WEIGHTS * self.value)) ** 2
+        rest = max(float(WEIGHTS @ self.value**2) - float(squares.sum()), 0.0)
+        return np.append(squares[1:], rest)
+
+    def covariance(self, correlation: Any) -> Any:
+        """Cov[f(u), f(v)] = sum_k a_k^2 c^k, of two Gaussians of this correlation.
+
+        Args:
+            correlation: c, one number or several.
+        """
+        return np.polynomial.polynomial.polyval(correlation, np.concatenate([[0.0], self.spectrum]))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,12 +137,16 @@ class Signal:
     @property
     def shared(self) -> float:
         """Covariance over units between two examples: sum_k a_k^2 c^k with Hermite coefficients a_k."""
-        total = 0.0
+        return sum(float(p.covariance(gaussian.shared)) for gaussian, p in self.components.items())
+
+    @property
+    def spatial(self) -> Float[np.ndarray, "*distances"] | None:
+        """Covariance over units between two positions of one example, by distance; None where it is not known."""
+        total = np.zeros(())
         for gaussian, component in self.components.items():
-            squares = (_POLYNOMIALS @ (WEIGHTS * component.value)) ** 2
-            c = gaussian.shared
-            rest = max(float(WEIGHTS @ component.value**2) - float(squares.sum()), 0.0)
-            total += float(squares[1:] @ c ** np.arange(1, _HERMITE + 1)) + rest * c ** (_HERMITE + 1)
+            if gaussian.spatial is None or not {total.shape, gaussian.spatial.shape} <= {(), gaussian.spatial.shape}:
+                return None
+            total = total + component.covariance(gaussian.spatial)
         return total
 
     @property
@@ -190,7 +222,18 @@ def merged_gaussian(signal: Signal) -> Gaussian:
         signal.edges,
         _merged_log_variance(signal),
         kurtosis=signal.kurtosis,
+        spatial=correlation_of(signal.spatial, signal.variance),
     )
+
+
+def correlation_of(covariance: Float[np.ndarray, "*distances"] | None, variance: float) -> Any:
+    """Return covariances over positions as correlations, None for what is not known.
+
+    Args:
+        covariance: by distance.
+        variance: at distance 0.
+    """
+    return None if covariance is None else np.clip(covariance / max(variance, 1e-300), -1.0, 1.0)
 
 
 def _merged_log_variance(signal: Signal) -> float:

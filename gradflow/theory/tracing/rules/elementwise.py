@@ -10,10 +10,10 @@ import numpy as np
 from jax.extend import core
 
 from gradflow.primitives import ELEMENTWISE
-from gradflow.theory.tracing.abstract_values import BatchMean, Data, Known, Signal, Value, identity_of
+from gradflow.theory.tracing.abstract_values import Axes, BatchMean, Data, Known, Signal, Value, identity_of
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.node_values import apply_at_nodes, apply_to_numbers, typical_factor, values_at_nodes
-from gradflow.theory.tracing.random_fields import Gaussian, gaussian_signal
+from gradflow.theory.tracing.random_fields import Gaussian, correlation_of, gaussian_signal
 from gradflow.theory.tracing.rules.table import random_field_rule
 
 __all__ = ["add", "elementwise", "multiply", "negate", "select", "square"]
@@ -98,7 +98,7 @@ def _batch_variance(square: BatchMean, mean: BatchMean) -> Known | None:
         return None
     if not math.isclose(whole, mean.signal.square, rel_tol=1e-3):
         return None
-    return Known(np.float64(mean.signal.variance - mean.signal.shared), False, frozenset(mean.signal.components))
+    return Known(np.float64(mean.signal.variance - mean.covariance), False, frozenset(mean.signal.components))
 
 
 @random_field_rule("neg")
@@ -170,16 +170,34 @@ def _dropped(algebra: FieldAlgebra, signal: Signal, kept: np.ndarray) -> Signal 
     fraction = float(kept.mean())
     if kept.ndim != len(signal.axes) or not 0 < fraction < 1:
         return None
-    spreads = [kept.mean(k).std() for k in range(kept.ndim) if kept.shape[k] > 1]
-    counts = [n for n in kept.shape if n > 1]
-    chance = math.sqrt(fraction * (1 - fraction))
-    if any(spread > 2 * chance / math.sqrt(n) for spread, n in zip(spreads, counts, strict=True)):
-        return None  # a pattern, such as a mask of padding, keeps whole examples or units
+    whole = _keeps_whole_examples(kept, signal.axes)
+    if not whole and not _independent(kept, fraction):
+        return None  # a pattern, such as a mask of padding, keeps whole positions or units
     mean = fraction * signal.mean
     variance = fraction * signal.square - mean**2
     edges = [(g, fraction * factor) for g, factor in signal.edges]
     shared = fraction**2 * signal.shared / max(variance, 1e-300)
     kurtosis = [k / fraction for k in signal.kurtosis]
-    gaussian = algebra.add(Gaussian(variance, shared, edges, signal.log_variance, kurtosis=kurtosis))
+    together = fraction if whole else fraction**2  # how often two positions of an example are kept
+    spatial = None if signal.spatial is None else together * (signal.spatial + signal.mean**2) - mean**2
+    spatial = correlation_of(spatial, variance)
+    if spatial is not None and spatial.ndim:
+        spatial[(0,) * spatial.ndim] = 1.0
+    gaussian = algebra.add(Gaussian(variance, shared, edges, signal.log_variance, kurtosis=kurtosis, spatial=spatial))
     algebra.not_gaussian.add(gaussian)
     return gaussian_signal(gaussian, signal.axes, mean)
+
+
+def _independent(kept: np.ndarray, fraction: float) -> bool:
+    """Whether the means along each axis stray no more than those of independent entries."""
+    spreads = [kept.mean(k).std() for k in range(kept.ndim) if kept.shape[k] > 1]
+    counts = [n for n in kept.shape if n > 1]
+    chance = math.sqrt(fraction * (1 - fraction))
+    return all(spread <= 2 * chance / math.sqrt(n) for spread, n in zip(spreads, counts, strict=True))
+
+
+def _keeps_whole_examples(kept: np.ndarray, axes: Axes) -> bool:
+    """Whether a mask is the same over units and positions, as in stochastic depth (Huang et al. 2016)."""
+    first = next((k for k, axis in enumerate(axes) if axis == "e"), None)
+    rest = tuple(k for k in range(kept.ndim) if k != first)
+    return first is not None and bool((kept.all(rest) == kept.any(rest)).all())

@@ -10,6 +10,8 @@ from jax.extend import core
 
 from gradflow.theory.tracing.abstract_values import BatchMean, Known, Signal, Value
 from gradflow.theory.tracing.algebra import FieldAlgebra
+from gradflow.theory.tracing.positions import Window
+from gradflow.theory.tracing.rules.pooling import mean_over
 from gradflow.theory.tracing.rules.table import random_field_rule, shape_of
 
 __all__ = ["reduce_sum"]
@@ -31,11 +33,28 @@ def reduce_sum(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value
     if "u" in summed:
         return Known(np.float64(count * signal.mean), False, frozenset(signal.components))
     examples = {k for k, a in enumerate(signal.axes) if a == "e" and shape[k] > 1}
-    if summed != {"e"} or not examples <= axes:
+    if summed != {"e"}:
         return None
+    if not examples <= axes:
+        return _over_positions(algebra, signal, shape, axes)
     if signal.shared <= 1e-9 * signal.variance:
         return Known(np.float64(count * signal.mean), False, frozenset(signal.components))
     return BatchMean(signal, float(count))
+
+
+def _over_positions(algebra: FieldAlgebra, signal: Signal, shape: tuple[int, ...], axes: set[int]) -> BatchMean | None:
+    """The sum over positions of each example."""
+    every = [k for k, axis in enumerate(signal.axes) if axis != "u"]
+    if every[0] in axes:
+        return None
+    count = math.prod(shape[k] for k in axes)
+    windows = [Window(shape[k], 1, shape[k]) if k in axes else Window(shape[k], shape[k], 1) for k in every[1:]]
+    if signal.spatial is not None and signal.spatial.size == count and signal.spatial.ndim != len(windows):
+        windows = [Window(count, 1, count)]
+    pooled = mean_over(algebra, signal, windows)
+    if pooled is None:
+        return None
+    return BatchMean(signal, float(count), pooled=_without(pooled, axes))
 
 
 def _without(signal: Signal, axes: set[int]) -> Signal:

@@ -15,6 +15,7 @@ from gradflow.theory.tracing.abstract_values import (
     Axes,
     BatchMean,
     Known,
+    Padded,
     Piece,
     Series,
     Signal,
@@ -33,6 +34,7 @@ __all__ = [
     "concatenate",
     "copy",
     "move",
+    "pad",
     "reshaped_axes",
     "slice_of",
     "with_gradient_factor",
@@ -65,9 +67,17 @@ def as_numbers(signal: Signal) -> Signal:
 @random_field_rule(["expand_dims", "reshape", "rev", "squeeze", "transpose"])
 def move(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Keep all entries, under another shape or in another order."""
-    value, name = values[0], eqn.primitive.name
+    value = values[0]
+    if isinstance(value, BatchMean) and value.pooled is not None:
+        pooled = _moved(value.pooled, eqn)
+        return dataclasses.replace(value, pooled=pooled) if isinstance(pooled, Signal) else None
     if isinstance(value, (Known, BatchMean)):
         return value
+    return None if isinstance(value, Padded) else _moved(value, eqn)
+
+
+def _moved(value: Value, eqn: core.JaxprEqn) -> Value | None:
+    name = eqn.primitive.name
     axes = axes_of(value.signal if isinstance(value, Piece) else value)
     if name == "rev" and "t" in axes:
         return None
@@ -85,8 +95,15 @@ def move(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> 
 def broadcast(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
     """Repeat entries; the gradients of the copies of a signal add up in it."""
     value = values[0]
+    if isinstance(value, BatchMean) and value.pooled is not None:
+        pooled = _repeated(value.pooled, eqn)
+        return dataclasses.replace(value, pooled=pooled) if isinstance(pooled, Signal) else None
     if isinstance(value, (Known, BatchMean)):
         return value
+    return None if isinstance(value, Padded) else _repeated(value, eqn)
+
+
+def _repeated(value: Value, eqn: core.JaxprEqn) -> Value | None:
     axes = axes_of(value.signal if isinstance(value, Piece) else value)
     shape = shape_of(eqn.outvars[0])
     if axes:
@@ -167,6 +184,25 @@ def _step_of(series: Series, eqn: core.JaxprEqn) -> Value | None:
         return None
     axes = tuple("1" if a == "t" else a for a in series.axes)
     return dataclasses.replace(series.signals[start[at]], axes=axes)
+
+
+@random_field_rule("pad")
+def pad(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
+    """Put zeros around the positions of a signal; the next convolution or pooling reads them."""
+    value, filling = values
+    signal, already = (value.signal, value.padding) if isinstance(value, Padded) else (value, {})
+    if not isinstance(signal, Signal) or not isinstance(filling, Known) or filling.number() != 0.0:
+        return None
+    padding = dict(already)
+    for axis, (low, high, inner) in enumerate(eqn.params["padding_config"]):
+        if (low or high) and (signal.axes[axis : axis + 1] != ("e",) or min(low, high) < 0):
+            return None
+        if inner:
+            return None
+        if low or high:
+            before = padding.get(axis, (0, 0))
+            padding[axis] = (before[0] + low, before[1] + high)
+    return Padded(signal, padding) if padding else signal
 
 
 @random_field_rule("concatenate")

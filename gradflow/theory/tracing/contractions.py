@@ -1,0 +1,125 @@
+"""What a random contraction makes of second moments: its mean square gain, and its windows over positions."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Float
+
+from gradflow.instrument import jaxprs
+from gradflow.theory.tracing.abstract_values import Padding
+from gradflow.theory.tracing.positions import Window, autocorrelation
+
+__all__ = ["contraction_of", "data_correlation", "mean_square_gain", "windows_of"]
+
+
+def contraction_of(eqn: core.JaxprEqn) -> core.JaxprEqn | None:
+    """Return the contraction that an equation is, or that a custom rule with the same operands wraps.
+
+    Args:
+        eqn: the equation.
+    """
+    if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+        return eqn
+    if eqn.primitive.name not in jaxprs.CUSTOM_RULES | jaxprs.INLINED:
+        return None
+    inner = jaxprs.opened(jaxprs.inner_jaxpr(eqn))[0]
+    if len(inner.eqns) != 1 or list(inner.eqns[0].invars) != list(inner.invars):
+        return None
+    return contraction_of(inner.eqns[0])
+
+
+def mean_square_gain(eqn: core.JaxprEqn, source: int, weight: Any, padding: Padding) -> float:
+    """Return the mean square output for an input of ones with random signs: counts padding and groups as they are.
+
+    Args:
+        eqn: a contraction.
+        source: which operand is the input.
+        weight: the numbers of the other one.
+        padding: zeros around the input, by axis.
+    """
+    squares = np.square(np.asarray(weight, np.float64))
+    if eqn.primitive.name == "dot_general":
+        contracted = eqn.params["dimension_numbers"][0][1 - source]
+        return float(squares.sum()) * math.prod(squares.shape[k] for k in contracted) / max(squares.size, 1)
+    windows = windows_of(eqn, source, padding)
+    if windows is None:
+        return _gain_of_ones(eqn, source, squares, padding)
+    spec = eqn.params["dimension_numbers"].rhs_spec
+    taps = squares.sum(tuple(spec[:2]))
+    order = np.argsort(np.argsort(spec[2:]))  # taps by the convolution's own order of axes
+    taps = np.transpose(taps, order) if taps.ndim > 1 else taps
+    for window in windows:
+        taps = np.tensordot(window.places[1].mean(0), taps, (0, 0))
+    return float(taps) / squares.shape[spec[0]]
+
+
+def _gain_of_ones(eqn: core.JaxprEqn, source: int, squares: Float[np.ndarray, "..."], padding: Padding) -> float:
+    shape = jaxprs.shape_of(eqn.invars[source])
+    ones = np.ones(shape, np.float32)
+    for axis, (low, high) in padding.items():
+        at = np.arange(shape[axis]).reshape([-1 if k == axis else 1 for k in range(len(shape))])
+        ones = ones * ((at >= low) & (at < shape[axis] - high))
+    first, second = jnp.asarray(ones), jnp.asarray(squares, jnp.float32)
+    pair = (first, second) if source == 0 else (second, first)
+    params = {**eqn.params, "preferred_element_type": None}
+    return float(jax.jit(lambda a, b: jnp.mean(eqn.primitive.bind(a, b, **params)))(*pair))
+
+
+def windows_of(eqn: core.JaxprEqn, source: int, padding: Padding) -> list[Window] | None:
+    """Return the windows of a convolution over its input, one an axis of positions; None for another contraction.
+
+    Args:
+        eqn: a contraction.
+        source: which operand is the input.
+        padding: zeros around the input, by axis.
+    """
+    params = eqn.params
+    if eqn.primitive.name != "conv_general_dilated" or source != 0 or params["batch_group_count"] != 1:
+        return None
+    if any(n != 1 for n in params["lhs_dilation"]):
+        return None
+    numbers, (lhs, rhs) = params["dimension_numbers"], (jaxprs.shape_of(v) for v in eqn.invars)
+    out, windows = jaxprs.shape_of(eqn.outvars[0]), []
+    for k, axis in enumerate(numbers.lhs_spec[2:]):
+        low, high = padding.get(axis, (0, 0))
+        windows.append(
+            Window(
+                lhs[axis] - low - high,
+                out[numbers.out_spec[2 + k]],
+                rhs[numbers.rhs_spec[2 + k]],
+                params["window_strides"][k],
+                params["rhs_dilation"][k],
+                params["padding"][k][0] + low,
+            )
+        )
+    return windows
+
+
+def data_correlation(eqn: core.JaxprEqn, source: int, value: Any) -> Any:
+    """Return the correlation between positions of the data that enters a contraction, by distance; None if unknown.
+
+    Args:
+        eqn: a contraction.
+        source: which operand the data is.
+        value: its numbers, None where they are not known.
+    """
+    if value is None or np.shape(value) != jaxprs.shape_of(eqn.invars[source]):
+        return None
+    x = np.asarray(value, np.float64)
+    if eqn.primitive.name == "dot_general":
+        (contracted, _) = eqn.params["dimension_numbers"]
+        units = tuple(contracted[source])
+        x = np.moveaxis(x, units, range(-len(units), 0))
+        x = x.reshape(*x.shape[: x.ndim - len(units)], -1)
+    elif source == 0:
+        batch, feature, *spatial = eqn.params["dimension_numbers"].lhs_spec
+        x = np.transpose(x, (batch, *spatial, feature))
+    else:
+        return None
+    return autocorrelation(x) if x.ndim >= 2 and x.size else None
