@@ -122,6 +122,12 @@ def root(fn: Callable[[float], float], low: float, high: float) -> float:
         change, high, at_high = abs(middle - high), middle, at_middle
         if change < 1e-13:
             break
+    else:
+        if change > 1e-6 * max(abs(high), 1.0):
+            raise ArithmeticError(
+                f"no fixed point after 200 rounds: the last one moved by {change:g}, to {high:g}. Likely cause: an "
+                "activation that jumps or oscillates. Fix: a smooth stand-in"
+            )
     return high
 
 

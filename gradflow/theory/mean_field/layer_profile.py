@@ -187,7 +187,14 @@ def lower_correlation(
         slope = weight_variance * moments.slope_pair(c, q)
         gap = (weight_variance * moments.pair(c, q) + shared) / q - c
         updated = min(max(c + gap / max(1 - slope, 1e-12), -1.0), 1.0)
-        if abs(updated - c) < 1e-13:
+        change, c = abs(updated - c), updated
+        if change < 1e-13:
             break
-        c = updated
+    else:
+        if change > 1e-6:
+            raise ArithmeticError(
+                f"the correlation does not settle in 100 rounds: the last one moved it by {change:g}, to {c:g}. Likely "
+                "cause: a slope of 1 at the fixed point, or an activation that jumps. Fix: other variances, or a "
+                "smooth stand-in"
+            )
     return c, weight_variance * moments.slope_pair(c, q)

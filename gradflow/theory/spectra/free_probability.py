@@ -153,6 +153,11 @@ def spectrum_density(
             log_w = log_w.real + 1j * np.clip(log_w.imag, 1e-12, math.pi)
             if size.max() < 1e-9:
                 break
+    if size.max() > 1e-3:
+        raise ArithmeticError(
+            f"the density of singular values does not settle in {_NEWTON} rounds at "
+            f"{flat[int(size.argmax())]:g}. Likely cause: a point at the edge of the spectrum. Fix: other points"
+        )
     green = (1 + equation.generating(np.exp(log_w))[0]) / flat**2
     return np.maximum(-2 * flat / math.pi * green.imag, 0).reshape(points.shape)
 

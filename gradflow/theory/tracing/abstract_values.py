@@ -22,6 +22,7 @@ __all__ = [
     "Outside",
     "Padded",
     "Padding",
+    "Parts",
     "Piece",
     "Series",
     "Signal",
@@ -30,6 +31,7 @@ __all__ = [
     "broadcast_axes",
     "gaussians_of",
     "identity_of",
+    "independent",
     "layers_below",
     "outside",
     "ratio_of",
@@ -168,7 +170,80 @@ class Padded:
     padding: Padding
 
 
-Value: TypeAlias = Known | Data | Outside | BatchMean | Piece | Padded | Series | Signal
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """Values side by side along the units, as a concatenation leaves them; what enters a layer are signals.
+
+    Attributes:
+        pieces: one a stretch of units.
+        fractions: share of the units that each has.
+    """
+
+    pieces: tuple[Value, ...]
+    fractions: tuple[float, ...]
+
+    @property
+    def signals(self) -> list[tuple[float, Signal]]:
+        """The signals among them, with their share of the units."""
+        return [(f, p) for f, p in zip(self.fractions, self.pieces, strict=True) if isinstance(p, Signal)]
+
+    @property
+    def mean(self) -> float:
+        """E over all units."""
+        return sum(f * p.mean for f, p in self.signals)
+
+    @property
+    def square(self) -> float:
+        """E of the square over all units."""
+        return sum(f * p.square for f, p in self.signals)
+
+    @property
+    def shared(self) -> float:
+        """Covariance over all units between two examples."""
+        return sum(f * (p.shared + p.mean**2) for f, p in self.signals) - self.mean**2
+
+    @property
+    def spatial(self) -> Any:
+        """Covariance over all units between two positions, by distance; None where it is not known."""
+        total: Any = np.zeros(())
+        for fraction, piece in self.signals:
+            moments = piece.spatial
+            if moments is None or not {total.shape, moments.shape} <= {(), moments.shape}:
+                return None
+            total = total + fraction * (moments + piece.mean**2)
+        return total - self.mean**2
+
+    @property
+    def edges(self) -> list[tuple[Gaussian, float]]:
+        """Mean square slope by Gaussian."""
+        return [edge for _, p in self.signals for edge in p.edges]
+
+    @property
+    def kurtosis(self) -> list[float]:
+        """E[d^4] / E[d^2]^2 of the slope d, by Gaussian."""
+        return [k for _, p in self.signals for k in p.kurtosis]
+
+    @property
+    def components(self) -> frozenset[Gaussian]:
+        """All Gaussians."""
+        return frozenset().union(*(p.components for _, p in self.signals))
+
+    @property
+    def log_variance(self) -> float:
+        """Variance of ln of the mean square, inherited."""
+        whole = max(self.square, 1e-300)
+        return sum((f * p.square / whole) ** 2 * p.log_variance for f, p in self.signals)
+
+    @property
+    def sampling(self) -> float:
+        """E[x^4] / E[x^2]^2 - 1."""
+        whole = self.square
+        if whole <= 1e-150:
+            return 0.0
+        return sum(f * (p.sampling + 1) * p.square**2 for f, p in self.signals) / whole**2 - 1
+
+
+Value: TypeAlias = "Known | Data | Outside | BatchMean | Piece | Padded | Parts | Series | Signal"
 
 
 def outside(values: Sequence[Value], reason: str) -> Outside:
@@ -182,27 +257,47 @@ def gaussians_of(value: Value) -> frozenset[Gaussian]:
         return value.reads
     if isinstance(value, (BatchMean, Padded, Piece)):
         value = value.signal
-    if isinstance(value, Series):
-        return frozenset().union(*(gaussians_of(v) for v in value.signals))
+    if isinstance(value, (Parts, Series)):
+        several = value.pieces if isinstance(value, Parts) else value.signals
+        return frozenset().union(*(gaussians_of(v) for v in several))
     return frozenset(value.components) if isinstance(value, Signal) else frozenset()
 
 
-def sources_of(signal: Signal) -> set[Gaussian]:
-    """Return what a signal's Gaussians are made of in the end: layers, and what is made of nothing."""
+def sources_of(signal: Signal | Parts, *, through_parts: bool = True) -> set[Gaussian]:
+    """Return what a signal's Gaussians are made of in the end: layers, and what is made of nothing.
+
+    Args:
+        signal: the signal.
+        through_parts: whether some units of a layer count as that layer.
+    """
     found, todo, seen = set[Gaussian](), list(signal.components), set[Gaussian]()
     while todo:
         gaussian = todo.pop()
         if gaussian in seen:
             continue
         seen.add(gaussian)
-        if gaussian.layer is not None or not gaussian.edges:
+        if gaussian.layer is not None or not gaussian.edges or (gaussian.part and not through_parts):
             found.add(gaussian)
         else:
             todo.extend(parent for parent, _ in gaussian.edges)
     return found
 
 
-def layers_below(signal: Signal) -> list[Gaussian]:
+def independent(left: Signal, right: Signal) -> bool:
+    """Tell whether two signals are made of different layers, or of different units of the same.
+
+    Args:
+        left: one signal.
+        right: another one.
+    """
+    first, second = sources_of(left, through_parts=False), sources_of(right, through_parts=False)
+    if first & second:
+        return False
+    wholes = [{g for g in sources if not g.part} for sources in (first, second)]
+    return not (wholes[0] & sources_of(right) or wholes[1] & sources_of(left))
+
+
+def layers_below(signal: Signal | Parts) -> list[Gaussian]:
     """Return the layers that a signal's Gaussians are made of."""
     return [gaussian for gaussian in sources_of(signal) if gaussian.layer is not None]
 

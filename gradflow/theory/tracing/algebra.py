@@ -14,8 +14,8 @@ from gradflow.theory.tracing.abstract_values import (
     Known,
     broadcast_axes,
     identity_of,
+    independent,
     ratio_of,
-    sources_of,
 )
 from gradflow.theory.tracing.node_values import typical_factor
 from gradflow.theory.tracing.random_fields import Gaussian, Signal, correlation_of, gaussian_signal, merged_gaussian
@@ -29,6 +29,8 @@ class FieldAlgebra:
     Attributes:
         gaussians: all Gaussians of the program, those made of others after them.
         not_gaussian: those that stand for a signal of the same second moments that is not Gaussian.
+        repeated_gaussians: those of signals that are the same at many positions; the gradients of these add up, and how
+            far they agree is not followed.
         approximate: those of which nonlinear functions were taken although they are not Gaussian, and what is made of
             them.
     """
@@ -36,8 +38,10 @@ class FieldAlgebra:
     def __init__(self) -> None:
         self.gaussians: list[Gaussian] = []
         self.not_gaussian: set[Gaussian] = set()
+        self.repeated_gaussians: set[Gaussian] = set()
         self.approximate: set[Gaussian] = set()
         self._merged: dict[Any, Signal] = {}
+        self._parts: dict[Any, Gaussian] = {}
         self._multiples: dict[Gaussian, tuple[Signal, float]] = {}
 
     def add(self, gaussian: Gaussian) -> Gaussian:
@@ -95,6 +99,38 @@ class FieldAlgebra:
         self._multiples[gaussian] = (signal, factor)
         return gaussian_signal(gaussian, scaled.axes, scaled.mean)
 
+    def part_of(self, signal: Signal, start: int, stop: int, total: int) -> Signal:
+        """Return some of the units of a signal: as many Gaussians of the same law, independent of those of the rest.
+
+        Args:
+            signal: the signal.
+            start: first unit.
+            stop: behind the last one.
+            total: number of units.
+        """
+        components = {}
+        for gaussian, component in signal.components.items():
+            key = (gaussian, start, stop, total)
+            if key not in self._parts:
+                part = dataclasses.replace(gaussian, edges=[(gaussian, (stop - start) / total)], kurtosis=[1.0])
+                part.layer, part.units, part.part = None, 0, True
+                self._parts[key] = self.add(part)
+                if gaussian in self.not_gaussian:
+                    self.not_gaussian.add(part)
+            components[self._parts[key]] = component
+        return dataclasses.replace(signal, components=components)
+
+    def repeated(self, value: Any, copies: float) -> Any:
+        """Return a value that is repeated; what its gradient is cannot be told for a signal.
+
+        Args:
+            value: the value.
+            copies: how many there are of each entry.
+        """
+        if isinstance(value, Signal) and copies > 1:
+            self.repeated_gaussians |= set(value.components)
+        return value
+
     def as_function_of_one(self, signal: Signal) -> Signal:
         """Return the signal as a function of one Gaussian: of several it takes their sum as one."""
         if len(signal.components) <= 1:
@@ -117,7 +153,7 @@ class FieldAlgebra:
             right: g, of the same axes.
         """
         same = all(a == b or "1" in (a, b) for a, b in zip(left.axes, right.axes, strict=False))
-        if len(left.axes) != len(right.axes) or not same or sources_of(left) & sources_of(right):
+        if len(left.axes) != len(right.axes) or not same or not independent(left, right):
             return None
         mean = left.mean * right.mean
         variance = max(left.square * right.square - mean**2, 0.0)

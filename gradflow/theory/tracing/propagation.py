@@ -16,7 +16,7 @@ from jax.extend import core
 
 from gradflow.instrument import jaxprs
 from gradflow.instrument.sites import Site
-from gradflow.primitives import CONTRACTIONS
+from gradflow.primitives import CONTRACTIONS, ELEMENTWISE
 from gradflow.theory.tracing.abstract_values import (
     BatchMean,
     Data,
@@ -24,6 +24,7 @@ from gradflow.theory.tracing.abstract_values import (
     Outside,
     Padded,
     Padding,
+    Parts,
     Piece,
     Series,
     Value,
@@ -36,6 +37,7 @@ from gradflow.theory.tracing.contractions import contraction_of, data_correlatio
 from gradflow.theory.tracing.positions import through_windows
 from gradflow.theory.tracing.random_fields import Gaussian, Signal, correlation_of, gaussian_signal
 from gradflow.theory.tracing.rules import rule_of
+from gradflow.theory.tracing.rules.parts import apply_to_parts
 
 __all__ = [
     "CALLS",
@@ -54,6 +56,7 @@ Path: TypeAlias = tuple[int, ...]
 Steps: TypeAlias = tuple[int, ...]
 Measured: TypeAlias = Callable[[str, str, Steps], float]  # layer, field of its flow, steps of the scans around it
 
+_OF_PARTS = frozenset({"concatenate", "slice", "split"})  # their rules see the signals side by side as such
 CALLS = jaxprs.INLINED | jaxprs.REMAT | jaxprs.CUSTOM_RULES
 
 
@@ -127,7 +130,7 @@ class Propagation:
 
     def mark_unpredictable(self, values: Sequence[Value]) -> None:
         """Note that the loss depends on values in a way that cannot be followed backwards."""
-        self.open |= outside(values, "").reads
+        self.open |= outside(values, "").reads | self.algebra.repeated_gaussians
 
     def layer(self, eqn: core.JaxprEqn, values: list[Value], path: Path, steps: Steps) -> list[Value]:
         """Return a fresh Gaussian for the output of a layer, or of an embedding, beside the equation's other outputs.
@@ -178,7 +181,7 @@ class Propagation:
     def _output(self, name: str, entering: Value, gain: float, down: float, steps: Steps, units: int) -> Gaussian:
         """The Gaussian that a layer makes of its input; `gain` and `down` are sums of squared weights, per entry."""
         layer, chance = (name, steps), 2 / max(units, 1)
-        if isinstance(entering, Signal) and math.isfinite(entering.square):
+        if isinstance(entering, (Parts, Signal)) and math.isfinite(entering.square):
             square = entering.square
             shared = (entering.shared + entering.mean**2) / max(square, 1e-300)
             below = max(max((g.units for g in layers_below(entering)), default=units), 1)
@@ -202,7 +205,7 @@ class Propagation:
             square = self._finite(self.measured(name, "input_rms", steps)) ** 2
         return Gaussian(gain * square, self._similarity(name, steps), layer=layer, units=units, log_variance=chance)
 
-    def _note_approximation(self, name: str, entering: Signal) -> None:
+    def _note_approximation(self, name: str, entering: Signal | Parts) -> None:
         if any(gaussian in self.algebra.approximate for gaussian in entering.components):
             self.notes.setdefault(name, "approximate: a nonlinearity of a sum that is not Gaussian")
 
@@ -248,6 +251,9 @@ def _as_signal(value: Value) -> Value:
     """What enters a layer as a signal, where it is one in another form."""
     if isinstance(value, Padded):
         return value.signal
+    if isinstance(value, Parts):
+        pieces = tuple(_as_signal(p) for p in value.pieces)
+        return Parts(pieces, value.fractions) if all(isinstance(p, Signal) for p in pieces) else value
     signal = value.as_signal() if isinstance(value, BatchMean) else None
     return value if signal is None else signal
 
@@ -256,7 +262,7 @@ def _correlation(product: core.JaxprEqn, source: int, entering: Value, positions
     """Correlation between positions of a layer's output, by distance; None where it is not known."""
     padding = entering.padding if isinstance(entering, Padded) else {}
     signal = _as_signal(entering)
-    if isinstance(signal, Signal):
+    if isinstance(signal, (Parts, Signal)):
         moments = None if signal.spatial is None else signal.spatial + signal.mean**2
     elif isinstance(signal, (Data, Known)):
         moments = data_correlation(product, source, signal.value)
@@ -289,10 +295,16 @@ def ordinary(algebra: FieldAlgebra, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, value
     if (reason := next((v.reason for v in values if isinstance(v, Outside)), None)) is not None:
         return [outside(values, reason)] * count
     rule = rule_of(eqn.primitive.name)
-    out = None if rule is None else rule(algebra, eqn, values)
-    if out is None and rule is not None and any(isinstance(v, (BatchMean, Padded)) for v in values):
-        resolved = [_as_signal(v) if isinstance(v, BatchMean) else v for v in values]
-        out = rule(algebra, eqn, resolved) if any(a is not b for a, b in zip(resolved, values, strict=True)) else None
+    if eqn.primitive.name in ELEMENTWISE:
+        size = math.prod(jaxprs.shape_of(eqn.outvars[0]))
+        shapes = [jaxprs.shape_of(v) for v in eqn.invars]
+        values = [algebra.repeated(v, size / max(math.prod(s), 1)) for v, s in zip(values, shapes, strict=True)]
+    if rule is not None and any(isinstance(v, Parts) for v in values) and eqn.primitive.name not in _OF_PARTS:
+        out = apply_to_parts(rule, algebra, eqn, values)
+    else:
+        out = None if rule is None else rule(algebra, eqn, values)
+    if out is None and rule is not None and any(isinstance(v, BatchMean) for v in values):
+        out = rule(algebra, eqn, [_as_signal(v) if isinstance(v, BatchMean) else v for v in values])
     outs = out if isinstance(out, list) else [out]
     if any(v is None for v in outs) or len(outs) != count:
         return [outside(values, reason_outside(eqn.primitive.name, values))] * count

@@ -60,6 +60,7 @@ class Gaussian:
         kurtosis: E[d^4] / E[d^2]^2 of each edge's slope d.
         spatial: correlation between two positions of one example, by their distance along each axis of positions; one
             number where it is the same for all; None where it is not known.
+        part: whether it stands for some units of the Gaussian that it is made of, and so is independent of others.
     """
 
     variance: float
@@ -70,6 +71,7 @@ class Gaussian:
     units: int = 0
     kurtosis: list[float] = dataclasses.field(default_factory=list)
     spatial: Float[np.ndarray, "*distances"] | None = None
+    part: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

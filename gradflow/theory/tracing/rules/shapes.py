@@ -14,8 +14,10 @@ from gradflow.primitives import IDENTITIES
 from gradflow.theory.tracing.abstract_values import (
     Axes,
     BatchMean,
+    Data,
     Known,
     Padded,
+    Parts,
     Piece,
     Series,
     Signal,
@@ -25,6 +27,7 @@ from gradflow.theory.tracing.abstract_values import (
 )
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.rules.elementwise import elementwise
+from gradflow.theory.tracing.rules.parts import cut_of, joined
 from gradflow.theory.tracing.rules.table import random_field_rule, shape_of
 
 __all__ = [
@@ -33,10 +36,12 @@ __all__ = [
     "cast",
     "concatenate",
     "copy",
+    "gather",
     "move",
     "pad",
     "reshaped_axes",
     "slice_of",
+    "split",
     "with_gradient_factor",
 ]
 
@@ -96,22 +101,21 @@ def broadcast(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]
     """Repeat entries; the gradients of the copies of a signal add up in it."""
     value = values[0]
     if isinstance(value, BatchMean) and value.pooled is not None:
-        pooled = _repeated(value.pooled, eqn)
+        pooled = _repeated(algebra, value.pooled, eqn)
         return dataclasses.replace(value, pooled=pooled) if isinstance(pooled, Signal) else None
     if isinstance(value, (Known, BatchMean)):
         return value
-    return None if isinstance(value, Padded) else _repeated(value, eqn)
+    return None if isinstance(value, Padded) else _repeated(algebra, value, eqn)
 
 
-def _repeated(value: Value, eqn: core.JaxprEqn) -> Value | None:
+def _repeated(algebra: FieldAlgebra, value: Value, eqn: core.JaxprEqn) -> Value | None:
     axes = axes_of(value.signal if isinstance(value, Piece) else value)
     shape = shape_of(eqn.outvars[0])
     if axes:
         placed = dict(zip(eqn.params["broadcast_dimensions"], axes, strict=True))
         axes = tuple(placed.get(k, "1") for k in range(len(shape)))
     copies = math.prod(shape) / max(math.prod(shape_of(eqn.invars[0])), 1)
-    if isinstance(value, Signal) and copies > 1:
-        value = with_gradient_factor(value, copies)
+    value = algebra.repeated(value, copies)
     return _with_axes(value, axes)
 
 
@@ -168,11 +172,66 @@ def slice_of(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value])
     value, old, new = values[0], shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
     if isinstance(value, Series):
         return _step_of(value, eqn)
+    if isinstance(value, (Parts, Signal)) and (cut := _units_of(algebra, value, eqn)) is not None:
+        return cut
     if not isinstance(value, Signal) or len(value.axes) != len(old):
         return None
     if any(a != "e" and m != n for a, m, n in zip(value.axes, old, new, strict=True)):
         return None
     return Piece(value, math.prod(old))
+
+
+def _units_of(algebra: FieldAlgebra, value: Signal | Parts, eqn: core.JaxprEqn) -> Value | None:
+    """Some units of a signal, all of its examples; None for another slice."""
+    old, starts, stops = shape_of(eqn.invars[0]), eqn.params["start_indices"], eqn.params["limit_indices"]
+    axes = value.axes if isinstance(value, Signal) else _unit_axes(value)
+    cut = [k for k in range(len(old)) if (starts[k], stops[k]) != (0, old[k])]
+    strides = eqn.params["strides"] or (1,) * len(old)
+    if len(cut) != 1 or axes[cut[0] : cut[0] + 1] != ("u",) or strides[cut[0]] != 1:
+        return None
+    out = cut_of(algebra, value, starts[cut[0]], stops[cut[0]], old[cut[0]])
+    if isinstance(out, Signal) and stops[cut[0]] - starts[cut[0]] == 1:
+        out = dataclasses.replace(out, axes=tuple("1" if k == cut[0] else a for k, a in enumerate(out.axes)))
+    return out
+
+
+def _unit_axes(parts: Parts) -> Axes:
+    return next((p.axes for _, p in parts.signals), ())
+
+
+@random_field_rule("split")
+def split(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Value] | None:
+    """Cut a signal into stretches of units."""
+    value, axis = values[0], eqn.params["axis"]
+    axes = value.axes if isinstance(value, Signal) else _unit_axes(value) if isinstance(value, Parts) else ()
+    if not isinstance(value, (Parts, Signal)) or axes[axis : axis + 1] != ("u",):
+        return None
+    stops = np.cumsum([int(n) for n in eqn.params["sizes"]])
+    pairs = zip([0, *stops[:-1]], stops, strict=True)
+    outs = [cut_of(algebra, value, int(low), int(high), int(stops[-1])) for low, high in pairs]
+    return None if any(out is None for out in outs) else [out for out in outs if out is not None]
+
+
+@random_field_rule("gather")
+def gather(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -> Value | None:
+    """Take examples or positions, each with all of its units; the gradients of the copies add up."""
+    signal, indices = values
+    numbers, sizes, old = eqn.params["dimension_numbers"], eqn.params["slice_sizes"], shape_of(eqn.invars[0])
+    if not isinstance(signal, Signal) or not isinstance(indices, (Data, Known)) or len(signal.axes) != len(old):
+        return None
+    whole = all(sizes[k] == n for k, n in enumerate(old) if signal.axes[k] == "u")
+    if not whole or getattr(numbers, "operand_batching_dims", ()):
+        return None
+    rest = iter(a for k, a in enumerate(signal.axes) if k not in numbers.collapsed_slice_dims)
+    new = shape_of(eqn.outvars[0])
+    axes = tuple(next(rest) if k in numbers.offset_dims else "e" for k in range(len(new)))
+    taken = with_gradient_factor(signal, math.prod(new) / max(math.prod(old), 1))
+    components = {}
+    for gaussian, component in taken.components.items():  # which positions stand side by side has changed
+        moved = algebra.add(dataclasses.replace(gaussian, edges=[(gaussian, 1.0)], kurtosis=[1.0], spatial=None))
+        moved.layer, moved.units = None, 0
+        components[moved] = component
+    return dataclasses.replace(taken, components=components, axes=axes)
 
 
 def _step_of(series: Series, eqn: core.JaxprEqn) -> Value | None:
@@ -211,6 +270,8 @@ def concatenate(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Valu
     along, size = eqn.params["dimension"], math.prod(shape_of(eqn.outvars[0]))
     signals = [v.signal if isinstance(v, Piece) else v for v in values]
     first = signals[0]
+    if (side_by_side := joined(values, [shape_of(v)[along] for v in eqn.invars], along)) is not None:
+        return side_by_side
     if not isinstance(first, Signal) or first.axes[along : along + 1] != ("e",):
         return None
     if any(not isinstance(s, Signal) or identity_of(s) != identity_of(first) for s in signals):

@@ -1,0 +1,123 @@
+"""Small models of the shapes that people train: how much of them theory predicts, and that it is right there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from gradflow import theory
+
+IMAGES, VECTORS = (16, 16, 16, 3), (32, 60)
+
+
+class ResNet(nn.Module):
+    """Padding, max pooling, batch norm, shortcuts and global average pooling, as in ResNet-50 (He et al. 2016)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = nn.relu(norm(nn.Conv(32, (3, 3), padding="VALID", use_bias=False)(x)))
+        x = nn.max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))
+        for channels, stride in ((32, 1), (64, 2)):
+            h = nn.relu(norm(nn.Conv(channels, (3, 3), strides=stride, use_bias=False)(x)))
+            h = norm(nn.Conv(channels, (3, 3), use_bias=False)(h))
+            x = nn.relu(norm(nn.Conv(channels, (1, 1), strides=stride, use_bias=False)(x)) + h)
+        return nn.Dense(40)(x.mean((1, 2)))
+
+
+class MobileNet(nn.Module):
+    """Depthwise convolutions with squeeze and excitation, as in EfficientNet (Tan & Le 2019)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.silu(norm(nn.Conv(32, (3, 3), strides=2, use_bias=False)(x)))
+        for _ in range(2):
+            h = nn.silu(norm(nn.Conv(128, (1, 1), use_bias=False)(x)))
+            h = nn.silu(norm(nn.Conv(128, (3, 3), feature_group_count=128, use_bias=False)(h)))
+            gate = nn.Conv(64, (1, 1))(h.mean((1, 2), keepdims=True))
+            h = h * nn.sigmoid(nn.Conv(128, (1, 1))(nn.silu(gate)))
+            x = x + norm(nn.Conv(32, (1, 1), use_bias=False)(h))
+        return nn.Dense(40)(x.mean((1, 2)))
+
+
+class UNet(nn.Module):
+    """Group norm, resizing and concatenated skips, as in diffusion models (Ho et al. 2020)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        first = block(nn.Conv(32, (3, 3))(x), 32)
+        x = block(nn.Conv(64, (3, 3), strides=2)(first), 64)
+        x = jax.image.resize(x, (*first.shape[:3], 64), "nearest")
+        x = block(jnp.concatenate([nn.Conv(32, (3, 3))(x), first], -1), 32)
+        return nn.Conv(32, (3, 3))(nn.silu(nn.GroupNorm(4)(x)))
+
+
+class GatedUnits(nn.Module):
+    """One layer gives both the gate and what it lets through."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = nn.Dense(128)(x)
+        for _ in range(2):
+            gate, value = jnp.split(nn.Dense(256)(nn.RMSNorm()(x)), 2, -1)
+            x = x + nn.Dense(128)(nn.silu(gate) * value)
+        return nn.Dense(40)(x)
+
+
+class ActorCritic(nn.Module):
+    """Convolutions over frames, then a policy and a value, as in deep reinforcement learning."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = nn.relu(nn.Conv(32, (4, 4), strides=2, padding="VALID")(x))
+        x = nn.relu(nn.Conv(32, (3, 3), padding="VALID")(x)).reshape(len(x), -1)
+        x = nn.tanh(nn.Dense(128)(x))
+        mean, log_std = jnp.split(nn.Dense(64)(x), 2, -1)
+        return mean * jnp.exp(-1.0) + log_std, nn.Dense(32)(nn.tanh(nn.Dense(128)(x)))
+
+
+def norm(x: jax.Array) -> jax.Array:
+    return nn.BatchNorm(use_running_average=False)(x)
+
+
+def block(x: jax.Array, channels: int) -> jax.Array:
+    h = nn.Conv(channels, (3, 3))(nn.silu(nn.GroupNorm(4)(x)))
+    h = nn.Conv(channels, (3, 3))(nn.silu(nn.GroupNorm(4)(h)))
+    return (x if x.shape[-1] == channels else nn.Conv(channels, (1, 1))(x)) + h
+
+
+def predicted(module: nn.Module, *args: Any, seed: int = 0) -> theory.Prediction:
+    variables = jax.jit(module.init)(jax.random.key(seed), *args)
+    rest = {k: v for k, v in variables.items() if k != "params"}
+    return theory.predict(
+        lambda p, *args: module.apply({"params": p, **rest}, *args, mutable=["batch_stats"])[0],
+        variables["params"],
+        *args,
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "ends"),
+    [
+        (ResNet(), IMAGES, 1),
+        (MobileNet(), IMAGES, 3),  # gates that are the same at all positions: their gradients are measured
+        (UNet(), IMAGES, 1),
+        (GatedUnits(), VECTORS, 1),
+        (ActorCritic(), IMAGES, 2),
+    ],
+    ids=lambda x: type(x).__name__ if isinstance(x, nn.Module) else "",
+)
+def test_models_are_inside_the_theory(module: nn.Module, shape: tuple[int, ...], ends: int) -> None:
+    """All layers forward, and backward all but those that feed the loss; measured and predicted rms agree."""
+    prediction = predicted(module, jax.random.normal(jax.random.key(3), shape))
+    count = len(prediction.layers)
+    assert prediction.coverage == pytest.approx((1.0, 1 - ends / count)), str(prediction)
+    assert set(prediction.outside.values()) <= {"approximate: a nonlinearity of a sum that is not Gaussian"}
+    assert not prediction.outliers, str(prediction)
+    for layer in prediction.layers:
+        assert layer.output_rms == pytest.approx(layer.measured_output_rms, rel=0.35), str(prediction)
+        assert layer.output_grad_rms == pytest.approx(layer.measured_output_grad_rms, rel=0.4), str(prediction)
