@@ -75,11 +75,13 @@ def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
     feed the loss, by mean square slopes (Poole et al. 2016; Schoenholz et al. 2017; Yang & Schoenholz 2017; Xiao et al.
     2018; Chen et al. 2018; Yang et al. 2019, here without terms of order 1/batch).
 
-    Followed are skip connections, biases, noise and dropout from a constant key, batch, layer, group and rms
-    normalization, grouped and depthwise convolutions, recurrent networks step by step, and gates, which are products of
-    two signals that are independent at initialization. `gradflow.register_rule` adds an operation. Outside the theory
-    are attention, pooling, concatenation, and loops without a fixed length. The note of the next layer says so, and
-    there theory starts anew from the measured input.
+    Followed are skip connections, biases, noise, dropout and stochastic depth, batch, layer, group and rms
+    normalization, grouped and depthwise convolutions, average and maximum pooling, padding, concatenation and slices of
+    units, recurrent networks step by step, and gates, which are products of two signals that are independent at
+    initialization. `gradflow.register_rule` adds an operation. Outside the theory are attention, means over positions
+    behind it, graphs, and loops without a fixed length. The note of the next layer says what and where, and there
+    theory starts anew from the measured input. The gradient of a signal that is repeated at many positions, such as a
+    gate of a channel, is the measured one, because theory does not follow how far the gradients of positions agree.
 
     Theory assumes that weights are random, independent of each other and of the gradient that arrives. A loss such as
     mean(output^2) sends the output itself back, which is not independent. After training, the outliers are the layers

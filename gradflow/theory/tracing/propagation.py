@@ -16,7 +16,7 @@ from jax.extend import core
 
 from gradflow.instrument import jaxprs
 from gradflow.instrument.sites import Site
-from gradflow.primitives import CONTRACTIONS, ELEMENTWISE
+from gradflow.primitives import ELEMENTWISE
 from gradflow.theory.tracing.abstract_values import (
     BatchMean,
     Data,
@@ -25,7 +25,6 @@ from gradflow.theory.tracing.abstract_values import (
     Padded,
     Padding,
     Parts,
-    Piece,
     Series,
     Value,
     layers_below,
@@ -34,6 +33,7 @@ from gradflow.theory.tracing.abstract_values import (
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.constants import evaluate
 from gradflow.theory.tracing.contractions import contraction_of, data_correlation, mean_square_gain, windows_of
+from gradflow.theory.tracing.notes import place_of, reason_outside
 from gradflow.theory.tracing.positions import through_windows
 from gradflow.theory.tracing.random_fields import Gaussian, Signal, correlation_of, gaussian_signal
 from gradflow.theory.tracing.rules import rule_of
@@ -47,7 +47,6 @@ __all__ = [
     "Steps",
     "data_of",
     "ordinary",
-    "reason_outside",
     "stack",
     "step_of",
 ]
@@ -125,7 +124,7 @@ class Propagation:
                 return ordinary(self.algebra, jaxpr, eqn, values)
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            said = f"the rule for {eqn.primitive.name} failed: {type(error).__name__}: {reason[0]}"
+            said = f"the rule for {eqn.primitive.name} failed: {type(error).__name__}: {reason[0]}{place_of(eqn)}"
             return [outside(values, said)] * len(eqn.outvars)
 
     def mark_unpredictable(self, values: Sequence[Value]) -> None:
@@ -307,7 +306,7 @@ def ordinary(algebra: FieldAlgebra, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, value
         out = rule(algebra, eqn, [_as_signal(v) if isinstance(v, BatchMean) else v for v in values])
     outs = out if isinstance(out, list) else [out]
     if any(v is None for v in outs) or len(outs) != count:
-        return [outside(values, reason_outside(eqn.primitive.name, values))] * count
+        return [outside(values, reason_outside(eqn, values))] * count
     return [v for v in outs if v is not None]
 
 
@@ -326,27 +325,6 @@ def data_of(jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value]) -> l
         except Exception:  # without its numbers it is data all the same
             pass
     return [Data() for _ in eqn.outvars]
-
-
-def reason_outside(primitive: str, values: Sequence[Value]) -> str:
-    """Say what of an equation theory has no description for.
-
-    Args:
-        primitive: its name.
-        values: its operands.
-    """
-    signals = sum(isinstance(v, (Signal, Series)) for v in values)
-    if any(isinstance(v, Piece) for v in values):
-        primitive = "slice"
-    if primitive in (*CONTRACTIONS, "mul", "div") and signals > 1:
-        return "a product of two signals, as in attention or gates"
-    if primitive.startswith(("reduce_", "arg")):
-        return f"{primitive} over units, examples or positions, as in softmax or pooling"
-    if primitive in ("slice", "split", "dynamic_slice", "gather", "concatenate"):
-        return f"{primitive}: parts of a signal used apart, as gates are, or put together"
-    if any(isinstance(v, Data) for v in values) and signals:
-        return "signal and data meet otherwise than in a layer"
-    return f"{primitive} of a signal, for which no rule is known (gf.register_rule adds one)"
 
 
 def step_of(value: Value, step: int) -> Value:

@@ -18,6 +18,8 @@ from gradflow.theory.tracing.abstract_values import (
     Data,
     Known,
     Outside,
+    Padded,
+    Parts,
     Piece,
     Series,
     Signal,
@@ -82,13 +84,16 @@ def value_of(kind: str, dtype: str) -> Value:
         "outside": Outside("something"),
         "batch mean": BatchMean(first, 4.0),
         "piece": Piece(first, 24),
+        "pooled": BatchMean(first, 4.0, pooled=first.scaled(0.5)),
+        "padded": Padded(first, {0: (1, 1)}),
+        "parts": Parts((first, second), (0.5, 0.5)),
         "series": Series((second, first, first, second), ("t", "u")),
     }[kind]
 
 
 KINDS = (
     "signal", "sum", "zero", "constant", "numbers", "truth", "number", "zeros", "infinite", "key", "empty", "data",
-    "outside", "batch mean", "piece", "series",
+    "outside", "batch mean", "piece", "pooled", "padded", "parts", "series",
 )  # fmt: skip
 
 
@@ -183,7 +188,7 @@ def test_operations_that_are_inside_the_theory(between: Any) -> None:
 
 
 def test_dropout_whose_key_comes_with_the_batch() -> None:
-    """The mask is data, and still a mask; one that keeps whole examples is a pattern, outside the theory."""
+    """The mask is data, and still a mask; one of whole examples is not Gaussian, one of positions is outside."""
 
     def model(params: Any, x: jax.Array, key: jax.Array) -> jax.Array:
         x = x @ params[0]
@@ -199,7 +204,15 @@ def test_dropout_whose_key_comes_with_the_batch() -> None:
         x = jnp.where(jnp.arange(len(x))[:, None] < lengths, x, 0.0)
         return jnp.tanh(x @ params[1]) @ params[2]
 
-    assert list(theory.predict(padded, weights(), batch(), jnp.int32(9)).outside) == ["1"]
+    prediction = theory.predict(padded, weights(), batch(), jnp.int32(9))
+    assert "not Gaussian" in prediction.outside["1"]
+    assert not prediction.outliers
+
+    def by_position(params: Any, x: jax.Array) -> jax.Array:
+        x = jnp.where(jnp.arange(10)[:, None] < 4, x.reshape(16, 10, 10) @ params[0][:10], 0.0)
+        return jnp.tanh(x @ params[1]) @ params[2]
+
+    assert "select_n" in theory.predict(by_position, weights(), batch()).outside["1"]
 
 
 def group_norm(x: jax.Array, groups: int) -> jax.Array:

@@ -185,6 +185,8 @@ def _dropped(algebra: FieldAlgebra, signal: Signal, kept: np.ndarray) -> Signal 
         spatial[(0,) * spatial.ndim] = 1.0
     gaussian = algebra.add(Gaussian(variance, shared, edges, signal.log_variance, kurtosis=kurtosis, spatial=spatial))
     algebra.not_gaussian.add(gaussian)
+    if whole:
+        algebra.approximate.add(gaussian)  # the layer behind it is not Gaussian either: for some examples it is 0
     return gaussian_signal(gaussian, signal.axes, mean)
 
 

@@ -220,7 +220,7 @@ def gather(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -
     if not isinstance(signal, Signal) or not isinstance(indices, (Data, Known)) or len(signal.axes) != len(old):
         return None
     whole = all(sizes[k] == n for k, n in enumerate(old) if signal.axes[k] == "u")
-    if not whole or getattr(numbers, "operand_batching_dims", ()):
+    if not whole or numbers.operand_batching_dims:
         return None
     rest = iter(a for k, a in enumerate(signal.axes) if k not in numbers.collapsed_slice_dims)
     new = shape_of(eqn.outvars[0])
