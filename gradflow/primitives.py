@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from jax.extend import core
 
@@ -54,6 +54,7 @@ ELEMENTWISE = frozenset(
 CONTRACTIONS = frozenset({"conv_general_dilated", "dot_general", "ragged_dot", "ragged_dot_general"})
 
 
+@runtime_checkable
 class OriginRule(Protocol):
     """How origins, parameters or data, pass through a primitive."""
 
@@ -66,6 +67,7 @@ class OriginRule(Protocol):
         """
 
 
+@runtime_checkable
 class RandomFieldRule(Protocol):
     """What a primitive makes of random fields."""
 

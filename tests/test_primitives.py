@@ -17,6 +17,7 @@ from gradflow import primitives
 from gradflow.instrument import FlowError
 from gradflow.instrument.jaxprs import CUSTOM_RULES, INLINED, REMAT
 from gradflow.theory.tracing.rules import rule_of
+from tests.user_errors import without_type_checker
 
 CALLS = CUSTOM_RULES | INLINED | REMAT | {"scan"}
 
@@ -93,6 +94,7 @@ def theirs(*values: Any) -> Any:
 
 
 @pytest.mark.parametrize("given", [([3], {"origin": mine}), ("sort", {}), ("sort", {"random_field": "mean"})])
+@without_type_checker()
 def test_misuse_is_said(given: Any, table: Any) -> None:
     name, rules = given
     with pytest.raises(TypeError, match="Fix: register_rule"):
