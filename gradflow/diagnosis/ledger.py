@@ -50,7 +50,9 @@ class Entry:
             be negative; empty where branches were not told apart.
         layers: names of the layers inside it, where it holds several branches.
         steps: gains of the steps that it was passed at, from the first step to the last; None outside of scans.
-        expected: band of `log10_gain` at this width; None where theory says nothing, or had no time left.
+        expected: band of `log10_gain` at this width, for weights and signals of the size that was measured; None where
+            theory says nothing, or had no time left. It takes weights and slopes for independent of the cotangent that arrives. Of the last layer's weights and of the
+            activation below it nothing is expected, because a loss such as mean(output^2) sends the output itself back.
         remark: what has to be said in words, "" mostly.
     """
 
@@ -121,12 +123,16 @@ class Book:
 
     @property
     def expected(self) -> Expected | None:
-        """Band of `total`, for independent entries; None unless theory expects something of each of them."""
-        bands = [e.expected for e in self.entries if e.cause != "loss"]
-        known = [band for band in bands if band is not None]
-        if len(known) < len(bands) or not bands:
+        """Band of `total`: expected and independent gains where theory has them, the measured ones elsewhere.
+
+        None where theory expects nothing at all.
+        """
+        entries = [e for e in self.entries if e.cause != "loss"]
+        bands = [e.expected for e in entries if e.expected is not None]
+        if not bands:
             return None
-        mean, half = sum(b.mean for b in known), math.sqrt(sum((b.high - b.mean) ** 2 for b in known))
+        mean = math.fsum(e.log10_gain if e.expected is None else e.expected.mean for e in entries)
+        half = math.sqrt(sum((band.high - band.mean) ** 2 for band in bands))
         return Expected(mean, mean - half, mean + half)
 
     @property
@@ -211,18 +217,35 @@ def ledger(
                 cause="gf.ledger inside jit, vmap, scan or grad",
                 fix="call it outside; it compiles what it runs itself",
             )
-        path = _path_of(traced)
-        norms = measure(traced, path)
+        path, norms = _measured_path(traced)
         return _book(path, norms, traced.leaves, Budget(theory_seconds))
 
 
-def _path_of(traced: Traced) -> SignalPath:
+def _measured_path(traced: Traced) -> tuple[SignalPath, PathNorms]:
+    """Measure the path from the first layer, or from one beside it where the first is cut off by an exact zero.
+
+    The gate of a cell whose state is 0, and a low-rank update whose second factor is 0, have a cotangent of 0 by
+    construction. A layer beside them, which does not depend on them, tells what the signal does.
+    """
+    path = _path_of(traced, {})
+    norms = measure(traced, path)
+    passed_over: dict[str, str] = {}
+    other, seen = path, norms
+    while other.moves and seen.at(other.moves[-1].lower, backward=True) == -math.inf:
+        passed_over[other.first] = "its cotangent is exactly 0, that of a layer beside it is not"
+        other = _path_of(traced, passed_over)
+        if other.moves or other.first:
+            seen = measure(traced, other)
+    return (other, seen) if other.moves else (path, norms)
+
+
+def _path_of(traced: Traced, passed_over: Mapping[str, str]) -> SignalPath:
     origins = [Origin(Kind.VIEW, frozenset({k}), active=True) for k in range(len(traced.leaves))]
     data = [Origin(Kind.DATA) for _ in opened(traced.jaxpr)[1]]
     sites = find_sites(traced.jaxpr, origins, data, activations=False).sites
     names = name_sites(sites, traced.paths)
     owners = ["/".join(path[:-1]) or path[-1] for path in traced.paths]
-    return find_path(traced.jaxpr, sites, names, owners)
+    return find_path(traced.jaxpr, sites, names, owners, passed_over)
 
 
 def _book(path: SignalPath, norms: PathNorms, leaves: Sequence[Any], budget: Budget) -> Book:
@@ -231,8 +254,9 @@ def _book(path: SignalPath, norms: PathNorms, leaves: Sequence[Any], budget: Bud
     for move in path.moves:
         grouped[move.stage].append(move)
     entries = []
-    for k in order:
-        entry = _entry(path.stages[k], grouped[k], norms, path, leaves, budget)
+    independent = _independent_of_loss([path.stages[k] for k in order])
+    for k, alone in zip(order, independent, strict=True):
+        entry = _entry(path.stages[k], grouped[k], norms, path, leaves, budget, alone)
         if path.stages[k].operation not in LINKS or not abs(entry.log10_gain) < _NOTHING:
             entries.append(entry)
     ends = [m for m in path.moves if path.stages[m.stage].cause != "loss"]
@@ -247,7 +271,13 @@ def _book(path: SignalPath, norms: PathNorms, leaves: Sequence[Any], budget: Bud
 
 
 def _entry(
-    stage: Stage, moves: Sequence[Move], norms: PathNorms, path: SignalPath, leaves: Sequence[Any], budget: Budget
+    stage: Stage,
+    moves: Sequence[Move],
+    norms: PathNorms,
+    path: SignalPath,
+    leaves: Sequence[Any],
+    budget: Budget,
+    independent: bool,
 ) -> Entry:
     backward = [_gain(m.upper, m.lower, norms, backward=True) for m in moves]
     forward = [_gain(m.lower, m.upper, norms, backward=False) for m in moves]
@@ -261,9 +291,16 @@ def _entry(
         _shares(stage, norms),
         stage.layers,
         np.asarray(backward[::-1]) if in_scan else None,
-        None if stage.cause == "loss" else _expected(stage, moves, norms, path, leaves, budget),
+        _expected(stage, moves, norms, path, leaves, budget) if independent else None,
         _remark(moves, norms),
     )
+
+
+def _independent_of_loss(stages: Sequence[Stage]) -> list[bool]:
+    """Tell which stages get a cotangent that does not depend on them: those below the last layer and its activation."""
+    weights = [k for k, stage in enumerate(stages) if stage.cause in ("weights", "time")]
+    second = weights[1] if len(weights) > 1 else len(stages)
+    return [k >= second for k in range(len(stages))]
 
 
 def _gain(start: Any, end: Any, norms: PathNorms, *, backward: bool) -> float:

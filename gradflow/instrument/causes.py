@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gradflow.instrument import jaxprs
@@ -92,8 +92,18 @@ def classify(low: int, operations: Sequence[Operation], around: Surroundings, be
         return Stage("activation", below, operation)
     root = any(around.graph.flags[n] & ROOT for op in operations for n in (*op.reads, *op.writes) if n is not None)
     if reduces and (root or "pow" in kinds or all(k in _LINEAR or k in ("div", "mul") for k in kinds)):
-        return Stage("normalization", below, operation)
+        reads = {n for op in operations for n in op.reads if n is not None} - around.dependent
+        owners = _owners(reads, around)
+        return Stage("normalization", owners[0] if len(owners) == 1 else below, operation)
     return Stage("other", below, operation)
+
+
+def _owners(numbers: Iterable[int], around: Surroundings) -> list[str]:
+    """Return the names of those that own the parameters behind values."""
+    leaves = 0
+    for n in numbers:
+        leaves |= around.graph.leaves[n]
+    return list(dict.fromkeys(owner for k, owner in enumerate(around.leaf_owners) if leaves >> k & 1))
 
 
 def _single(low: int, op: Operation, around: Surroundings, below: str, before: str) -> Stage | None:
@@ -124,14 +134,12 @@ def _scaled(
     op: Operation, others: Sequence[int], around: Surroundings, below: str, before: str, operation: str
 ) -> Stage:
     """Name a product with something that does not depend on the signal: a learned scale, a constant."""
-    leaves = 0
-    for n in others:
-        leaves |= around.graph.leaves[n]
-    owners = [around.leaf_owners[k] for k in range(len(around.leaf_owners)) if leaves >> k & 1]
+    owners = _owners(others, around)
+    where = owners[0] if len(owners) == 1 else below
     if before == "normalization" or any(around.graph.flags[n] & ROOT for n in others):
-        return Stage("normalization", owners[0] if len(set(owners)) == 1 else below, operation)
+        return Stage("normalization", where, operation)
     if owners:
-        return Stage("weights", owners[0] if len(set(owners)) == 1 else below, "scale")
+        return Stage("weights", where, "scale")
     random = any(around.graph.flags[n] & RANDOM for n in others)
     return Stage("other", below, "dropout" if random else "constant factor")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from gradflow.instrument import jaxprs
@@ -75,7 +76,13 @@ class SignalPath:
     aside: tuple[tuple[str, str], ...]
 
 
-def find_path(jaxpr: Any, sites: Sequence[Site], names: Sequence[str], owners: Sequence[str]) -> SignalPath:
+def find_path(
+    jaxpr: Any,
+    sites: Sequence[Site],
+    names: Sequence[str],
+    owners: Sequence[str],
+    passed_over: Mapping[str, str] = MappingProxyType({}),
+) -> SignalPath:
     """Find the path of a loss.
 
     Args:
@@ -83,11 +90,12 @@ def find_path(jaxpr: Any, sites: Sequence[Site], names: Sequence[str], owners: S
         sites: of its layers, in forward order.
         names: of the sites.
         owners: for each leaf the name of what owns it.
+        passed_over: layers that it shall not begin at, and why; it then begins at one that does not depend on them.
 
     Returns:
         The path; without moves, and with reasons in `aside`, where none can be followed.
     """
-    return _Follower(jaxprs.opened(jaxpr)[0], sites, names, owners).follow()
+    return _Follower(jaxprs.opened(jaxpr)[0], sites, names, owners).follow(passed_over)
 
 
 @dataclasses.dataclass
@@ -150,8 +158,15 @@ class _Follower:
         self.aside: dict[str, str] = {}
         self.time_followed = False
 
-    def follow(self) -> SignalPath:
+    def follow(self, passed_over: Mapping[str, str]) -> SignalPath:
+        behind = set[Path]()
         for site, name in self.candidates:
+            if name in passed_over:
+                self.aside[name] = passed_over[name]
+                behind |= self._dependent_layers(site)
+                continue
+            if site.path in behind:
+                continue
             if site.cut:
                 self.aside[name] = f"no cotangent: cut by {', '.join(site.cut)}"
                 continue
@@ -171,6 +186,14 @@ class _Follower:
         at_step = bool(moves) and moves[-1].lower.step is not None
         aside = tuple((name, why) for name, why in self.aside.items())
         return SignalPath(tuple(self.sites), tuple(self.stages), tuple(moves), first, last, kinds, at_step, aside)
+
+    def _dependent_layers(self, site: Site) -> set[Path]:
+        """Return the layers that depend on the output of one, in the same jaxpr, and in the same step of a scan."""
+        graphs = [self.graph, *(scan_body(self.graph, op) for op in self.graph.operations if op.name == "scan")]
+        for graph in graphs:
+            if (number := _number_at(graph, site)) is not None:
+                return {graph.values[n].path for n in graph.dependent([number])} & set(self.layers)
+        return set(self.layers)
 
     # Where the path begins.
 
@@ -274,7 +297,6 @@ class _Follower:
                 words = ", ".join(dict.fromkeys([old.operation, stage.operation]))
                 self.stages[out[-1].stage] = dataclasses.replace(old, where=stage.where, operation=words)
                 out[-1].high = low
-                below = stage.where
                 continue
             if stage.layers and len(region) > 1:
                 stage = self._forked(graph, cuts[k], region, stage)
