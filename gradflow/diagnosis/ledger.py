@@ -51,8 +51,9 @@ class Entry:
         layers: names of the layers inside it, where it holds several branches.
         steps: gains of the steps that it was passed at, from the first step to the last; None outside of scans.
         expected: band of `log10_gain` at this width, for weights and signals of the size that was measured; None where
-            theory says nothing, or had no time left. It takes weights and slopes for independent of the cotangent that arrives. Of the last layer's weights and of the
-            activation below it nothing is expected, because a loss such as mean(output^2) sends the output itself back.
+            theory says nothing, or had no time left. It takes weights and slopes for independent of the cotangent that
+            arrives. Of the last layer's weights and of the activation below it nothing is expected, because a loss such
+            as mean(output^2) sends the output itself back.
         remark: what has to be said in words, "" mostly.
     """
 

@@ -203,15 +203,26 @@ def test_the_table_fits_and_says_the_same(plain):
     assert plain.summary.replace("'", "&#x27;") in plain._repr_html_()
 
 
+def test_the_waterfall_has_a_bar_for_each_entry(plain):
+    figure = gf.plots.waterfall(plain)
+    shown = [e for e in plain.entries if e.cause != "loss"]
+    bars = [bar for bar in figure.axes[0].patches if bar.get_width()]
+    np.testing.assert_allclose([bar.get_width() for bar in bars], [e.log10_gain for e in shown], atol=1e-9)
+    starts = np.cumsum([0.0] + [e.log10_gain for e in shown])[:-1]
+    np.testing.assert_allclose([bar.get_x() for bar in bars], starts, atol=1e-9)
+
+
 def test_summary_sums_by_cause():
     params = [w * 0.1 for w in WEIGHTS[:4]]
-    book = gf.ledger(
-        lambda p, x: jnp.mean((jax.nn.sigmoid(jax.nn.sigmoid(jax.nn.sigmoid(x @ p[0]) @ p[1]) @ p[2]) @ p[3]) ** 2),
-        params,
-        X,
-    )
+
+    def loss(params, x):
+        for w in params[:-1]:
+            x = jax.nn.sigmoid(x @ w)
+        return jnp.mean((x @ params[-1]) ** 2)
+
+    book = gf.ledger(loss, params, X)
     weights, activations = book.by_cause["weights"], book.by_cause["activation"]
-    assert math.isclose(weights + activations, book.total, abs_tol=1e-9)
+    assert math.isclose(weights + activations, book.total, abs_tol=1e-6)
     assert book.summary == (
         f"Of {-book.total:.1f} decades lost, {-weights:.1f} are the weights', {-activations:.1f} the activations'."
     )
