@@ -93,11 +93,16 @@ def cells(entry: Entry, so_far: float) -> list[str]:
         entry.cause,
         entry.where,
         entry.operation + steps,
-        entry.remark if math.isnan(entry.log10_gain) else f"{entry.log10_gain:+.2f}",
-        "" if math.isnan(so_far) else f"{so_far:+.2f}",
+        entry.remark if math.isnan(entry.log10_gain) else _decades(entry.log10_gain),
+        "" if math.isnan(so_far) else _decades(so_far),
         "" if band is None else f"{band.low:+.2f} … {band.high:+.2f}{mark}",
-        "" if math.isnan(entry.forward_log10_gain) else f"{entry.forward_log10_gain:+.2f}",
+        "" if math.isnan(entry.forward_log10_gain) else _decades(entry.forward_log10_gain),
     ]
+
+
+def _decades(x: float) -> str:
+    """Write a number of decades; what rounds to 0 has no sign of a loss."""
+    return f"{x:+.2f}".replace("-0.00", "+0.00")
 
 
 def notes(book: Book) -> list[str]:
