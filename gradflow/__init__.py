@@ -10,12 +10,14 @@ from gradflow._lazy import attach
 if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists equal
     from gradflow import activations as activations
     from gradflow import data as data
+    from gradflow import diagnosis as diagnosis
     from gradflow import initializers as initializers
     from gradflow import models as models
     from gradflow import monitor as monitor
     from gradflow import plots as plots
     from gradflow import theory as theory
     from gradflow import training as training
+    from gradflow.diagnosis import ledger as ledger
     from gradflow.initializers.lsuv import lsuv as lsuv
     from gradflow.instrument import Flow as Flow
     from gradflow.instrument import LayerFlow as LayerFlow
@@ -33,7 +35,9 @@ _HOMES = {
     "LayerFlow": "gradflow.instrument",
     "activations": "",
     "data": "",
+    "diagnosis": "",
     "initializers": "",
+    "ledger": "gradflow.diagnosis",
     "lsuv": "gradflow.initializers.lsuv",
     "models": "",
     "monitor": "",

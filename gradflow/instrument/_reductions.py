@@ -110,6 +110,18 @@ def sum_of_squares(x: Num[Array, "..."], dtype: str = "float32") -> Float[Array,
     return by_scale(add([jnp.sum(jnp.square(part * scale)) for part in parts]), scale)
 
 
+def inner_products(gs: Sequence[Num[Array, "..."]], of: Num[Array, "..."], dtype: str) -> Float[Array, "k 3"]:
+    """Project arrays on one that is not larger than their sum: Re <g_k, of>, in the columns of one scale for all."""
+    arrays = [real_parts(x, dtype) for x in (*gs, of)]
+    absolute = add([jnp.sum(jnp.abs(part)) for parts in arrays for part in parts])
+    scale = scale_for(absolute, of.size * len(arrays))
+    flat, scale = hidden([part for parts in arrays for part in parts], scale)
+    width = len(arrays[0])
+    scaled = [[part * scale for part in flat[k : k + width]] for k in range(0, len(flat), width)]
+    products = [add([jnp.sum(a * b) for a, b in zip(parts, scaled[-1], strict=True)]) for parts in scaled[:-1]]
+    return jnp.stack([by_scale(product, scale) for product in products])
+
+
 def total(x: Num[Array, "..."], dtype: str) -> Float[Array, " k"]:
     """Sum the entries times `middle`, and times `high`; of a complex array real parts, then imaginary parts.
 

@@ -17,11 +17,13 @@ from jax import lax
 from jax.extend import core
 
 from gradflow.instrument import jaxprs
+from gradflow.instrument.signal_graph import ENTRY
 from gradflow.instrument.sinks import Arrays, Chain, Key, Pack
 from gradflow.instrument.sites import Site
 from gradflow.instrument.tap import (
     TapSpec,
     apply_expert_tap,
+    apply_fork_tap,
     apply_input_tap,
     apply_tap,
     forward_numbers,
@@ -37,13 +39,14 @@ class _Node:
 
     chain: Chain = ()
     taps: dict[int, list[int]] = dataclasses.field(default_factory=dict)
+    readers: set[int] = dataclasses.field(default_factory=set)
     below: dict[tuple[int, int], _Node] = dataclasses.field(default_factory=dict)
     back: set[Key] = dataclasses.field(default_factory=set)
     ahead: set[Key] = dataclasses.field(default_factory=set)
 
     @property
     def touched(self) -> set[int]:
-        return {*self.taps, *(index for index, _ in self.below)}
+        return {*self.taps, *self.readers, *(index for index, _ in self.below)} - {ENTRY}
 
 
 class Interpreter:
@@ -94,6 +97,8 @@ class Interpreter:
         node.back |= back
         node.ahead |= ahead
         node.taps.setdefault(path[-1], []).append(k)
+        node.taps[path[-1]].sort(key=lambda k: bool(self.sites[k].readers))  # a value is tapped before it forks
+        node.readers.update(site.readers)
 
     def _opened(self, node: _Node, sinks: Arrays) -> Arrays:
         """Replace the pack that belongs to this very nest of scans by the sinks inside it."""
@@ -114,6 +119,8 @@ class Interpreter:
         env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
         env.update(zip(jaxpr.invars, args, strict=True))
         ahead: Arrays = {}
+        for k in node.taps.get(ENTRY, ()):
+            ahead |= self._value(k, jaxpr.invars[self.sites[k].out], None, env, sinks)
         for start, stop, outs in _pieces(jaxpr, node.touched):
             if start in node.touched:
                 ahead |= self._equation(node, start, jaxpr, env, sinks)
@@ -124,7 +131,7 @@ class Interpreter:
     def _equation(self, node: _Node, index: int, jaxpr: core.Jaxpr, env: dict[Any, Any], sinks: Arrays) -> Arrays:
         eqn = jaxpr.eqns[index]
         here = node.taps.get(index, [])
-        inputs = {v: env[v] for v in eqn.invars if jaxprs.is_var(v)}
+        inputs = {v: env.get((v, index), env[v]) for v in eqn.invars if jaxprs.is_var(v)}
         ahead: Arrays = {}
         for k in here:
             ahead |= self._before(k, eqn, inputs, env, sinks)
@@ -173,8 +180,16 @@ class Interpreter:
             sizes = env[atom] if jaxprs.is_var(atom) else jnp.asarray(jaxprs.literal_value(atom))
             sink = sinks[("site", k, "experts")]
             env[var], ahead[("site", k, "experts")] = apply_expert_tap(spec, env[var], sizes, sink)
-        env[var], ahead[("site", k, "value")] = apply_tap(spec, env[var], x, sinks[("site", k, "value")])
-        return ahead
+        return ahead | self._value(k, var, x, env, sinks)
+
+    def _value(self, k: int, var: Any, x: Any, env: dict[Any, Any], sinks: Arrays) -> Arrays:
+        """Tap a value; where it forks, each reader then gets a copy of its own, and what else reads it the last one."""
+        site, spec = self.sites[k], self.specs[k]
+        env[var], numbers = apply_tap(spec, env[var], x, sinks[("site", k, "value")])
+        if site.readers:
+            *copies, env[var] = apply_fork_tap(spec, env[var], len(site.readers) + 1, sinks[("site", k, "products")])
+            env.update({(var, index): copy for index, copy in zip(site.readers, copies, strict=True)})
+        return {("site", k, "value"): numbers}
 
     def _inline(self, eqn: core.JaxprEqn, below: dict[int, _Node], args: Sequence[Any], sinks: Arrays) -> Result:
         args = _constrained(args, eqn.params.get("in_shardings", ()))

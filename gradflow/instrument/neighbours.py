@@ -104,7 +104,7 @@ def activation_behind(frame: Frame, var: Any) -> tuple[Frame, int, int] | None:
 def _following(frame: Frame, var: Any, shape: tuple[int, ...]) -> tuple[int, int] | None:
     for index in frame.readers.get(var, ()):
         eqn = frame.jaxpr.eqns[index]
-        if not _is_elementwise(eqn):
+        if not is_elementwise(eqn):
             continue
         for out, result in enumerate(eqn.outvars):
             if jaxprs.shape_of(result) == shape and jaxprs.is_inexact(result):
@@ -112,14 +112,15 @@ def _following(frame: Frame, var: Any, shape: tuple[int, ...]) -> tuple[int, int
     return None
 
 
-def _is_elementwise(eqn: core.JaxprEqn) -> bool:
+def is_elementwise(eqn: core.JaxprEqn) -> bool:
+    """Tell whether an equation, a call or custom rule among them, computes each entry from entries at its place."""
     name = eqn.primitive.name
     if name in ELEMENTWISE or name in IDENTITIES:
         return True
     if name not in jaxprs.INLINED and name not in jaxprs.CUSTOM_RULES:
         return False
     inner, _ = jaxprs.opened(jaxprs.inner_jaxpr(eqn))
-    return all(_is_elementwise(e) or e.primitive.name == "broadcast_in_dim" for e in inner.eqns)
+    return all(is_elementwise(e) or e.primitive.name == "broadcast_in_dim" for e in inner.eqns)
 
 
 def computed_in(eqn: core.JaxprEqn, index: int, weight: int, source: Origin, frame: Frame, bits: Any) -> Pass:

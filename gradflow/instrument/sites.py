@@ -44,6 +44,7 @@ class Site:
         cut: what lies between it and the loss where no cotangent can reach it, () where one can.
         parent: path of the layer that a "silence" belongs to.
         single_reader: whether one equation alone reads the tapped value.
+        readers: numbers of the equations beside it to which each goes as a branch of its own, () for no fork.
     """
 
     path: Path
@@ -73,6 +74,7 @@ class Site:
     cut: tuple[str, ...] = ()
     parent: Path = ()
     single_reader: bool = False
+    readers: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

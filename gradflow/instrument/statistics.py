@@ -229,6 +229,22 @@ def reduce_input_cotangent(g: Num[Array, "..."], layout: Layout) -> Float[Array,
     return _joined([jnp.ones((), layout.dtype), sum_of_squares(g, layout.dtype)])
 
 
+def inner_products(
+    gs: Sequence[Num[Array, "..."]], layout: Layout
+) -> tuple[Num[Array, "..."], Float[Array, " products"]]:
+    """Add up the cotangents of branches, and project each on the sum.
+
+    Args:
+        gs: cotangents of one value, one a branch.
+        layout: what dtype the columns have.
+
+    Returns:
+        The sum g, and <g_k, g> for each branch k, three columns each, one of them for the scale that serves all.
+    """
+    total = reductions.add(gs)
+    return total, _joined([reductions.inner_products(gs, total, layout.dtype).reshape(-1)])
+
+
 def _joined(pieces: Sequence[Array]) -> Float[Array, " columns"]:
     """Put numbers into one vector, by one small kernel: without the barrier XLA makes each a kernel of its own."""
     return lax.optimization_barrier(jnp.concatenate([jnp.atleast_1d(p) for p in pieces]))
@@ -250,6 +266,7 @@ __all__ = [
     "exponent_edges",
     "flush_below",
     "forward",
+    "inner_products",
     "mean",
     "mesh_axes_of",
     "reduce_input_cotangent",

@@ -67,7 +67,7 @@ class TapSpec:
         flush_below: largest cotangent that a 16-bit type makes 0.
         fuses: whether what is done to the value on the way forward ends up inside the one kernel that reads it.
         ahead: parts that the forward pass gives, with their widths: "value", "silent", "experts".
-        back: parts that the backward pass gives: "value", "input_cotangent", "experts".
+        back: parts that the backward pass gives: "value", "input_cotangent", "experts", "products".
     """
 
     layout: statistics.Layout
@@ -121,6 +121,17 @@ def apply_expert_tap(
         per_row *= y.shape[axis]
     entries = jnp.sum(sizes.reshape(-1, sizes.shape[-1]), 0) * per_row
     return _expert_tap(spec, y, sizes, as_varying(sink, y)), as_varying(entries.astype(spec.layout.dtype), y)
+
+
+def apply_fork_tap(
+    spec: TapSpec, y: Num[Array, "..."], count: int, sink: Float[Array, " products"]
+) -> tuple[Num[Array, "..."], ...]:
+    """Return `count` copies of `y`, one for each branch that reads it.
+
+    The gradient with respect to `sink` holds, for each copy, the columns of the inner product of its cotangent with the
+    sum of all: `statistics.inner_products`.
+    """
+    return _fork_tap(spec, count, y, as_varying(sink, y))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -209,3 +220,23 @@ def _expert_tap_bwd(spec: TapSpec, sizes: Array, g: Array) -> tuple[Array, None,
 
 
 _expert_tap.defvjp(_expert_tap_fwd, _expert_tap_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _fork_tap(spec: TapSpec, count: int, y: Array, sink: Array) -> tuple[Array, ...]:
+    del spec, sink
+    return (y,) * count
+
+
+def _fork_tap_fwd(spec: TapSpec, count: int, y: Array, sink: Array) -> tuple[tuple[Array, ...], None]:
+    del spec, sink
+    return (y,) * count, None
+
+
+def _fork_tap_bwd(spec: TapSpec, count: int, _: None, gs: tuple[Array, ...]) -> tuple[Array, Array]:
+    del count
+    total, products = statistics.inner_products(gs, spec.layout)
+    return total, as_varying(products, total)
+
+
+_fork_tap.defvjp(_fork_tap_fwd, _fork_tap_bwd)

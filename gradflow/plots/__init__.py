@@ -9,8 +9,9 @@ from gradflow.plots.colors import heatmap
 from gradflow.plots.curves import movement, profile, training_curves
 from gradflow.plots.depth import flow
 from gradflow.plots.style import COLORS, DASHES, HEAT, MARKERS, STYLE, line_styles, styled
+from gradflow.plots.waterfall import waterfall
 
 __all__ = [
     "COLORS", "DASHES", "HEAT", "MARKERS", "STYLE", "flow", "heatmap", "line_styles", "movement", "profile", "styled",
-    "training_curves",
+    "training_curves", "waterfall",
 ]  # fmt: skip

@@ -39,6 +39,7 @@ ALLOWED = {
     "initializers": {"_lookup", "activations", "theory.mean_field", "instrument"},
     "models": {"_lookup", "activations", "initializers", "instrument"},
     "data": {"_lookup"},
+    "diagnosis": {"instrument"},
     "plots": {"instrument"},
     "monitor": {"instrument"},
     "training": {"_lookup", "instrument", "monitor", "data"},

@@ -1,0 +1,6 @@
+"""Diagnosis: what is wrong with the flow of gradients, where, and why."""
+
+from gradflow.diagnosis.expectation import Expected
+from gradflow.diagnosis.ledger import Book, Entry, ledger
+
+__all__ = ["Book", "Entry", "Expected", "ledger"]
