@@ -66,6 +66,12 @@ def source_scope(eqn: core.JaxprEqn) -> str:
     return str(getattr(eqn.source_info, "name_stack", ""))
 
 
+def source_lines(eqn: core.JaxprEqn) -> list[tuple[str, int]]:
+    """Return the files and lines of the calls under which an equation was traced, the innermost first."""
+    traceback = getattr(eqn.source_info, "traceback", None)
+    return [(frame.file_name, frame.line_num) for frame in getattr(traceback, "frames", ())]
+
+
 def evaluate(jaxpr: core.Jaxpr, eqns: Sequence[core.JaxprEqn], outs: Sequence[Any], env: dict[Any, Any]) -> None:
     """Run consecutive equations of `jaxpr` as JAX would, reading their inputs from `env` and writing `outs` to it."""
     defined = {v for e in eqns for v in e.outvars}

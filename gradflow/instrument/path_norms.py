@@ -39,8 +39,8 @@ class PathNorms:
     """
 
     loss: float
-    forward: list[Float[np.ndarray, "*steps"]]
-    backward: list[Float[np.ndarray, "*steps"]]
+    forward: list[Float[np.ndarray, "..."]]
+    backward: list[Float[np.ndarray, "..."]]
     shares: list[tuple[float, ...] | None]
     flushes: list[bool]
 

@@ -97,7 +97,8 @@ def test_linen_recurrent_cells(cell):
     gains = [e.log10_gain for e in book.entries if e.cause != "loss"]
     assert math.isclose(math.fsum(gains), book.total, abs_tol=1e-6)
     gates = {name for name, why in book.aside.items() if "exactly 0" in why}
-    assert gates == ({"GRUCell_0/ir"} if cell == "GRUCell" else set())  # r multiplies what comes from a state of 0
+    reset = {"GRUCell_0/hr", "GRUCell_0/ir"}  # r multiplies what comes from a state of 0
+    assert gates == (reset if cell == "GRUCell" else set())
 
 
 @pytest.mark.parametrize("scan", [False, True])

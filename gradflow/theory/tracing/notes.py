@@ -49,11 +49,9 @@ def place_of(eqn: core.JaxprEqn) -> str:
     Args:
         eqn: the equation.
     """
-    traceback = getattr(eqn.source_info, "traceback", None)
-    for frame in getattr(traceback, "frames", ()):
-        file = frame.file_name
+    for file, line in jaxprs.source_lines(eqn):
         library = file.startswith((*_LIBRARIES, _PACKAGE, "<")) or "site-packages" in file
         if not library:
-            return f", at {Path(file).name}:{frame.line_num}"
+            return f", at {Path(file).name}:{line}"
     scope = jaxprs.source_scope(eqn)
     return f", in {scope}" if scope else ""

@@ -187,7 +187,6 @@ IMAGES, SEQUENCES, VECTORS = (16, 8, 8, 3), (16, 7, 30), (EXAMPLES, 100)
         (Net(nn.relu, norm=Keras), VECTORS),
         (Net(nn.relu, norm=lambda: nn.GroupNorm(8)), VECTORS),
         (Separable(), IMAGES),
-        (models.CNN(depth=3, channels=32, outputs=20), IMAGES),
     ],
     ids=[
         "silu",
@@ -204,7 +203,6 @@ IMAGES, SEQUENCES, VECTORS = (16, 8, 8, 3), (16, 7, 30), (EXAMPLES, 100)
         "batch norm of Keras",
         "group norm",
         "separable",
-        "own convolution",
     ],
 )
 def test_linen_models_are_inside_the_theory(module: nn.Module, shape: tuple[int, ...]) -> None:
