@@ -56,6 +56,7 @@ def _failing(claims: Callable[[Any], list[Claim]], results: Any) -> set[str]:
 def _replaced(results: Any, path: list[str], value: np.ndarray) -> Any:
     name, *rest = path
     if isinstance(results, Mapping):
+        name = next((key for key in results if str(key) == name), name)
         old = results[name]
         return {**results, name: _replaced(old, rest, value) if rest else _like(old, value)}
     old = getattr(results, name)
