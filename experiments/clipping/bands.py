@@ -1,4 +1,4 @@
-"""Bands of the claims of `clipping`. Pilot bands follow the rule of `experiments.framework.pilots`."""
+"""Bands of the claims of `clipping`. Pilot bands follow the rule of `experiments.framework.bands`."""
 
 from __future__ import annotations
 
@@ -54,42 +54,42 @@ def bent_rate() -> Band:
 
 def thrown() -> Band:
     """Longest plain step over the longest clipped one, median over starts."""
-    return around("a cliff throws plain descent off", (61, 138), logarithmic=True, low=1.0)
+    return around("a cliff throws plain descent off", (61, 138), log=True, possible=(1.0, math.inf))
 
 
 def ends_lower() -> Band:
     """Part of the starts from which clipped descent ends lower than plain descent."""
-    return around("clipped descent goes on", (0.97, 0.91), least=0.03, low=0.5, high=1.0)
+    return around("clipped descent goes on", (0.97, 0.91), floor=0.03, possible=(0.5, 1.0))
 
 
 def varied() -> Band:
     """Local smoothness along training, 90 % over 10 % quantile."""
-    return around("smoothness is no constant", (470, 470), logarithmic=True, least=0.1, low=1.0)
+    return around("smoothness is no constant", (470, 470), log=True, floor=0.1, possible=(1.0, math.inf))
 
 
 def correlated() -> Band:
     """Correlation of ln(smoothness) and ln(gradient norm) along training."""
-    return around("smoothness grows with the gradient", (0.87, 0.89), least=0.02, low=0.0, high=1.0)
+    return around("smoothness grows with the gradient", (0.87, 0.89), floor=0.02, possible=(0.0, 1.0))
 
 
 def exponent() -> Band:
     """Exponent a in smoothness ~ (gradient norm)^a."""
-    return around("smoothness grows about as the gradient does", (1.35, 1.73), low=0.0)
+    return around("smoothness grows about as the gradient does", (1.35, 1.73), possible=(0.0, math.inf))
 
 
 def spike() -> Band:
     """Largest norm of a gradient that is not clipped, over the limit of those that are."""
-    return around("gradients explode", (50, 50), logarithmic=True, least=0.5, low=1.0)
+    return around("gradients explode", (50, 50), log=True, floor=0.5, possible=(1.0, math.inf))
 
 
 def gain() -> Band:
     """Mean error of networks without clipping minus that with it."""
-    return around("clipping helps", (0.5, 0.5), least=0.1, low=0.0, high=1.0)
+    return around("clipping helps", (0.5, 0.5), floor=0.1, possible=(0.0, 1.0))
 
 
 def learned() -> Band:
     """Networks that learn temporal order with clipping, minus those that learn it without, of the same starts."""
-    return around("only clipped networks learn it", (0.5, 0.5), least=0.1, low=0.0, high=1.0)
+    return around("only clipped networks learn it", (0.5, 0.5), floor=0.1, possible=(0.0, 1.0))
 
 
 def chance() -> Band:
@@ -103,14 +103,14 @@ def chance() -> Band:
 
 def easy() -> Band:
     """Part of the networks from tanh and smart tanh that learn the shortest sequences."""
-    return around("short sequences are learned", (1, 1), least=0.1, low=0.5, high=1.0)
+    return around("short sequences are learned", (1, 1), floor=0.1, possible=(0.5, 1.0))
 
 
 def longer() -> Band:
     """Error of tanh networks on the longest sequences minus that on the shortest."""
-    return around("the longer the harder", (0.57, 0.70), low=0.0, high=0.75)
+    return around("the longer the harder", (0.57, 0.70), possible=(0.0, 0.75))
 
 
 def smarter() -> Band:
     """Error of tanh networks minus that of smart tanh on the longest sequences."""
-    return around("sparse weights of radius .95 reach further", (0.37, 0.58), low=0.0, high=0.75)
+    return around("sparse weights of radius .95 reach further", (0.37, 0.58), possible=(0.0, 0.75))

@@ -1,4 +1,4 @@
-"""Bands of the claims of `recurrent`. Pilot bands follow the rule of `experiments.framework.pilots`."""
+"""Bands of the claims of `recurrent`. Pilot bands follow the rule of `experiments.framework.bands`."""
 
 from __future__ import annotations
 
@@ -63,32 +63,32 @@ def chi() -> Band:
 
     Weights are shared over time, for which no law of the fluctuations is at hand.
     """
-    return around("Chen et al. 2018: chi_1", (0.0144, 0.0150, 0.0258), low=0.0)
+    return around("Chen et al. 2018: chi_1", (0.0144, 0.0150, 0.0258), possible=(0.0, math.inf))
 
 
 def gated_chi() -> Band:
     """Squared gradient a step back of LSTMs and GRU against chi, weights drawn anew at every step: the same."""
-    return around("Gilboa et al. 2019: chi, weights drawn anew", (0.0027, 0.0030, 0.0105), low=0.0)
+    return around("Gilboa et al. 2019: chi, weights drawn anew", (0.0027, 0.0030, 0.0105), possible=(0.0, math.inf))
 
 
 def shared() -> Band:
     """Rate of gated cells with shared weights over that with fresh ones, smallest."""
-    return around("states and weights are correlated", (1.187, 1.188, 1.190), logarithmic=True, low=1.0)
+    return around("states and weights are correlated", (1.187, 1.188, 1.190), log=True, possible=(1.0, math.inf))
 
 
 def adding() -> Band:
     """Mean squared error on the adding problem, of the worst network but the tanh RNN."""
-    return around("gates and IRNN learn it; 1/6 without", (0.01, 0.01), low=0.0, high=LEARNED)
+    return around("gates and IRNN learn it; 1/6 without", (0.01, 0.01), possible=(0.0, LEARNED))
 
 
 def stuck() -> Band:
     """Mean squared error of the tanh RNN: 1/6, the variance of a sum of two uniform numbers."""
-    return around("1/6: nothing is learned", (1 / 6, 1 / 6), least=0.005)
+    return around("1/6: nothing is learned", (1 / 6, 1 / 6), floor=0.005)
 
 
 def closed() -> Band:
     """Factor of dL/ds_t a step back before training, of GRU and of an LSTM of forget bias 0, the larger."""
-    return around("gates are half closed", (0.6, 0.6), least=0.02, low=0.0, high=1.0)
+    return around("gates are half closed", (0.6, 0.6), floor=0.02, possible=(0.0, 1.0))
 
 
 def half_alive(hidden: int) -> Band:
@@ -106,7 +106,7 @@ def half_alive(hidden: int) -> Band:
 
 def opened() -> Band:
     """dL/ds_1 over dL/ds_T after training, smallest of those that learned."""
-    return around("credit reaches the first marker", (0.5, 0.5), logarithmic=True, least=0.5, high=math.inf)
+    return around("credit reaches the first marker", (0.5, 0.5), log=True, floor=0.5, possible=(-math.inf, math.inf))
 
 
 def original() -> Band:
@@ -125,14 +125,14 @@ def memoryless() -> Band:
 
 def remembers() -> Band:
     """The same of the worse of two LSTMs."""
-    return around("an LSTM remembers", (0.8, 0.8), least=0.02, low=0.0, high=1.0)
+    return around("an LSTM remembers", (0.8, 0.8), floor=0.02, possible=(0.0, 1.0))
 
 
 def images() -> Band:
     """Test accuracy of the worse of GRU and LSTM on images read as sequences."""
-    return around("gated cells read images", (0.8, 0.8), least=0.0126, high=1.0)
+    return around("gated cells read images", (0.8, 0.8), floor=0.0126, possible=(-math.inf, 1.0))
 
 
 def better() -> Band:
     """By how much the worse of GRU and LSTM beats the tanh RNN there."""
-    return around("gates help", (0.1, 0.1), least=0.0178, low=0.0, high=1.0)
+    return around("gates help", (0.1, 0.1), floor=0.0178, possible=(0.0, 1.0))

@@ -1,4 +1,4 @@
-"""Bands of the claims of `trainability`. Pilot bands follow the rule of `experiments.framework.pilots`."""
+"""Bands of the claims of `trainability`. Pilot bands follow the rule of `experiments.framework.bands`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import numpy as np
 from jaxtyping import Float
 
 import gradflow as gf
-from experiments.framework import deviations
+from experiments.framework.bands import worst_of
 from experiments.framework.claims import Band, paper, theory
 from experiments.framework.pilots import around
 from experiments.trainability.signal import SETTLED, Profile
 
 LEARNT = 0.4  # test accuracy; chance is 0.1
 SHALLOW, DEEP = 0.7, 2.0  # in units of 6 xi_c
+DRAWN = 40  # layers that the law of rates is worked out for; deeper ones change as the last of them does
+INFINITE = 10**9  # units
 GRID = 100  # networks, with fewer of which nothing is claimed about accuracies
 
 
@@ -30,17 +32,17 @@ def six_xi(depths: Float[np.ndarray, " depths"]) -> Band:
 
 def trained() -> Band:
     """Lowest test accuracy where the depth is at most `SHALLOW` times 6 xi_c."""
-    return around("networks shallower than 6 xi_c learn", (0.5, 0.5), least=0.03, low=LEARNT, high=1.0)
+    return around("networks shallower than 6 xi_c learn", (0.5, 0.5), floor=0.03, possible=(LEARNT, 1.0))
 
 
 def untrained() -> Band:
     """Highest test accuracy where the depth is at least `DEEP` times 6 xi_c."""
-    return around("networks far deeper stay at chance", (0.15, 0.15), least=0.02, low=0.0, high=0.3)
+    return around("networks far deeper stay at chance", (0.15, 0.15), floor=0.02, possible=(0.0, 0.3))
 
 
 def ordering() -> Band:
     """Part of the pairs of one network that learnt and one that did not in which the former is relatively less deep."""
-    return around("depth over xi_c orders the networks", (0.98, 0.98), least=0.005, low=0.5, high=1.0)
+    return around("depth over xi_c orders the networks", (0.98, 0.98), floor=0.005, possible=(0.5, 1.0))
 
 
 def best_relu(variances: Float[np.ndarray, " variances"]) -> Band:
@@ -56,18 +58,46 @@ def best_relu(variances: Float[np.ndarray, " variances"]) -> Band:
 def deviation(numbers: int) -> Band:
     """Largest of some deviations from theory, each in its own standard deviation.
 
+    An rms of deviations counts as one of them: it is never above the largest, and is |x| where all are the same.
+
     Args:
         numbers: of deviations.
     """
-    limit = deviations.largest(numbers)
-    return theory(f"law of finite widths; the largest of {numbers} normal deviations", low=0.0, high=limit)
+    return theory(f"law of finite widths; the largest of {numbers} normal deviations", low=0.0, high=worst_of(numbers))
+
+
+def rate_law(profile: Profile, depth: int, width: int) -> tuple[float, float]:
+    """Mean and standard deviation, over random networks, of ln of the fitted factor of the squared gradient a layer.
+
+    From layer to layer ln |gradient|^2 makes steps of mean m_j and variance v_j, those of ln |J u|^2 in
+    `gradflow.theory.width_profile`: m_j = ln chi_j - v_j / 2, and v_j = (3 E[phi'^4] / E[phi'^2]^2 - 1) / n plus what
+    the fluctuations of q_l add. A least-squares line has the slope sum_k w_k ln g_k^2, w_k = t_k / sum t^2, and
+    ln g_k^2 is the sum of the steps from k up. So step j enters with a_j = -sum of w_k over fitted k <= j,
+
+        mean sum a_j m_j, variance sum a_j^2 v_j, which for equal steps and N layers is 6 v / (5 N).
+
+    Args:
+        profile: the network.
+        depth: hidden layers.
+        width: n, units of each.
+    """
+    drawn, fitted = min(depth, DRAWN), depth - 2 * SETTLED
+    law = gf.theory.width_profile(
+        profile.activation, [width] * drawn, 1.0,
+        weight_variance=profile.weight_variance, bias_variance=profile.bias_variance,
+    )  # fmt: skip
+    steps = (np.diff(x, prepend=0.0) for x in (law.jacobian_mean, law.jacobian_variance))
+    means, variances = (np.pad(x, (0, depth - drawn), mode="edge")[:-1] for x in steps)
+    time = np.arange(fitted) - (fitted - 1) / 2
+    entering = -np.cumsum(np.pad(time / np.sum(time**2), SETTLED))[:-1]
+    return float(entering @ means), float(np.sqrt(entering**2 @ variances))
 
 
 def rate_deviation(profile: Profile, rates: Float[np.ndarray, " networks"], depth: int, width: int) -> float:
     """Distance of the mean fitted rate from where theory has it, in standard deviations of that mean.
 
-    Theory has its logarithm between that of one image's gradient, lower by half the variance of a step, and that of
-    infinitely many: see `deviations.rate_law`.
+    The gradient that is fitted is a mean over images. As far as these have different gradients their mean strays less,
+    and its logarithm lies nearer that of infinite width. So theory has it between the law of one image and ln chi.
 
     Args:
         profile: the network.
@@ -75,11 +105,9 @@ def rate_deviation(profile: Profile, rates: Float[np.ndarray, " networks"], dept
         depth: hidden layers.
         width: units of each.
     """
-    options = {"weight_variance": profile.weight_variance, "bias_variance": profile.bias_variance}
-    one, many = (deviations.rate_law(profile.activation, depth, n, 1.0, SETTLED, **options) for n in (width, 10**9))
+    (one, spread), (many, _) = (rate_law(profile, depth, n) for n in (width, INFINITE))
     mean = float(np.log(rates).mean())
-    outside = max(one.mean - mean, mean - many.mean, 0.0)
-    return outside / (one.deviation / np.sqrt(rates.size))
+    return max(one - mean, mean - many, 0.0) / (spread / np.sqrt(rates.size))
 
 
 def batchnorm_rate() -> Band:
