@@ -7,10 +7,10 @@ from jaxtyping import Float
 
 import gradflow as gf
 from experiments.framework.bands import worst_of
-from experiments.framework.claims import Band, paper, theory
-from experiments.framework.pilots import around
+from experiments.framework.claims import Band, paper, pilot, theory
 from experiments.trainability.signal import SETTLED, Profile
 
+EARLY = (10, 11)  # seeds of pilots whose numbers were not kept
 LEARNT = 0.4  # test accuracy; chance is 0.1
 SHALLOW, DEEP = 0.7, 2.0  # in units of 6 xi_c
 DRAWN = 40  # layers that the law of rates is worked out for; deeper ones change as the last of them does
@@ -32,17 +32,17 @@ def six_xi(depths: Float[np.ndarray, " depths"]) -> Band:
 
 def trained() -> Band:
     """Lowest test accuracy where the depth is at most `SHALLOW` times 6 xi_c."""
-    return around("networks shallower than 6 xi_c learn", (0.5, 0.5), floor=0.03, possible=(LEARNT, 1.0))
+    return pilot("networks shallower than 6 xi_c learn", EARLY, low=LEARNT, high=1.0)
 
 
 def untrained() -> Band:
     """Highest test accuracy where the depth is at least `DEEP` times 6 xi_c."""
-    return around("networks far deeper stay at chance", (0.15, 0.15), floor=0.02, possible=(0.0, 0.3))
+    return pilot("networks far deeper stay at chance", EARLY, low=0.0, high=0.3)
 
 
 def ordering() -> Band:
     """Part of the pairs of one network that learnt and one that did not in which the former is relatively less deep."""
-    return around("depth over xi_c orders the networks", (0.98, 0.98), floor=0.005, possible=(0.5, 1.0))
+    return pilot("depth over xi_c orders the networks", EARLY, low=0.95, high=1.0)
 
 
 def best_relu(variances: Float[np.ndarray, " variances"]) -> Band:
