@@ -159,8 +159,8 @@ def parting(relative: np.ndarray, learnt: np.ndarray) -> float:
     depths, good = relative.ravel()[order], learnt.ravel()[order]
     # Wrong if the k least deep are said to learn: those of them that did not, and those of the others that did.
     wrong = np.concatenate([[0], np.cumsum(~good)]) + np.concatenate([np.cumsum(good[::-1])[::-1], [0]])
-    cuts = np.exp(np.convolve(np.log(np.concatenate([depths[:1], depths, depths[-1:]])), (0.5, 0.5), "valid"))
-    return float(np.median(cuts[wrong == wrong.min()]))
+    cuts = np.convolve(np.log(np.concatenate([depths[:1], depths, depths[-1:]])), (0.5, 0.5), "valid")
+    return float(np.exp(np.median(cuts[wrong == wrong.min()])))
 
 
 def signal_claims(results: Results) -> list[Claim]:
@@ -193,27 +193,30 @@ def standard_errors(compared: Compared, networks: int) -> np.ndarray:
 
 def profile_claims(results: Results) -> list[Claim]:
     """The gradient over depth at initialization: its rate against theory's, and against batch norm's."""
-    found: dict[str, list[float]] = {}
-    normalized = []
-    measured = gradient_rate(results.profile.measured, signal.SETTLED)
-    for index, rates in zip(results.profile.index, measured, strict=True):
-        profile = PROFILES[index]
-        if profile.normalization is None:
-            depth = results.profile.measured.shape[-1]
+    plain: dict[str, list[float]] = {}
+    normalized: dict[str, list[float]] = {}
+    for index, rates in zip(
+        results.profile.index, gradient_rate(results.profile.measured, signal.SETTLED), strict=True
+    ):
+        profile, depth = PROFILES[index], results.profile.measured.shape[-1]
+        if profile.normalization:
+            ratio = rates.mean() / gf.theory.batchnorm_rate(profile.activation)
+            normalized.setdefault(profile.activation, []).append(float(ratio))
+        else:
             away = bands.rate_deviation(profile, rates, depth, results.profile_width)
-            found.setdefault(profile.activation, []).append(away)
-        elif profile.activation == "relu":
-            normalized.append(rates.mean())
-    claims = [
-        Claim(f"rate-{name}", f"{name}: squared gradient a layer against chi, largest deviation in standard errors of "
-              f"{len(away)} sigma_w^2", bands.deviation(len(away)), max(away))
-        for name, away in found.items()
+            plain.setdefault(profile.activation, []).append(away)
+    return [
+        *(
+            Claim(f"rate-{name}", f"{name}: squared gradient a layer against chi, largest deviation in standard "
+                  f"errors of {len(away)} sigma_w^2", bands.deviation(len(away)), max(away))
+            for name, away in plain.items()
+        ),
+        *(
+            Claim(f"rate-{name}-batchnorm", f"{name} with batch norm: squared gradient a layer over E[phi'^2] / "
+                  "Var[phi], farthest from 1", bands.batchnorm_rate(name), max(ratios, key=lambda x: abs(x - 1)))
+            for name, ratios in normalized.items()
+        ),
     ]  # fmt: skip
-    if normalized:
-        band = bands.batchnorm_rate()
-        farthest = max(normalized, key=lambda rate: abs(rate - band.expected))
-        claims.append(Claim("rate-batchnorm", "ReLU with batch norm: squared gradient a layer", band, farthest))
-    return claims
 
 
 EXPERIMENT = Experiment("trainability", package.__doc__ or "", PRESETS, run, claims, figures.draw, smoke_computes=True)
