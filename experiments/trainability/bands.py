@@ -77,7 +77,7 @@ def rate_law(profile: Profile, depth: int, width: int) -> tuple[float, float]:
     `gradflow.theory.width_profile`. The gradient that is fitted is a mean over images, whose logits' gradients, softmax
     minus label, span 9 of the 10 dimensions of the logits. With G the matrix of products of such directions,
     r = tr G^2 / (tr G)^2, and g ~ N(0, G) a unit's gradients, E[(g^T g)^2] = (1 + 2 r) (tr G)^2, so that the own part
-    is (k (1 + 2 r) - 1) / n. From r = 1/9 at the top it grows by k (1 + 2 r) (1 - r) / n a layer, to first order, as the
+    is (k (1 + 2 r) - 1) / n. From r = 1/9 at the top it grows by k (1 + 2 r) (1 - r) / n a layer, to first order: the
     directions turn towards one. Where images also differ in phi', as in the chaotic phase, v_j is smaller still.
 
     A least-squares line has the slope sum_i w_i ln g_i^2, w_i = t_i / sum t^2, and ln g_i^2 is the sum of the steps
