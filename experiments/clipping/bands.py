@@ -58,18 +58,22 @@ def thrown() -> Band:
 
 
 def ends_lower() -> Band:
-    """Part of the starts from which clipped descent ends lower than plain descent."""
+    """Part of the 64 starts from which clipped descent ends lower than plain descent; known to sqrt(.93 .07 / 64)."""
     return around("clipped descent goes on", (0.969, 0.906, 0.906), floor=0.03, possible=(0.5, 1.0))
 
 
 def varied() -> Band:
-    """Local smoothness along training, 90 % over 10 % quantile."""
-    return around("smoothness is no constant", (470, 470), log=True, floor=0.1, possible=(1.0, math.inf))
+    """Local smoothness along training, 90 % over 10 % quantile.
+
+    Of N = 300 points with a deviation s = 2.4 of the logarithm, a 10 % quantile is known to 1.7 s / sqrt(N) = .24, and
+    the difference of two to .33.
+    """
+    return around("smoothness is no constant", (470, 470), log=True, floor=0.33, possible=(1.0, math.inf))
 
 
 def correlated() -> Band:
-    """Correlation of ln(smoothness) and ln(gradient norm) along training."""
-    return around("smoothness grows with the gradient", (0.87, 0.89), floor=0.02, possible=(0.0, 1.0))
+    """Correlation r of ln(smoothness) and ln(gradient norm) along training; N points give it to (1 - r^2) / sqrt(N)."""
+    return around("smoothness grows with the gradient", (0.87, 0.89), floor=0.014, possible=(0.0, 1.0))
 
 
 def exponent() -> Band:
@@ -102,7 +106,7 @@ def chance() -> Band:
 
 
 def easy() -> Band:
-    """Part of the networks from tanh and smart tanh that learn the shortest sequences."""
+    """Part of the ten networks from tanh and smart tanh that learn the shortest sequences; one of them is a tenth."""
     return around("short sequences are learned", (1, 1), floor=0.1, possible=(0.5, 1.0))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 import experiments.recurrent as package
 from experiments.framework.claims import Claim
+from experiments.framework.images import load
 from experiments.framework.runner import Experiment
 from experiments.recurrent import bands, figures, tasks, theory
 from experiments.recurrent.results import Results
@@ -22,6 +23,7 @@ def run(config: Config) -> Results:
         config: settings.
     """
     longest = config.adding_lengths[-1]
+    data = load(config.data) if config.readings else None  # before hours of training, in case that it is not there
     return Results(
         steps=config.steps,
         width=config.width,
@@ -42,8 +44,9 @@ def run(config: Config) -> Results:
             for pause in config.copy_pauses
         },
         images={
-            reading: tasks.images(config.data, reading, FEW, config.training(config.image_updates))
+            reading: tasks.images(data, reading, FEW, config.training(config.image_updates))
             for reading in config.readings
+            if data is not None
         },
     )
 

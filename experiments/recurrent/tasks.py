@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 import gradflow as gf
-from experiments.framework.images import load
 from experiments.recurrent import training
 from experiments.recurrent.training import Problem, Setup, Trained
 from gradflow.data import Batch
@@ -74,16 +73,15 @@ def copy(pause: int, arms: Sequence[str], options: Training) -> Trained:
     return _drawn("copy", CopyMemory(pause), pause + 20, arms, options)
 
 
-def images(name: str, reading: str, arms: Sequence[str], options: Training) -> Trained:
+def images(data: gf.data.ImageDataset, reading: str, arms: Sequence[str], options: Training) -> Trained:
     """Train on images, one row or one pixel a step.
 
     Args:
-        name: of the data set.
+        data: the images.
         reading: one of `READINGS`.
         arms: names of networks.
         options: of training.
     """
-    data = load(name)
     order = jax.random.key(options.seed)
 
     def read(split: gf.data.Split) -> Batch:

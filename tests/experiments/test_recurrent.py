@@ -170,7 +170,7 @@ def test_sequences_of_varying_length_are_evaluated_with_their_lengths():
 
 def test_images_are_read_row_by_row():
     options = recurrent_tasks.Training(hidden=4, batch=3, updates=2, every=1, seed=0)
-    found = recurrent_tasks.images("fashion_mnist_subset", "rows", [RNN], options)
+    found = recurrent_tasks.images(gf.data.load("fashion_mnist_subset"), "rows", [RNN], options)
     assert found.gradient.shape == (1, 3, 28)
     assert 0 <= found.accuracy[0] <= 1
 
