@@ -15,8 +15,9 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 import gradflow as gf
 from gradflow import gaussian
@@ -46,20 +47,22 @@ def gain_variance(activation: str, q: float = 1.0) -> float:
 
         |J u|^2 = (sigma_w^2 / n) sum_i phi'(z_i)^2 g_i^2,   g_i ~ N(0, 1) independent of z_i.
 
-    E[g^4] = 3, so a summand has mean mu_1 = E[phi'^2] and variance 3 E[phi'^4] - mu_1^2. The logarithm of a mean of n has
-    variance (3 E[phi'^4] / mu_1^2 - 1) / n to first order in 1/n, and its mean is lower by half of that. Linear: 2;
-    ReLU: 5 (Hanin & Nica 2018); a sigmoid at small q: 2. Weights that are uniform add terms of order 1/n^2 only,
-    as g_i is then a sum of n small parts. A mean square over examples in place of one u has at most this variance.
+    E[g^4] = 3, so a summand has mean mu_1 = E[phi'^2] and variance 3 E[phi'^4] - mu_1^2. The logarithm of a mean of n
+    has variance (3 E[phi'^4] / mu_1^2 - 1) / n to first order in 1/n, and its mean is lower by half of that. Linear: 2;
+    ReLU: 5 (Hanin & Nica 2018); a sigmoid at small q: 2. Uniform weights add terms of order 1/n^2 only, as g_i is then
+    a sum of n small parts. A mean square over examples in place of one u has at most this variance.
 
     Args:
         activation: name in `gf.activations`.
         q: variance of the pre-activations.
     """
     record = gf.activations.get(activation)
-    square, fourth = (
-        float(gaussian.expectation(lambda x, k=k: record.derivative(x) ** k, q, kinks=record.kinks)) for k in (2, 4)
-    )
-    return 3 * fourth / square**2 - 1
+
+    def powers(x: Array) -> Array:
+        return jnp.stack([record.derivative(x) ** 2, record.derivative(x) ** 4])
+
+    square, fourth = gaussian.expectation(powers, q, kinks=record.kinks)
+    return float(3 * fourth / square**2 - 1)
 
 
 class Spread(NamedTuple):
@@ -90,8 +93,10 @@ def product_spread(
         weight_variance: sigma_w^2.
         bias_variance: sigma_b^2.
     """
-    variances = {"weight_variance": weight_variance, "bias_variance": bias_variance}
-    law = gf.theory.width_profile(activation, [width] * depth, (q - bias_variance) / weight_variance, **variances)
+    q0 = (q - bias_variance) / weight_variance
+    law = gf.theory.width_profile(
+        activation, [width] * depth, q0, weight_variance=weight_variance, bias_variance=bias_variance
+    )
     own = sum(gain_variance(activation, float(variance)) for variance in law.variances)
     return Spread(-own / (2 * width), float(law.jacobian_variance[-1]))
 
