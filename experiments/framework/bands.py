@@ -77,6 +77,7 @@ class Spread(NamedTuple):
         return math.sqrt(self.variance)
 
 
+@functools.lru_cache(maxsize=256)
 def product_spread(
     activation: str, depth: int, width: int, *, q: float, weight_variance: float, bias_variance: float = 0.0
 ) -> Spread:

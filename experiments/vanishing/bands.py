@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -56,10 +57,15 @@ def ratio_spread(arm: Arm, variances: Float[np.ndarray, " depth"], width: int) -
     if not arm.residual:
         return product_spread(arm.activation, depth - 1, width, q=float(variances[0]), weight_variance=sigma)
     gains = np.array([gain_variance(arm.activation, float(q)) for q in variances])
-    chi = sigma * np.array([float(gf.theory.moments(arm.activation, float(q)).slope_square) for q in variances[1:]])
+    chi = sigma * np.array([_slope_square(arm.activation, float(q)) for q in variances[1:]])
     steps = (chi**2 * gains[1:] + 4 * chi) / (1 + chi) ** 2
     variance = (steps.sum() + gains[0] + gains[-1] - 4) / width
     return Spread(-variance / 2, variance)
+
+
+@functools.lru_cache(maxsize=256)
+def _slope_square(activation: str, q: float) -> float:
+    return float(gf.theory.moments(activation, q).slope_square)
 
 
 def outside(log: float, spread: Spread) -> float:
@@ -119,6 +125,7 @@ def he_gradient(width: int, depth: int) -> Band:
     return paper(source, 1.0, low=math.exp(low / 2), high=math.exp(high / 2))
 
 
+@functools.lru_cache
 def tanh_step(weight_variance: float, bias_variance: float, width: int, depth: int) -> Spread:
     """What one layer of a deep tanh network adds to ln of the squared gradient: shift and variance.
 
