@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import gradflow as gf
+from experiments.framework.claims import Band, theory
 from gradflow import gaussian
 
 PILOT_SEEDS = (10, 11, 12)
@@ -66,7 +67,11 @@ def gain_variance(activation: str, q: float = 1.0) -> float:
 
 
 class Spread(NamedTuple):
-    """How ln |J u|^2 of a random network lies about the sum of ln chi: shift of its mean, and variance."""
+    """How ln of a mean square lies about its value at infinite width over random networks: shift of its mean, variance.
+
+    The shift holds for one example, and for many that stray together. A mean over examples that each stray on their
+    own has none.
+    """
 
     shift: float
     variance: float
@@ -75,6 +80,16 @@ class Spread(NamedTuple):
     def deviation(self) -> float:
         """Standard deviation."""
         return math.sqrt(self.variance)
+
+    def outside(self, log: float) -> float:
+        """Standard deviations by which ln of a mean square over examples lies beyond what theory allows.
+
+        Its mean lies between `shift` and 0.
+
+        Args:
+            log: measured, less the value at infinite width.
+        """
+        return max(self.shift - log, log) / self.deviation
 
 
 @functools.lru_cache(maxsize=256)
@@ -134,6 +149,19 @@ def share_error(share: Float[np.ndarray, "..."] | float, draws: int) -> np.ndarr
         draws: how many.
     """
     return np.sqrt(np.maximum(share * (1 - share), 1 / draws) / draws)
+
+
+def constant_answer(images: int, classes: int = 10) -> Band:
+    """Accuracy of a network whose answer does not depend on the image: the share of one class.
+
+    Of images of balanced classes, the share of any class strays by `share_error`; the answer may be the likeliest one.
+
+    Args:
+        images: that the accuracy is measured on.
+        classes: as many.
+    """
+    half = worst_of(classes) * float(share_error(1 / classes, images))
+    return theory("an answer that does not depend on the image: the share of one class", 1 / classes, absolute=half)
 
 
 def worst_of(count: int) -> float:

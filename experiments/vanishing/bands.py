@@ -16,14 +16,12 @@ from experiments.framework.bands import (
     gain_variance,
     pilot_limits,
     product_spread,
-    share_error,
     slope_variance,
     worst_of,
 )
 from experiments.framework.claims import Band, paper, pilot, theory
 from experiments.vanishing.arms import Arm
 
-CLASSES = 10
 CURED = 0.1  # predicted first/last gradient from which a network is called cured
 TRAINED = 1000  # steps with fewer of which nothing is claimed about cured networks, as the pilot runs took so many
 
@@ -66,18 +64,6 @@ def ratio_spread(arm: Arm, variances: Float[np.ndarray, " depth"], width: int) -
 @functools.lru_cache(maxsize=256)
 def _slope_square(activation: str, q: float) -> float:
     return float(gf.theory.moments(activation, q).slope_square)
-
-
-def outside(log: float, spread: Spread) -> float:
-    """Standard deviations by which ln of a mean square over examples lies outside of what theory allows.
-
-    Its mean lies between `spread.shift`, where all examples stray together, and 0, where each strays on its own.
-
-    Args:
-        log: measured, less what theory has at infinite width.
-        spread: at this width.
-    """
-    return max(spread.shift - log, log) / spread.deviation
 
 
 def worst(count: int, source: str) -> Band:
@@ -154,18 +140,6 @@ def tanh_rate(step: Spread, layers: int, networks: int) -> Spread:
         networks: that the mean is over.
     """
     return Spread(step.shift, step.variance * slope_variance(layers - 1) / networks)
-
-
-def constant_answer(images: int) -> Band:
-    """Test accuracy of a network whose answer does not depend on the image: the share of one class.
-
-    Of the images of ten balanced classes, the share of the likeliest is the largest of ten shares of .1.
-
-    Args:
-        images: that the accuracy is measured on.
-    """
-    half = worst_of(CLASSES) * float(share_error(1 / CLASSES, images))
-    return theory("an answer that does not depend on the image", 1 / CLASSES, absolute=half)
 
 
 BATCH_NORM = pilot(

@@ -8,7 +8,7 @@ import numpy as np
 
 import experiments.vanishing as package
 import gradflow as gf
-from experiments.framework.bands import gradient_rate
+from experiments.framework.bands import constant_answer, gradient_rate
 from experiments.framework.claims import Claim
 from experiments.framework.images import load, rows
 from experiments.framework.runner import Experiment
@@ -65,7 +65,7 @@ def gradient_claims(results: Results) -> list[Claim]:
     arms = [BY_NAME[str(name)] for name in results.arms]
     normalized = np.array([arm.batch_norm for arm in arms])
     far = [
-        -math.inf if arm.batch_norm else bands.outside(2 * log, bands.ratio_spread(arm, variances, width))
+        -math.inf if arm.batch_norm else bands.ratio_spread(arm, variances, width).outside(2 * log)
         for arm, log, variances in zip(arms, logs, results.theory_variance, strict=True)
     ]
     furthest = int(np.argmax(far))
@@ -110,7 +110,7 @@ def learning_claims(results: Results) -> list[Claim]:
         Claim(
             "uncured-accuracy",
             f"highest test accuracy of the {(~healthy).sum()} uncured networks in the end ({names[best_ill]})",
-            bands.constant_answer(training.EVALUATED),
+            constant_answer(training.EVALUATED),
             accuracy[best_ill],
         ),
         Claim(
@@ -146,7 +146,7 @@ def tanh_claims(results: Results) -> list[Claim]:
     far = []
     for variance, chi, rates in zip(table.variance, table.theory, table.rate, strict=True):
         step = bands.tanh_step(float(variance), tanh.BIAS_VARIANCE, table.width, layers)
-        far.append(bands.outside(np.log(rates).mean() - math.log(chi), bands.tanh_rate(step, layers, rates.size)))
+        far.append(bands.tanh_rate(step, layers, rates.size).outside(np.log(rates).mean() - math.log(chi)))
     furthest = int(np.argmax(far))
     return [
         Claim(
