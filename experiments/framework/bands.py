@@ -113,8 +113,8 @@ def product_spread(
     law = gf.theory.width_profile(
         activation, [width] * depth, q0, weight_variance=weight_variance, bias_variance=bias_variance
     )
-    own = sum(gain_variance(activation, float(variance)) for variance in law.variances)
-    return Spread(-own / (2 * width), float(law.jacobian_variance[-1]))
+    rates = gf.theory.backward_rates(activation, law.variances, weight_variance=weight_variance)
+    return Spread(float(law.jacobian_mean[-1] - np.log(rates).sum()), float(law.jacobian_variance[-1]))
 
 
 def product_variance(depth: int, width: int) -> float:
