@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import gradflow as gf
-from experiments.framework.bands import DEVIATIONS, PILOT_SEEDS, Spread, pilot_limits, product_spread, worst_of
+from experiments.framework.bands import PILOT_SEEDS, Spread, pilot_limits, product_spread, worst_of
 from experiments.framework.claims import Band, paper, pilot, theory
 
 HE, LU = "He et al. 2015", "Lu et al. 2019"
@@ -77,9 +76,9 @@ def selu_variance(depth: int, width: int, networks: int) -> Band:
     """
     law = gf.theory.width_profile("selu", [width] * depth, 1.0, weight_variance=1.0, bias_variance=0.0)
     variance = float(law.signal_variance[-1])
-    half = DEVIATIONS * math.sqrt(variance / networks)
+    low, high = Spread(-variance / 2, variance / networks).limits()
     source = "Klambauer et al. 2017, eq. 14: lambda and alpha for the fixed point of mean 0 and variance 1"
-    return paper(source, 1.0, low=math.exp(-variance / 2 - half), high=math.exp(half))
+    return paper(source, 1.0, low=low**2, high=high**2)
 
 
 SHALLOW = pilot("pilot runs", PILOT_SEEDS, low=pilot_limits(SHALLOW_ACCURACY)[0])

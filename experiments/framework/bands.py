@@ -91,6 +91,11 @@ class Spread(NamedTuple):
         """
         return max(self.shift - log, log) / self.deviation
 
+    def limits(self) -> tuple[float, float]:
+        """Limits of the rms over its value at infinite width, `DEVIATIONS` standard deviations out."""
+        half = DEVIATIONS * self.deviation
+        return math.exp((self.shift - half) / 2), math.exp(half / 2)
+
 
 @functools.lru_cache(maxsize=256)
 def product_spread(
@@ -115,6 +120,28 @@ def product_spread(
     )
     rates = gf.theory.backward_rates(activation, law.variances, weight_variance=weight_variance)
     return Spread(float(law.jacobian_mean[-1] - np.log(rates).sum()), float(law.jacobian_variance[-1]))
+
+
+@functools.lru_cache(maxsize=256)
+def signal_spread(activation: str, layers: int, width: int, *, q: float, weight_variance: float) -> Spread:
+    """Spread of ln of the mean square of the last of some layers' activations over random networks without bias.
+
+    With A_l = mean phi(z_l)^2 over units, z_(l+1) has variance sigma_w^2 A_l, whose walk `gf.theory.width_profile`
+    follows. Of its variance for the pre-activations of the layer above, 2 / width is taken off, which is what the units
+    of that layer add to their own mean square. Nearly linear activations: 2 layers / width.
+
+    Args:
+        activation: name in `gf.activations`.
+        layers: as many.
+        width: units of each.
+        q: variance of the first layer's pre-activations.
+        weight_variance: sigma_w^2.
+    """
+    law = gf.theory.width_profile(
+        activation, [width] * (layers + 1), q / weight_variance, weight_variance=weight_variance, bias_variance=0.0
+    )
+    variance = float(law.signal_variance[-1]) - 2 / width
+    return Spread(-variance / 2, variance)
 
 
 def product_variance(depth: int, width: int) -> float:

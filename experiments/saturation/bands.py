@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-
-import gradflow as gf
-from experiments.framework.bands import PILOT_SEEDS, Spread, pilot_limits, worst_of
+from experiments.framework.bands import PILOT_SEEDS, Spread, pilot_limits, signal_spread, worst_of
 from experiments.framework.claims import paper, pilot, theory
 
 GLOROT = "Glorot & Bengio 2010"
@@ -21,27 +18,21 @@ TANH_RATIO = (4.0, 4.1, 4.2)
 SOFTSIGN_SHARE = (0.04, 0.041, 0.042)
 
 
-@functools.lru_cache
 def start_spread(activation: str, square: float, layers: int, width: int, networks: int) -> Spread:
     """Spread of ln of a layer's mean square over that of an earlier one, before training, mean over networks.
 
-    With A_l = mean phi(z_l)^2, z_(l+1) has variance q = A_l / 3, so ln A_(l+m) - ln A_l is what the walk of ln q adds
-    through m layers. `gf.theory.width_profile` follows it; of its variance for the pre-activations behind the last
-    layer 2 / width is taken off, which is what the units of that layer add to their own mean square. For nearly linear
-    activations that leaves 2 m / width. The mean is lower by up to half the variance.
+    Given the mean square of the earlier layer, the one after it has pre-activations of a third of that variance, as
+    n Var[W] = 1/3; from there on it is `signal_spread`.
 
     Args:
         activation: name.
-        square: mean square of the activations of the first layer.
-        layers: m.
+        square: mean square of the earlier layer's activations.
+        layers: from the earlier to the later one.
         width: units of each.
         networks: that the mean is over.
     """
-    law = gf.theory.width_profile(
-        activation, [width] * (layers + 1), square, weight_variance=1 / 3, bias_variance=0.0
-    )  # fmt: skip
-    variance = float(law.signal_variance[-1]) - 2 / width
-    return Spread(-variance / 2, variance / networks)
+    spread = signal_spread(activation, layers, width, q=square / 3, weight_variance=1 / 3)
+    return Spread(spread.shift, spread.variance / networks)
 
 
 START = theory("variance map; spread at this width derived", high=worst_of(2))

@@ -105,10 +105,8 @@ def he_gradient(width: int, depth: int) -> Band:
         width: units a layer.
         depth: hidden layers.
     """
-    spread = product_spread("relu", depth - 1, width, q=2.0, weight_variance=2.0)
-    low, high = spread.shift - DEVIATIONS * spread.deviation, DEVIATIONS * spread.deviation
-    source = "He et al. 2015, eq. 14: n Var[W] / 2 = 1 keeps the gradient's variance"
-    return paper(source, 1.0, low=math.exp(low / 2), high=math.exp(high / 2))
+    low, high = product_spread("relu", depth - 1, width, q=2.0, weight_variance=2.0).limits()
+    return paper("He et al. 2015, eq. 14: n Var[W] / 2 = 1 keeps the gradient's variance", 1.0, low=low, high=high)
 
 
 @functools.lru_cache
