@@ -68,8 +68,8 @@ def he_signal(layers: int, width: int) -> Band:
     """Rms of the pre-activations of the last of some ReLU layers from He over that of the first.
 
     A layer's mean of relu(z)^2 has relative variance 5 / width, one of z^2 2 / width, and the two of one layer the
-    covariance 2 / width. So the quotient has (5 - 4 + 2) / width from the first layer, 5 / width from each layer between
-    and 2 / width from the last: 5 (layers - 1) / width together.
+    covariance 2 / width. So the quotient has (5 - 4 + 2) / width from the first layer, 5 / width from each layer
+    between and 2 / width from the last: 5 (layers - 1) / width together.
 
     Args:
         layers: as many.
@@ -84,8 +84,8 @@ def log_norm_moments(depth: int, width: int) -> tuple[float, float]:
     """Mean and variance of ln |J u|^2 over random ReLU networks of equal layers, exactly.
 
     Given K open units of a layer, |D W u|^2 / |u|^2 = (2 / n) chi^2_K, for the sign of z_i is independent of (W u)_i^2.
-    ln chi^2_K has mean ln 2 + psi(K / 2) and variance psi'(K / 2), and K is binomial (n, 1/2), here given K > 0. To first
-    order -5 / (2 n) and 5 / n a layer: Hanin & Nica 2018.
+    ln chi^2_K has mean ln 2 + psi(K / 2) and variance psi'(K / 2), and K is binomial (n, 1/2), here given K > 0. To
+    first order -5 / (2 n) and 5 / n a layer: Hanin & Nica 2018.
 
     Args:
         depth: layers.

@@ -91,9 +91,9 @@ def glorot_claims(flow: glorot.Flow) -> list[Claim]:
     jacobian = np.abs(flow.jacobian_mean / flow.jacobian_theory - 1) / deviations
     inner = flow.weight_gradient_std[0, 1:-1]
     return [
-        Claim("activations", "activations of every layer and scheme: worst deviation of their rms, in standard deviations",
+        Claim("activations", "rms of activations in all layers, both schemes: worst deviation, in standard deviations",
               bands.worst(len(signal), f"{bands.GLOROT}, Fig. 6; variance map"), max(signal)),
-        Claim("gradients", "back-propagated gradient, first hidden layer over last: worst deviation, in standard deviations",
+        Claim("gradients", "gradient of the first hidden layer over the last: worst deviation, in standard deviations",
               bands.worst(2, f"{bands.GLOROT}, Fig. 7; product of n Var[W] E[tanh'^2]"), max(gradient)),
         Claim("weight-gradients", "standard: deviation of weight gradients over inner layers, largest over smallest",
               bands.EVEN, inner.max() / inner.min()),

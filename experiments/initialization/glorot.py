@@ -179,7 +179,7 @@ def _jacobians(name: str, weights: list[Array], flow: dict[str, list[Array]]) ->
 
 
 def _signal(weights: list[Array], squares: np.ndarray) -> np.ndarray:
-    """Rms of tanh's activations by layer: images of mean squares s have q_1 = n Var[W_1] s, q_(l+1) = n Var[W] E[tanh^2].
+    """Rms of tanh's activations by layer: q_1 = n Var[W_1] s, q_(l+1) = n Var[W] E[tanh^2], s an image's mean square.
 
     The map is read off a table of 400 variances.
     """
@@ -194,26 +194,32 @@ def _signal(weights: list[Array], squares: np.ndarray) -> np.ndarray:
 
 def _mean_values(weights: list[Array], flow: dict[str, list[Array]]) -> np.ndarray:
     """Mean singular value of the Jacobians of the inner layers, at the images that they are decomposed at."""
-    layers = zip(weights[1:-1], flow["activation"][1:], strict=True)
-    return np.array(
-        [
-            np.mean([mean_singular_value(float(jnp.var(z(h[image]))), kernel) for image in range(JACOBIANS)])
-            for kernel, h in layers
-        ]
-    )
+    means = []
+    for kernel, h in zip(weights[1:-1], flow["activation"][1:], strict=True):
+        variances = [float(jnp.var(z(h[image]))) for image in range(JACOBIANS)]
+        scale = np.sqrt(len(kernel) * float(jnp.var(kernel)))
+        means.append(scale * np.mean([mean_singular_value(q) for q in variances]))
+    return np.array(means)
 
 
-def mean_singular_value(q: float, kernel: Float[Array, "n n"]) -> float:
-    """Mean singular value of D W, D = diag(tanh'(z)), z ~ N(0, q), W square and wide, by free probability.
+def mean_singular_value(q: float) -> float:
+    """Mean singular value of D W, W square and wide of entries N(0, 1/n), D = diag(tanh'(z)), z ~ N(0, q).
+
+    With x a squared singular value, s = sqrt(x) = (2 / pi) int x / (x + t) d sqrt(t) over t > 0. By free probability
+    (`gf.theory.spectrum_density`, the equation at z = -t, w = -v) a v > 0 belongs to every t, and with d = tanh'(z)^2
+
+        t = v E[v / (v + d)],   E[x / (x + t)] = E[d / (v + d)].
+
+    D = 1 gives 8 / (3 pi), the mean of the quarter-circle law.
 
     Args:
         q: variance of the pre-activations.
-        kernel: W, of which only the variance of the entries counts.
     """
-    scale = np.sqrt(len(kernel) * float(jnp.var(kernel)))
-    points = np.linspace(0, 2.05, 801)[1:]  # of a linear layer all lie below 2
-    density = gf.theory.spectrum_density("tanh", 1, points, q=q, weight_variance=1.0)
-    return float(scale * (points @ density) / density.sum())
+    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+    weights, d = weights / weights.sum(), np.cosh(np.sqrt(q) * nodes) ** -4.0
+    v = np.geomspace(1e-8, 1e10, 2001)[:, None]
+    root, inside = np.sqrt(v[:, 0] * (v / (v + d) @ weights)), d / (v + d) @ weights
+    return float(2 / np.pi * np.trapezoid(inside, root))
 
 
 def _gradient(weights: list[Array], flow: dict[str, list[Array]]) -> np.ndarray:
