@@ -5,18 +5,11 @@ from __future__ import annotations
 import functools
 
 import gradflow as gf
-from experiments.framework.bands import PILOT_SEEDS, Spread, pilot_limits, product_spread, worst_of
-from experiments.framework.claims import Band, paper, pilot, theory
+from experiments.framework.bands import Spread, product_spread, worst_of
+from experiments.framework.claims import Band, goal, paper, theory
 
 HE, LU = "He et al. 2015", "Lu et al. 2019"
 LEARNING = 500  # steps, with fewer of which nothing is claimed about training
-
-# What the pilot runs gave, one number for each of PILOT_SEEDS.
-SHALLOW_ACCURACY = (0.7, 0.71, 0.72)
-DEEP_ACCURACY = (0.7, 0.71, 0.72)
-KILLED_FRACTION = (1.0, 1.0, 1.0)
-LEAKY_ACCURACY = (0.7, 0.71, 0.72)
-SLOPE_RATIO = (2.0, 2.1, 2.2)
 
 
 def born_dead(comparisons: int) -> Band:
@@ -81,11 +74,8 @@ def selu_variance(depth: int, width: int, networks: int) -> Band:
     return paper(source, 1.0, low=low**2, high=high**2)
 
 
-SHALLOW = pilot("pilot runs", PILOT_SEEDS, low=pilot_limits(SHALLOW_ACCURACY)[0])
-DEEP = pilot(f"{HE}: rectifiers train at depth; pilot runs", PILOT_SEEDS, low=pilot_limits(DEEP_ACCURACY)[0])
-KILLED = pilot(f"{LU}: dying ReLU; pilot runs", PILOT_SEEDS, low=pilot_limits(KILLED_FRACTION, possible=(0, 1))[0])
-LEAKY = pilot("pilot runs", PILOT_SEEDS, low=pilot_limits(LEAKY_ACCURACY)[0])
-SLOPES = pilot(
-    f"{HE}, Table 1: conv1 has .681 and .596; ratio in pilot runs", PILOT_SEEDS,
-    low=pilot_limits(SLOPE_RATIO, log=True)[0],
-)  # fmt: skip
+SHALLOW = goal("learns: half of the test images", low=0.5)
+DEEP = goal(f"{HE}: rectifiers train at depth; half of the test images", low=0.5)
+KILLED = goal(f"{LU}: dying ReLU; a whole layer", 1.0, low=1.0, high=1.0)
+LEAKY = goal("learns: half of the test images", low=0.5)
+SLOPES = goal(f"{HE}, Table 1: conv1, with .681 and .596, has the largest slopes", low=1.0)
