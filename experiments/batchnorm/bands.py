@@ -21,6 +21,7 @@ from experiments.framework.claims import Band, paper, pilot, theory
 
 LEARNED = WORKS = 0.7  # test accuracy that counts as learned, and a rate as one that works
 SWEEP = 3  # rates, with fewer of which nothing is claimed about the largest that works
+TRAINED = 500  # steps of pilot runs in the landscape, with fewer of which nothing is claimed about it
 EARLY = 500  # steps
 IMAGES = 1000  # of a test set, the fewest that accuracies of pilot runs were taken on
 
@@ -33,16 +34,20 @@ WOBBLE = (0.25, 0.25, 0.25)
 NOISE_GAIN = (0.0, 0.0, 0.0)
 
 
-def accuracy(pilots: tuple[float, ...], source: str) -> Band:
-    """Accuracy, from pilot runs; at least the spread of a share of so many images.
+def normalized_accuracy() -> Band:
+    """Least accuracy of three layers of sigmoids with batch norm; at least the spread of a share of so many images."""
+    low, _ = pilot_limits(NORMALIZED_ACCURACY, floor=_share(NORMALIZED_ACCURACY), possible=(0.0, 1.0))
+    return pilot("Ioffe & Szegedy 2015, Fig. 1a: learns at once", PILOT_SEEDS, low=low)
 
-    Args:
-        pilots: accuracy in each.
-        source: what it shows.
-    """
-    floor = float(share_error(statistics.mean(pilots), IMAGES))
-    low, high = pilot_limits(pilots, floor=floor, possible=(0.0, 1.0))
-    return pilot(source, PILOT_SEEDS, statistics.mean(pilots), low=low, high=high)
+
+def plain_accuracy() -> Band:
+    """Most accuracy of the same network without."""
+    _, high = pilot_limits(PLAIN_ACCURACY, floor=_share(PLAIN_ACCURACY), possible=(0.0, 1.0))
+    return pilot("Ioffe & Szegedy 2015, Fig. 1a: stands still", PILOT_SEEDS, high=high)
+
+
+def _share(pilots: tuple[float, ...]) -> float:
+    return float(share_error(statistics.mean(pilots), IMAGES))
 
 
 def speedup() -> Band:
@@ -70,15 +75,15 @@ def wobble() -> Band:
 
     Of 8 draws from +-.5 over a deviation of about 1.1 it is .25 before training; training may outgrow it.
     """
-    low, high = pilot_limits(WOBBLE, log=True, floor=0.05)
-    return pilot("Santurkar et al. 2018, Fig. 2: unstable distributions", PILOT_SEEDS, low=low, high=high)
+    low, _ = pilot_limits(WOBBLE, log=True, floor=0.05)
+    return pilot("Santurkar et al. 2018, Fig. 2: unstable distributions", PILOT_SEEDS, low=low)
 
 
 def noise_gain() -> Band:
     """Accuracy of noisy batch norm less that without noise; each a share of the same images."""
     floor = math.sqrt(2) * float(share_error(0.8, IMAGES))
-    low, high = pilot_limits(NOISE_GAIN, floor=floor, possible=(-1.0, 1.0))
-    return pilot("Santurkar et al. 2018, Fig. 2: trains as well", PILOT_SEEDS, low=low, high=high)
+    low, _ = pilot_limits(NOISE_GAIN, floor=floor, possible=(-1.0, 1.0))
+    return pilot("Santurkar et al. 2018, Fig. 2: trains as well", PILOT_SEEDS, low=low)
 
 
 def rate_allowance(rates: Float[np.ndarray, " networks"], activation: str, width: int, count: int = 1) -> float:

@@ -149,6 +149,7 @@ def good() -> Results:
         "batch": 128, "width": 512,
         "sigmoid.steps": np.array([0, 100, 500]),
         "sigmoid.accuracy": np.array([[0.1, 0.1, plain], [0.1, normalized, normalized]]),
+        "landscape.steps": np.array([0, 250, 250, 500]),
         "landscape.rates": np.array([0.01, batchnorm.LANDSCAPE_RATE, 1.0]),
         "landscape.accuracy": accuracy,
         "landscape.loss_range": np.where(plain_first > 1, plain_first * np.mean(bands.LOSS_RATIO), 1),
@@ -175,20 +176,20 @@ def test_every_claim_holds_on_good_results_and_fails_on_some_spoiled_ones():
     assert claims_that_stand(batchnorm.claims, good(), theory=given) == []
 
 
-def test_two_rates_are_no_sweep(results):
-    assert "largest-rate" not in {claim.id for claim in batchnorm.claims(results)}
+def test_two_rates_are_no_sweep_and_few_steps_no_landscape(results):
+    assert not {"largest-rate", "smoother-loss"} & {claim.id for claim in batchnorm.claims(results)}
 
 
 def test_streams_spread_as_their_bands_say():
-    """400 networks: with batch norm the mean and its variance; without, one example's logarithm."""
-    blocks, width, networks = 5, 32, 400
+    """200 networks: with batch norm the mean and its variance; without, one example's logarithm."""
+    blocks, width, networks = 5, 32, 200
     normalized = batchnorm_init.measure_streams(blocks, width, 16, networks, 3).normalized[:, -1]
     band = bands.normalized_stream(blocks, width, 16, 1)
     assert normalized.mean() == pytest.approx(blocks + 1, abs=(band.high - band.low) / 2 / np.sqrt(networks))
-    assert normalized.std() == pytest.approx((band.high - band.low) / 6, rel=0.15)
-    logs = np.log(batchnorm_init.measure_streams(blocks, 128, 1, networks, 4).plain[:, -1] / 2.0**blocks)
-    variance = bands.plain_stream_variance(blocks, 128)
-    assert logs.var() == pytest.approx(variance, rel=0.25)
+    assert normalized.std() == pytest.approx((band.high - band.low) / 6, rel=0.2)
+    logs = np.log(batchnorm_init.measure_streams(blocks, 96, 1, networks, 4).plain[:, -1] / 2.0**blocks)
+    variance = bands.plain_stream_variance(blocks, 96)
+    assert logs.var() == pytest.approx(variance, rel=0.3)
     assert logs.mean() == pytest.approx(-variance / 2, abs=3 * np.sqrt(variance / networks))
 
 
