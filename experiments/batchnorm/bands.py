@@ -25,7 +25,7 @@ TRAINED = 500  # steps of pilot runs in the landscape, with fewer of which nothi
 EARLY = 500  # steps
 IMAGES = 1000  # of a test set, the fewest that accuracies of pilot runs were taken on
 
-# What the pilot runs gave, one number for each of PILOT_SEEDS.
+# To be filled with what the pilot runs give, one number for each of PILOT_SEEDS; these are placeholders.
 NORMALIZED_ACCURACY = (0.8, 0.8, 0.8)
 PLAIN_ACCURACY = (0.1, 0.1, 0.1)
 LOSS_RATIO = (3.0, 3.0, 3.0)

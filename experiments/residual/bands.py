@@ -13,7 +13,7 @@ from experiments.framework.claims import Band, paper, pilot, theory
 PILOT_BLOCKS = 54  # of the deepest networks of pilot runs, with fewer of which nothing is claimed about trained ones
 IMAGES = 2000  # that errors of pilot runs were taken on
 
-# What the pilot runs gave, one number for each of PILOT_SEEDS.
+# To be filled with what the pilot runs give, one number for each of PILOT_SEEDS; these are placeholders.
 PLAIN_GROWTH = (0.6, 0.6, 0.6)
 RESIDUAL_GROWTH = (0.0, 0.0, 0.0)
 RESIDUAL_LOSS = (0.002, 0.002, 0.002)
