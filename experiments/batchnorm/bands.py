@@ -7,12 +7,12 @@ import statistics
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from experiments.framework.bands import (
     DEVIATIONS,
     PILOT_SEEDS,
     gain_variance,
+    mean_limit,
     pilot_limits,
     product_variance,
     share_error,
@@ -89,10 +89,9 @@ def noise_gain() -> Band:
 def rate_allowance(rates: Float[np.ndarray, " networks"], activation: str, width: int, count: int = 1) -> float:
     """How far the mean over networks of ln of a fitted rate may lie from theory at this batch and infinite width.
 
-    The networks are independent, so that their mean has Student's t distribution with as many degrees of freedom as
-    networks less one. A width n shifts the mean of a layer's ln |g|^2 by terms of order 1 / n: half of its variance
-    downward, and as much again, up or down, by what a layer's own statistics stray. With one example the variance is
-    `gain_variance` / n; a batch has no more.
+    What the mean of so many networks is uncertain by, and a shift: a width n moves the mean of a layer's ln |g|^2 by
+    terms of order 1 / n, half of its variance downward, and as much again, up or down, by what a layer's own statistics
+    stray. With one example the variance is `gain_variance` / n; a batch has no more.
 
     Args:
         rates: fitted in each network.
@@ -100,9 +99,7 @@ def rate_allowance(rates: Float[np.ndarray, " networks"], activation: str, width
         width: n.
         count: rates of which this may be the worst.
     """
-    rare = 2 * statistics.NormalDist().cdf(-DEVIATIONS) / count
-    error = np.log(rates).std(ddof=1) / math.sqrt(len(rates))
-    return float(stats.t.isf(rare / 2, len(rates) - 1) * error + gain_variance(activation) / width)
+    return mean_limit(np.log(rates), count) + gain_variance(activation) / width
 
 
 def relu_rate(rates: Float[np.ndarray, " networks"], expected: float, width: int) -> Band:

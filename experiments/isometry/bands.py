@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
-from experiments.framework.bands import DEVIATIONS, PILOT_SEEDS, gain_variance, pilot_limits
+from experiments.framework.bands import DEVIATIONS, PILOT_SEEDS, gain_variance, mean_limit, pilot_limits
 from experiments.framework.claims import Band, paper, pilot, theory
 from experiments.isometry.linear import RATE, START, course
 
@@ -54,7 +53,7 @@ def saxe(strengths: Sequence[float], time: Float[np.ndarray, " records"]) -> Ban
 
     Saxe et al.'s u(t) is the course of infinitely small steps. With steps of `RATE` r and both layers alike, u = w^2,
     w <- w + r (s - w^2) w, followed here in double precision. About r s^2 ln(s / u_0) / 8 behind. Float32 rounds w by
-    at most 6e-8 of it a step, which adds up to less than 2 s 6e-8 times the steps.
+    at most 6e-8 of it a step, at random: u by less than 2 s 6e-8 sqrt(steps) in one standard deviation.
 
     Args:
         strengths: s of every mode.
@@ -68,16 +67,16 @@ def saxe(strengths: Sequence[float], time: Float[np.ndarray, " records"]) -> Ban
             w.append(w[-1] + RATE * (strength - w[-1] ** 2) * w[-1])
         u = np.square(w)[steps]
         worst = max(worst, float(np.abs(u - course(strength, START, time)).max()))
-    rounding = 2 * max(strengths) * 6e-8 * float(steps[-1])
+    rounding = DEVIATIONS * 2 * max(strengths) * 6e-8 * math.sqrt(steps[-1])
     return paper("Saxe et al. 2014, eq. 8, less what finite steps lag", worst, absolute=rounding)
 
 
 def allowance(draws: Float[np.ndarray, " draws"], activation: str, depth: int, width: int, count: int) -> float:
     """How far ln of a mean of E[s^4] / E[s^2]^2 over networks may lie from free probability's, the worst of several.
 
-    The mean has Student's t distribution, and a width N shifts it by terms of order L / N. For linear Gaussian
-    networks, with A = J J^T, a = E[tr A^2] / N and b = E[(tr A)^2] / N^2, a layer makes (1 + 1/N) a + b of a and
-    b + 2 a / N^2 of b, so that the shift is L / (2 N). Twice that is allowed, times what the activation adds to the
+    What the mean of so many networks is uncertain by, and a shift of order L / N that a width N makes. For linear
+    Gaussian networks, with A = J J^T, a = E[tr A^2] / N and b = E[(tr A)^2] / N^2, a layer makes (1 + 1/N) a + b of a
+    and b + 2 a / N^2 of b, so that the shift is L / (2 N). Twice that is allowed, times what the activation adds to the
     variance of ln |J u|^2: `gain_variance` L / (2 N), 2 for linear networks.
 
     Args:
@@ -87,9 +86,7 @@ def allowance(draws: Float[np.ndarray, " draws"], activation: str, depth: int, w
         width: N.
         count: numbers of which this may be the worst.
     """
-    error = draws.std(ddof=1) / draws.mean() / math.sqrt(len(draws))
-    quantile = stats.t.isf(_RARE / (2 * count), len(draws) - 1)
-    return float(quantile * error + gain_variance(activation) * depth / (2 * width))
+    return mean_limit(draws / draws.mean(), count) + gain_variance(activation) * depth / (2 * width)
 
 
 def moments() -> Band:

@@ -141,7 +141,7 @@ def good() -> Results:
     """Results in which every claim holds, as a full run gives them."""
     ones, spread = np.ones((3, 3, 4)), np.exp(0.01 * np.array([-1.0, 1.0, -1.0, 1.0]))
     accuracy = 0.8 * ones
-    accuracy[0, 2], accuracy[2] = 0.1, 0.8 + np.mean(bands.NOISE_GAIN)
+    accuracy[0, 1:], accuracy[2] = 0.5, 0.8 + np.mean(bands.NOISE_GAIN)
     plain_first = np.array([1.1, 1.0, 1.0])[:, None, None] * ones
     normalized, plain = np.mean(bands.NORMALIZED_ACCURACY), np.mean(bands.PLAIN_ACCURACY)
     theory, linear = np.array([1.48, 1.18]), np.array([1.2, 1.08])
@@ -191,14 +191,6 @@ def test_streams_spread_as_their_bands_say():
     variance = bands.plain_stream_variance(blocks, 96)
     assert logs.var() == pytest.approx(variance, rel=0.3)
     assert logs.mean() == pytest.approx(-variance / 2, abs=3 * np.sqrt(variance / networks))
-
-
-def test_rates_are_allowed_what_few_networks_and_a_finite_width_make_uncertain():
-    rates = 1.5 * np.exp(np.random.default_rng(0).normal(size=(4000, 4)) * 0.1)
-    wide = np.array([bands.rate_allowance(row, "relu", 10**9) for row in rates])
-    missed = np.mean(np.abs(np.log(rates / 1.5).mean(1)) > wide)
-    assert missed == pytest.approx(0.0027, abs=0.002)
-    assert bands.rate_allowance(rates[0], "relu", 100) == pytest.approx(wide[0] + 0.05)
 
 
 def test_settings_that_cannot_be_run_are_refused():
