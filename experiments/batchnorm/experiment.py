@@ -94,13 +94,10 @@ def landscape_claims(results: Results) -> list[Claim]:
         found.append(Claim("largest-rate", line, bands.largest_rate(), ratio))
     if landscape.steps[-1] < bands.TRAINED:
         return found
-    for changes, name, pilots in (
-        (landscape.loss_range, "loss", bands.LOSS_RATIO),
-        (landscape.gradient_change, "gradient", bands.GRADIENT_RATIO),
-    ):
+    for changes, name in ((landscape.loss_range, "loss"), (landscape.gradient_change, "gradient")):
         plain, *normalized = np.median(changes[:, at_rate, 1:], axis=1)
         line = f"change of the {name} along the gradient: plain over the larger of batch norm and noisy batch norm"
-        found.append(Claim(f"smoother-{name}", line, bands.smoother(pilots), plain / max(normalized)))
+        found.append(Claim(f"smoother-{name}", line, bands.smoother(), plain / max(normalized)))
     wobble = np.median(landscape.wobble[2, at_rate])
     gain = landscape.accuracy[2, at_rate, -1] - landscape.accuracy[1, at_rate, -1]
     return [

@@ -285,13 +285,17 @@ def claims(along: Lines, over_depths: Correlation) -> list[Claim]:
     near, over = "autocorrelation of gradients at a distance of 1 point", "correlation of gradients over depth"
     away = np.abs(over_depths.measured - over_depths.theory).max(1)
     worst = list(KINDS)[int(away.argmax())]
+    neighbour = dict(zip(NETWORKS, along.autocorrelation[:, 1], strict=True))
+    plain, residual = list(PUBLISHED)[1:]
     bare = {name: index for index, name in enumerate(NETWORKS) if name in list(FURTHER)[1:]}
     errors = np.abs(along.autocorrelation[list(bare.values()), 1] - along.theory[:, 1]) / along.error[:, 1]
     found = [
         Claim("correlation-over-depth", f"{over}: largest error of theory ({worst})",
               bands.at_most(bands.CORRELATION_ERROR, "theory of infinite width"), away.max()),
-        *(Claim(f"neighbours-{kind}", f"{name}: {near}", bands.neighbours(kind), along.autocorrelation[index, 1])
-          for kind, (index, name) in zip(("plain", "residual"), list(enumerate(NETWORKS))[1:3], strict=True)),
+        Claim("neighbours-plain", f"{plain}: {near}",
+              bands.at_most(bands.SHATTERED, "Balduzzi et al. 2017, Fig. 2: noise"), neighbour[plain]),
+        Claim("neighbours-residual", f"{residual}: {near}",
+              bands.at_least(bands.WHOLE, "Balduzzi et al. 2017, Fig. 2: near 1"), neighbour[residual]),
         Claim("neighbours-bare", f"not normalized: {near}, in standard errors from theory, the worse "
               f"({list(bare)[int(errors.argmax())]})", bands.process_error(), errors.max()),
     ]  # fmt: skip

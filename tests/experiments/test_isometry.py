@@ -289,7 +289,7 @@ def good() -> Results:
             values[index, 0] = np.where(np.arange(1000) < round(1000 / moment), np.sqrt(moment), 0)
     squares = np.mean(values**2, (2, 3))
     steps = np.maximum(2.3 - 0.03 * np.arange(200), 0.5)
-    slow = np.maximum(2.3 - 0.004 * np.arange(200), 0.5 / np.mean(bands.LOSS_RATIO) + 0.2)
+    slow = np.maximum(2.3 - 0.004 * np.arange(200), 0.5 / 0.6 + 0.2)
     time = isometry_linear.RATE * np.arange(0, 3000, 10)
     course = np.stack([isometry_linear.course(s, isometry_linear.START, time) for s in isometry_linear.STRENGTHS], 1)
     return made(
@@ -299,8 +299,8 @@ def good() -> Results:
             "saxe.theory": course,
             "saxe.measured": course - bands.saxe(isometry_linear.STRENGTHS, time).expected,
             "linear.depths": np.array([3, 10, 100]),
-            "linear.steps": np.array([[[7.0], [15], [15 * 0.99 * np.mean(bands.LINEAR_TIME)]], [[13], [np.inf], [99]]]),
-            "linear.loss": np.array([[[0.0], [0], [0]], [[0.0], [0.2], [1.1 * np.mean(bands.LINEAR_LEFT)]]]),
+            "linear.steps": np.array([[[7.0], [15], [20]], [[13], [np.inf], [99]]]),
+            "linear.loss": np.array([[[0.0], [0], [0]], [[0.0], [0.2], [0.8]]]),
             "spectrum.depths": np.array([10]),
             "spectrum.networks": np.array([network.name for network in NETWORKS]),
             "spectrum.values": values,
@@ -309,12 +309,12 @@ def good() -> Results:
             "learning.depths": np.array([25, 100, 200]),
             "learning.loss": np.stack([np.stack([steps, slow])] * 3)[:, :, None],
             "cnn.depth": 1000,
-            "cnn.loss": np.stack([np.linspace(2.3, 0.9 * np.mean(bands.CNN_LEARNT), 100), np.full(100, 2.31)]),
+            "cnn.loss": np.stack([np.linspace(2.3, 2.0, 100), np.full(100, 2.31)]),
             "cnn.forward": np.ones((2, 10_000)),
             "cnn.theory": np.ones((2, 10_000)),
             "cnn.spread": np.full(10_000, 0.5),
             "cnn.signal_spread": 0.015,
-            "cnn.backward": np.stack([np.linspace(1, 3, 10_000), np.geomspace(1, 1.1 * bands.CNN_RANGE[0], 10_000)]),
+            "cnn.backward": np.stack([np.linspace(1, 3, 10_000), np.geomspace(1, 1000, 10_000)]),
         },
     )
 
