@@ -191,6 +191,23 @@ def constant_answer(images: int, classes: int = 10) -> Band:
     return theory("an answer that does not depend on the image: the share of one class", 1 / classes, absolute=half)
 
 
+def mean_limit(values: Float[np.ndarray, " networks"], count: int = 1) -> float:
+    """How far the mean over independent networks may lie from its expectation, the worst of several such means.
+
+    By Student's t distribution with as many degrees of freedom as networks less one, at the chance of a miss of
+    `DEVIATIONS` standard deviations of a normal number, shared by the union bound.
+
+    Args:
+        values: of the networks, at least two.
+        count: of the means.
+    """
+    from scipy import stats  # a second to import
+
+    rare = statistics.NormalDist().cdf(-DEVIATIONS) / count
+    error = np.std(values, ddof=1) / math.sqrt(len(values))
+    return float(stats.t.isf(rare, len(values) - 1) * error)
+
+
 def worst_of(count: int) -> float:
     """Standard deviations that the worst of several normal numbers passes as rarely as one number passes three.
 
