@@ -299,7 +299,7 @@ def good() -> Results:
             "saxe.theory": course,
             "saxe.measured": course - bands.saxe(isometry_linear.STRENGTHS, time).expected,
             "linear.depths": np.array([3, 10, 100]),
-            "linear.steps": np.array([[[7.0], [15], [20]], [[13], [np.inf], [99]]]),
+            "linear.steps": np.array([[[7.0], [15], [20]], [[13], [30], [99]]]),
             "linear.loss": np.array([[[0.0], [0], [0]], [[0.0], [0.2], [0.8]]]),
             "spectrum.depths": np.array([10]),
             "spectrum.networks": np.array([network.name for network in NETWORKS]),
