@@ -21,7 +21,7 @@ TRAINED = 500  # steps of pilot runs in the landscape, with fewer of which nothi
 EARLY = 500  # steps
 
 # Limits from pilot runs on two seeds, before a third was asked for; `pilot_limits` of three runs are to replace them.
-EARLY = (10, 11)
+EARLY_SEEDS = (10, 11)
 NORMALIZED_ACCURACY = 0.7
 PLAIN_ACCURACY = 0.6
 SMOOTHER = 1.5
@@ -31,12 +31,12 @@ NOISE_GAIN = -0.03
 
 def normalized_accuracy() -> Band:
     """Least accuracy of three layers of sigmoids with batch norm."""
-    return pilot("Ioffe & Szegedy 2015, Fig. 1a: learns at once", EARLY, low=NORMALIZED_ACCURACY)
+    return pilot("Ioffe & Szegedy 2015, Fig. 1a: learns at once", EARLY_SEEDS, low=NORMALIZED_ACCURACY)
 
 
 def plain_accuracy() -> Band:
     """Most accuracy of the same network without."""
-    return pilot("Ioffe & Szegedy 2015, Fig. 1a: stands still", EARLY, high=PLAIN_ACCURACY)
+    return pilot("Ioffe & Szegedy 2015, Fig. 1a: stands still", EARLY_SEEDS, high=PLAIN_ACCURACY)
 
 
 def speedup() -> Band:
@@ -52,7 +52,7 @@ def largest_rate() -> Band:
 
 def smoother() -> Band:
     """Change along the gradient, plain over batch norm: above 1 by Santurkar et al., from pilot runs here."""
-    return pilot("Santurkar et al. 2018, Fig. 4: smoother", EARLY, low=SMOOTHER)
+    return pilot("Santurkar et al. 2018, Fig. 4: smoother", EARLY_SEEDS, low=SMOOTHER)
 
 
 def wobble() -> Band:
@@ -60,12 +60,12 @@ def wobble() -> Band:
 
     Of 8 draws from +-.5 over a deviation of about 1.1 it is .25 before training; training may outgrow it.
     """
-    return pilot("Santurkar et al. 2018, Fig. 2: unstable distributions", EARLY, low=WOBBLE)
+    return pilot("Santurkar et al. 2018, Fig. 2: unstable distributions", EARLY_SEEDS, low=WOBBLE)
 
 
 def noise_gain() -> Band:
     """Accuracy of noisy batch norm less that without noise."""
-    return pilot("Santurkar et al. 2018, Fig. 2: trains as well", EARLY, low=NOISE_GAIN)
+    return pilot("Santurkar et al. 2018, Fig. 2: trains as well", EARLY_SEEDS, low=NOISE_GAIN)
 
 
 def rate_allowance(rates: Float[np.ndarray, " networks"], activation: str, width: int, count: int = 1) -> float:
