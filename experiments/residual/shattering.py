@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import gradflow as gf
-from experiments.framework.claims import Claim
+from experiments.framework.claims import Claim, goal
 from experiments.residual import bands, network
 from experiments.residual.network import Form, Params
 
@@ -293,9 +293,9 @@ def claims(along: Lines, over_depths: Correlation) -> list[Claim]:
         Claim("correlation-over-depth", f"{over}: largest error of theory ({worst})",
               bands.at_most(bands.CORRELATION_ERROR, "theory of infinite width"), away.max()),
         Claim("neighbours-plain", f"{plain}: {near}",
-              bands.at_most(bands.SHATTERED, "Balduzzi et al. 2017, Fig. 2: noise"), neighbour[plain]),
+              goal("Balduzzi et al. 2017, Fig. 2: noise; a threshold of ours", high=bands.SHATTERED), neighbour[plain]),
         Claim("neighbours-residual", f"{residual}: {near}",
-              bands.at_least(bands.WHOLE, "Balduzzi et al. 2017, Fig. 2: near 1"), neighbour[residual]),
+              goal("Balduzzi et al. 2017, Fig. 2: near 1; a threshold of ours", low=bands.WHOLE), neighbour[residual]),
         Claim("neighbours-bare", f"not normalized: {near}, in standard errors from theory, the worse "
               f"({list(bare)[int(errors.argmax())]})", bands.process_error(), errors.max()),
     ]  # fmt: skip
