@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 import gradflow as gf
+from experiments.framework.claims import Band, theory
 from gradflow import gaussian
 
 PILOT_SEEDS = (10, 11, 12)
@@ -66,7 +67,11 @@ def gain_variance(activation: str, q: float = 1.0) -> float:
 
 
 class Spread(NamedTuple):
-    """How ln |J u|^2 of a random network lies about the sum of ln chi: shift of its mean, and variance."""
+    """How ln of a mean square lies about its value at infinite width over random networks: shift of its mean, variance.
+
+    The shift holds for one example, and for many that stray together. A mean over examples that each stray on their
+    own has none.
+    """
 
     shift: float
     variance: float
@@ -76,7 +81,23 @@ class Spread(NamedTuple):
         """Standard deviation."""
         return math.sqrt(self.variance)
 
+    def outside(self, log: float) -> float:
+        """Standard deviations by which ln of a mean square over examples lies beyond what theory allows.
 
+        Its mean lies between `shift` and 0.
+
+        Args:
+            log: measured, less the value at infinite width.
+        """
+        return max(self.shift - log, log) / self.deviation
+
+    def limits(self) -> tuple[float, float]:
+        """Limits of the rms over its value at infinite width, `DEVIATIONS` standard deviations out."""
+        half = DEVIATIONS * self.deviation
+        return math.exp((self.shift - half) / 2), math.exp(half / 2)
+
+
+@functools.lru_cache(maxsize=256)
 def product_spread(
     activation: str, depth: int, width: int, *, q: float, weight_variance: float, bias_variance: float = 0.0
 ) -> Spread:
@@ -97,8 +118,30 @@ def product_spread(
     law = gf.theory.width_profile(
         activation, [width] * depth, q0, weight_variance=weight_variance, bias_variance=bias_variance
     )
-    own = sum(gain_variance(activation, float(variance)) for variance in law.variances)
-    return Spread(-own / (2 * width), float(law.jacobian_variance[-1]))
+    rates = gf.theory.backward_rates(activation, law.variances, weight_variance=weight_variance)
+    return Spread(float(law.jacobian_mean[-1] - np.log(rates).sum()), float(law.jacobian_variance[-1]))
+
+
+@functools.lru_cache(maxsize=256)
+def signal_spread(activation: str, layers: int, width: int, *, q: float, weight_variance: float) -> Spread:
+    """Spread of ln of the mean square of the last of some layers' activations over random networks without bias.
+
+    With A_l = mean phi(z_l)^2 over units, z_(l+1) has variance sigma_w^2 A_l, whose walk `gf.theory.width_profile`
+    follows. Of its variance for the pre-activations of the layer above, 2 / width is taken off, which is what the units
+    of that layer add to their own mean square. Nearly linear activations: 2 layers / width.
+
+    Args:
+        activation: name in `gf.activations`.
+        layers: as many.
+        width: units of each.
+        q: variance of the first layer's pre-activations.
+        weight_variance: sigma_w^2.
+    """
+    law = gf.theory.width_profile(
+        activation, [width] * (layers + 1), q / weight_variance, weight_variance=weight_variance, bias_variance=0.0
+    )
+    variance = float(law.signal_variance[-1]) - 2 / width
+    return Spread(-variance / 2, variance)
 
 
 def product_variance(depth: int, width: int) -> float:
@@ -133,6 +176,36 @@ def share_error(share: Float[np.ndarray, "..."] | float, draws: int) -> np.ndarr
         draws: how many.
     """
     return np.sqrt(np.maximum(share * (1 - share), 1 / draws) / draws)
+
+
+def constant_answer(images: int, classes: int = 10) -> Band:
+    """Accuracy of a network whose answer does not depend on the image: the share of one class.
+
+    Of images of balanced classes, the share of any class strays by `share_error`; the answer may be the likeliest one.
+
+    Args:
+        images: that the accuracy is measured on.
+        classes: as many.
+    """
+    half = worst_of(classes) * float(share_error(1 / classes, images))
+    return theory("an answer that does not depend on the image: the share of one class", 1 / classes, absolute=half)
+
+
+def mean_limit(values: Float[np.ndarray, " networks"], count: int = 1) -> float:
+    """How far the mean over independent networks may lie from its expectation, the worst of several such means.
+
+    By Student's t distribution with as many degrees of freedom as networks less one, at the chance of a miss of
+    `DEVIATIONS` standard deviations of a normal number, shared by the union bound.
+
+    Args:
+        values: of the networks, at least two.
+        count: of the means.
+    """
+    from scipy import stats  # a second to import
+
+    rare = statistics.NormalDist().cdf(-DEVIATIONS) / count
+    error = np.std(values, ddof=1) / math.sqrt(len(values))
+    return float(stats.t.isf(rare, len(values) - 1) * error)
 
 
 def worst_of(count: int) -> float:

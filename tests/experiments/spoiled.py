@@ -22,6 +22,7 @@ SPOILS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     lambda x: 1 - x,
     lambda x: x[::-1] if x.ndim else x,
     lambda x: x[..., ::-1] if x.ndim else x,
+    lambda x: np.roll(x, -1, 1) if x.ndim > 1 else x,
     lambda x: x * np.linspace(0.1, 10, x.shape[-1]) if x.ndim else x,
     lambda x: x * (1e6 ** np.linspace(0, 1, x.shape[0]).reshape(-1, *[1] * (x.ndim - 1))) if x.ndim else x,
 )
@@ -56,9 +57,9 @@ def _failing(claims: Callable[[Any], list[Claim]], results: Any) -> set[str]:
 def _replaced(results: Any, path: list[str], value: np.ndarray) -> Any:
     name, *rest = path
     if isinstance(results, Mapping):
-        name = next((key for key in results if str(key) == name), name)
-        old = results[name]
-        return {**results, name: _replaced(old, rest, value) if rest else _like(old, value)}
+        key = next(key for key in results if str(key) == name)  # a key may be a number
+        old = results[key]
+        return {**results, key: _replaced(old, rest, value) if rest else _like(old, value)}
     old = getattr(results, name)
     return dataclasses.replace(results, **{name: _replaced(old, rest, value) if rest else _like(old, value)})
 

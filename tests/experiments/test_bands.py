@@ -10,6 +10,7 @@ import gradflow as gf
 from experiments.framework.bands import (
     gain_variance,
     gradient_rate,
+    mean_limit,
     pilot_limits,
     product_spread,
     product_variance,
@@ -101,3 +102,10 @@ def test_limits_of_pilots():
     assert pilot_limits([1.0, 2.0, 3.0], possible=(0, 1e9)) == pytest.approx((0, 6))
     assert pilot_limits([1.0, 1.0, 1.0], floor=0.1) == pytest.approx((0.6, 1.4))
     assert pilot_limits([0.1, 1.0, 10.0], log=True) == pytest.approx((1e-4, 1e4))
+
+
+def test_means_of_few_networks_pass_their_limit_as_seldom_as_they_should():
+    drawn = np.random.default_rng(0).normal(size=(4000, 4))
+    missed = np.mean([abs(row.mean()) > mean_limit(row) for row in drawn])
+    assert missed == pytest.approx(0.0027, abs=0.002)
+    assert mean_limit(drawn[0], 7) > 1.5 * mean_limit(drawn[0])
