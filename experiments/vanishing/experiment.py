@@ -116,7 +116,7 @@ def learning_claims(results: Results) -> list[Claim]:
         Claim(
             "sick-movement",
             "sick network: movement of the first layer relative to the last",
-            bands.SICK_STANDS,
+            bands.sick_movement(float(results.theory_profile[0, 0])),
             movement[0, 0] / movement[0, -1],
         ),
     ]

@@ -174,7 +174,7 @@ def good() -> Results:
             "training.gradient": np.repeat(profile[:, None], records, axis=1),
             "training.test_accuracy": np.repeat(np.where(healthy, 0.9, 0.1), records, axis=1),
             "training.movement": np.repeat(
-                np.where(healthy, 1.0, np.geomspace(1e-16, 1, config.depth + 1))[:, None], records, axis=1
+                np.where(healthy, 1.0, np.geomspace(1e-17, 1, config.depth + 1))[:, None], records, axis=1
             ),
             "tanh.width": config.tanh_width,
             "tanh.variance": np.array(vanishing_tanh.WEIGHT_VARIANCES),
