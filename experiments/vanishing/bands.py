@@ -23,7 +23,7 @@ from experiments.framework.claims import Band, goal, paper, pilot, theory
 from experiments.vanishing.arms import Arm
 
 CURED = 0.1  # predicted first/last gradient from which a network is called cured
-TRAINED = 1000  # steps with fewer of which nothing is claimed about cured networks, as the pilot runs took so many
+TRAINED = 1000  # steps with fewer of which nothing is claimed about movement and what cured networks learn
 
 # What the pilot runs gave, one number for each of PILOT_SEEDS.
 BATCH_NORM_FACTOR = (1.596, 1.590, 1.542)

@@ -113,17 +113,17 @@ def learning_claims(results: Results) -> list[Claim]:
             constant_answer(training.EVALUATED),
             accuracy[best_ill],
         ),
+    ]
+    if results.training.steps[-1] < bands.TRAINED:
+        return found
+    return [
+        *found,
         Claim(
             "sick-movement",
             "sick network: movement of the first layer relative to the last",
             bands.sick_movement(float(results.theory_profile[0, 0])),
             movement[0, 0] / movement[0, -1],
         ),
-    ]
-    if results.training.steps[-1] < bands.TRAINED:
-        return found
-    return [
-        *found,
         Claim(
             "cured-accuracy",
             f"lowest test accuracy of the {healthy.sum()} cured networks ({names[slowest]})",
