@@ -87,10 +87,10 @@ def run_experiments(options: Options) -> int:
     jobs = options.jobs or run_all.default_jobs(options.preset)
     order = run_all.Order(options.preset, options.seed, options.out, jobs, options.again)
     outcomes = run_all.run(heads, order, say=lambda line: print(line, flush=True))
-    unfinished = {outcome.name: outcome.words(order) for outcome in outcomes if not outcome.finished}
-    written = html_report.write(options.out, options.preset, heads, unfinished)
+    failures = {outcome.name: outcome.words(order) for outcome in outcomes if not outcome.finished}
+    written = html_report.write(options.out, options.preset, heads, failures)
     print(f"all figures and claims: {written}")
-    if unfinished:
+    if failures:
         return CRASHED
     return FAILS if any(outcome.status for outcome in outcomes) else HOLDS
 

@@ -51,8 +51,8 @@ _GRID = 8001
 class Activation:
     """An elementwise function, and what theory and diagnosis have to know of it.
 
-    Calling it applies it: `get("relu")(x)`. One with a learned parameter is applied at the parameter's starting value
-    then; `fn(x, parameter)` takes any.
+    A call applies the function: `get("relu")(x)`. A call of one with a learned parameter uses the parameter's starting
+    value; `fn(x, parameter)` takes any value.
 
     Attributes:
         name: its name here, or the `__name__` of a user's function.
@@ -121,7 +121,7 @@ class Activation:
             1.0
         """
         if not 0 <= variance < math.inf:
-            raise ValueError(f"expected a finite variance of at least 0, got {variance}")
+            raise ValueError(f"expected a finite variance of at least 0, got {variance}. Fix: q of the pre-activations")
         return Moments(*_host_moments(self)(variance))
 
     @functools.cached_property
@@ -142,7 +142,7 @@ class Activation:
 
     @functools.cached_property
     def backward_gain(self) -> float:
-        """1 / sqrt(E[phi'(z)^2]), z ~ N(0, 1): with std backward_gain / sqrt(fan_out), it is the gradient that stays.
+        """1 / sqrt(E[phi'(z)^2]), z ~ N(0, 1): weights of std backward_gain / sqrt(fan_out) keep the gradient's size.
 
         Equal to `gain` for the rectifiers; no single weight variance keeps both for another phi. He et al. 2015,
         section 2.2, equation 14.
@@ -296,7 +296,7 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-# Activations with something to be solved for: name -> function of options to a record.
+# Families of activations whose parameter is solved for: name -> function from options to a record.
 FAMILIES: dict[str, Callable[..., Activation]] = {"tailored_leaky_relu": tailored_leaky_relu}
 ALIASES = {"swish": "silu", "linear": "identity", "parametric_relu": "prelu"}
 
@@ -326,7 +326,7 @@ def get(activation: str | Activation | Function, **options: Any) -> Activation:
             raise TypeError(f"{activation} is solved for a depth. Fix: activations.get({activation!r}, depth=50)")
         return FAMILIES[activation](**options)
     if options:
-        raise TypeError(f"options {sorted(options)} belong to {', '.join(FAMILIES)}; got {activation!r}")
+        raise TypeError(f"options {sorted(options)} belong to {', '.join(FAMILIES)}, got {activation!r}")
     if isinstance(activation, Activation):
         return activation
     if isinstance(activation, str):

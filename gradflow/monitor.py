@@ -1,4 +1,4 @@
-"""Flow during training: arrays layer x step."""
+"""The flow during training, as arrays of layer x step."""
 
 from __future__ import annotations
 

@@ -1,14 +1,18 @@
-"""What every test runs under: strict dtype promotion, NaN checks, four virtual CPU devices, quick compilation."""
+"""What every test runs under: strict dtypes, NaN checks, four virtual CPU devices of one thread, quick compilation."""
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+# XLA's pool of threads inside an operation can wait for itself forever, seen where cores are few. Two workers of pytest
+# fill two cores without it.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4 --xla_cpu_multi_thread_eigen=false"
+)
 
 import jax
 import pytest
@@ -54,12 +58,30 @@ def kind_of(path: Path) -> str:
     return {"house": "house", "contracts": "contract"}.get(folder_of(path), "oracle")
 
 
+def quick_cases(cases: Sequence[pytest.Item], wanted: int) -> set[str]:
+    """Return the ids of `wanted` cases, the first and the last among them, the others evenly between."""
+    if wanted >= len(cases):
+        return {case.nodeid for case in cases}
+    step = (len(cases) - 1) / max(wanted - 1, 1)
+    return {cases[round(number * step)].nodeid for number in range(wanted)}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the kind of each test, and those that run experiments as slow."""
+    """Mark the kind of each test; mark as slow what runs experiments, and of large families all but a few cases."""
+    families: dict[str, list[pytest.Item]] = {}
     for item in items:
         item.add_marker(kind_of(item.path))
         if folder_of(item.path) == "experiments" and item.path.name not in QUICK_EXPERIMENTS:
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("quick_cases"):
+            families.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in families.values():
+        marker = cases[0].get_closest_marker("quick_cases")
+        assert marker is not None
+        chosen = quick_cases(cases, marker.args[0])
+        for case in cases:
+            if case.nodeid not in chosen:
+                case.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", autouse=True)

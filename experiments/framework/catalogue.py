@@ -54,7 +54,7 @@ def read_head(file: Path) -> Head | None:
     for field in ("Paper", "Figure", "Command", "Minutes", "Expected"):
         value = _field(field, docstring)
         if value is None:
-            raise ValueError(f"the docstring of {file.parent.name} has no line '{field}: ...'")
+            raise ValueError(f"the docstring of {file.parent.name} has no line '{field}: ...'. Fix: add it to {file}")
         fields[field] = value
     return Head(
         name=file.parent.name,

@@ -31,7 +31,7 @@ class Command(Generic[Config]):
         preset: smoke (seconds), laptop (minutes on two cores) or paper (the larger set-up).
         out: folder of all results; this run goes to OUT/NAME/PRESET.
         config: settings; their defaults are those of the preset.
-        resume: go on from the checkpoints that a stopped run of the same settings left, where it trains for long.
+        resume: continue from the checkpoints that a stopped run of the same settings left.
     """
 
     preset: str
@@ -130,7 +130,7 @@ def _field_names(settings: Any) -> list[str]:
 
 
 def _find_preset(arguments: Sequence[str]) -> str:
-    """Find the preset beforehand: the defaults of all other options hang on it."""
+    """Find the preset beforehand: the defaults of all other options depend on it."""
     found = DEFAULT_PRESET
     for position, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")

@@ -1,4 +1,4 @@
-"""The way into an experiment from its command: words on the screen first, then the imports that take seconds."""
+"""The entry point of an experiment's command: it prints a line before the imports, which take seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the exit status of every command says, and how each way to end comes to its own."""
+"""The exit status of every command: one number for each way to end."""
 
 from __future__ import annotations
 

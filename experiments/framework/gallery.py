@@ -83,7 +83,7 @@ def write(heads: Sequence[Head], folders: Sequence[Path], preset: str) -> None:
     if not any(found.values()):
         looked = ", ".join(map(str, folders))
         raise commandline.UsageError(
-            f"no results of preset {preset} in {looked}; make them: python -m experiments --all"
+            f"no results of preset {preset} in {looked}. Fix: python -m experiments --all makes them"
         )
     texts = {head.name: page(head, preset, runs) for head, runs in found.items() if runs}
     PAGES.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,10 @@ def _runs(head: Head, folders: Sequence[Path], preset: str) -> Runs:
     if runs and (
         len(runs) < len(folders) or len({tuple(record["id"] for record in run["claims"]) for run in runs}) > 1
     ):
-        raise commandline.UsageError(f"{head.name}: expected the same claims on each of {len(folders)} seeds")
+        raise commandline.UsageError(
+            f"{head.name}: expected the same claims on each of {len(folders)} seeds. "
+            "Likely cause: runs of different versions of the code. Fix: run all seeds again"
+        )
     return runs
 
 

@@ -20,14 +20,14 @@ from experiments.framework.claims import band_words, headline, margin_words
 TEMPLATE = Path(__file__).with_name("html_report.html")
 
 
-def write(out: Path, preset: str, heads: Sequence[Head], unfinished: Mapping[str, str]) -> Path:
+def write(out: Path, preset: str, heads: Sequence[Head], failures: Mapping[str, str]) -> Path:
     """Write OUT/index.html from the results of one preset, whole or not at all.
 
     Args:
         out: folder of all results.
         preset: whose results to show.
         heads: the experiments, in the page's order.
-        unfinished: experiments that did not finish in the latest run, with what happened.
+        failures: experiments that did not finish in the latest run, with what happened.
 
     Returns:
         The page.
@@ -38,8 +38,8 @@ def write(out: Path, preset: str, heads: Sequence[Head], unfinished: Mapping[str
         preset=preset,
         claims=headline(records),
         experiments=sum(run is not None for run in runs.values()),
-        summary="\n".join(_summary(head, runs[head.name], unfinished) for head in heads),
-        sections="\n".join(_section(head, runs[head.name], preset, unfinished) for head in heads),
+        summary="\n".join(_summary(head, runs[head.name], failures) for head in heads),
+        sections="\n".join(_section(head, runs[head.name], preset, failures) for head in heads),
     )
     out.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(prefix=".index.", suffix=".html", dir=out)
@@ -74,9 +74,9 @@ def _verdict(run: Mapping[str, Any] | None) -> tuple[str, str]:
     return headline(run["claims"]), "yes" if all(record["holds"] for record in run["claims"]) else "no"
 
 
-def _summary(head: Head, run: Mapping[str, Any] | None, unfinished: Mapping[str, str]) -> str:
+def _summary(head: Head, run: Mapping[str, Any] | None, failures: Mapping[str, str]) -> str:
     words, kind = _verdict(run)
-    if head.name in unfinished:
+    if head.name in failures:
         words, kind = f"{words}; last run did not finish", "no"
     seconds = f"{run['seconds']:.0f} s" if run else ""
     return (
@@ -85,7 +85,7 @@ def _summary(head: Head, run: Mapping[str, Any] | None, unfinished: Mapping[str,
     )
 
 
-def _section(head: Head, run: Mapping[str, Any] | None, preset: str, unfinished: Mapping[str, str]) -> str:
+def _section(head: Head, run: Mapping[str, Any] | None, preset: str, failures: Mapping[str, str]) -> str:
     words, kind = _verdict(run)
     begin = f'<section id="{head.name}"' + (' class="run">' if run else ">")
     parts = [
@@ -93,8 +93,8 @@ def _section(head: Head, run: Mapping[str, Any] | None, preset: str, unfinished:
         f"<p><b>Paper:</b> {_prose(head.paper)}<br><b>Figure:</b> {_prose(head.figure)}<br>"
         f"<b>Expected:</b> {_prose(head.expected)}</p>",
     ]
-    if head.name in unfinished:
-        parts.append(f'<p class="notice">{html.escape(unfinished[head.name])}</p>')
+    if head.name in failures:
+        parts.append(f'<p class="notice">{html.escape(failures[head.name])}</p>')
     if run is not None:
         options = f"<span>--preset {preset}</span> <span>--seed {run['config'].get('seed', 0)}</span>"
         parts.append(f"<pre>python -m experiments.{head.name} {options}</pre>")

@@ -1,4 +1,4 @@
-"""What long training keeps while an experiment runs, so that `--resume` goes on where a run was stopped.
+"""Checkpoints of long training, so that `--resume` continues where a run was stopped.
 
 Checkpoints go to a folder beside the results, OUT/NAME/PRESET.unfinished-DIGEST, one for each choice of settings. It is
 removed when the results are written; until then another run of the same settings is refused, unless it resumes.
@@ -20,7 +20,7 @@ from experiments.framework.commandline import UsageError
 
 MINUTES = 5.0  # from one checkpoint to the next; a signal saves at once
 
-_current: contextvars.ContextVar[Path | None] = contextvars.ContextVar("unfinished", default=None)
+_current: contextvars.ContextVar[Path | None] = contextvars.ContextVar("checkpoints", default=None)
 
 
 def place(results: Path, config: dict[str, Any]) -> Path:
@@ -35,7 +35,7 @@ def place(results: Path, config: dict[str, Any]) -> Path:
 
 
 @contextlib.contextmanager
-def kept(folder: Path, *, resume: bool) -> Iterator[None]:
+def keep_checkpoints(folder: Path, *, resume: bool) -> Iterator[None]:
     """Let training inside the block keep checkpoints in a folder, which is removed if the block ends well.
 
     Args:
@@ -47,8 +47,8 @@ def kept(folder: Path, *, resume: bool) -> Iterator[None]:
     """
     if folder.exists() and not resume:
         raise UsageError(
-            f"a run with these settings was stopped and left checkpoints in {folder}; --resume goes on from them, "
-            "and removing that folder lets it begin anew"
+            f"a run with these settings was stopped and left checkpoints in {folder}. Fix: --resume continues from "
+            "them; without that folder the run begins anew"
         )
     token = _current.set(folder)
     try:
@@ -59,7 +59,7 @@ def kept(folder: Path, *, resume: bool) -> Iterator[None]:
 
 
 def checkpoints(name: str) -> gf.training.Checkpoints | None:
-    """Return what a training inside of `kept` gives to `gf.training.fit`; None elsewhere, where nothing is kept.
+    """Return what a training inside of `keep_checkpoints` gives to `gf.training.fit`; None elsewhere.
 
     Args:
         name: of the training, unlike those of all others of the experiment.

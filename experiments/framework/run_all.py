@@ -1,4 +1,4 @@
-"""Run all experiments, each in a process of its own, and never again what is done already."""
+"""Run all experiments, each in a process of its own, except those that are done already."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def main(experiment: Experiment[Any, Any], arguments: Sequence[str] | None = Non
         _require_packages()
         typed = sys.argv[1:] if arguments is None else arguments
         command = commandline.parse(prog, experiment.head, experiment.presets, typed)
-        saved.append(_unfinished(experiment, command))
+        saved.append(_checkpoint_folder(experiment, command))
         try:
             claims, folder = execute(experiment, command)
         except SystemExit:  # after SIGTERM in training that saves first
@@ -110,11 +110,11 @@ def execute(experiment: Experiment[Any, Any], command: commandline.Command[Any])
     Raises:
         UsageError: if a stopped run of the same settings left checkpoints, and this one is not to go on from them.
     """
-    with resume.kept(_unfinished(experiment, command), resume=command.resume):
+    with resume.keep_checkpoints(_checkpoint_folder(experiment, command), resume=command.resume):
         return _executed(experiment, command)
 
 
-def _unfinished(experiment: Experiment[Any, Any], command: commandline.Command[Any]) -> Path:
+def _checkpoint_folder(experiment: Experiment[Any, Any], command: commandline.Command[Any]) -> Path:
     return resume.place(command.out / experiment.name / command.preset, dataclasses.asdict(command.config))
 
 
@@ -197,5 +197,6 @@ def _require_packages() -> None:
     missing = [name for name in ("matplotlib", "rich", "tyro") if importlib.util.find_spec(name) is None]
     if missing:
         raise commandline.UsageError(
-            f"{', '.join(missing)} not installed; experiments need: pip install 'gradflow-jax[experiments]'"
+            f"{', '.join(missing)} cannot be imported, which experiments need. "
+            "Fix: pip install 'gradflow-jax[experiments]'"
         )

@@ -1,4 +1,4 @@
-"""How many activations of a layer hardly pass a gradient on."""
+"""The share of a layer's activations that pass on almost no gradient."""
 
 from __future__ import annotations
 

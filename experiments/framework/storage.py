@@ -94,7 +94,7 @@ def write_data(file: Path, results: Any) -> None:
     arrays = dict(sorted(flat(results).items()))
     for name, array in arrays.items():
         if array.dtype.hasobject:
-            raise ValueError(f"result {name!r} holds Python objects; expected an array of numbers or of strings")
+            raise ValueError(f"expected an array of numbers or of strings as result {name!r}, got Python objects")
     with file.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **arrays)
 
@@ -174,7 +174,7 @@ def _version(package: str) -> str:
 
 @functools.cache
 def source_digest() -> str:
-    """Return a digest of all code that a result depends on, by which a finished run is known again.
+    """Return a digest of all code that a result depends on; it identifies a finished run.
 
     Returns:
         SHA-256 in hexadecimal over the paths and contents of gradflow's and the experiments' Python files.

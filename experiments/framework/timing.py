@@ -1,4 +1,4 @@
-"""Time step functions side by side, so that whatever else the machine does hits all of them."""
+"""Time step functions in turn, so that other work of the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def interleaved(
 
 
 def torch_installed() -> bool:
-    """Whether PyTorch happens to be there."""
+    """Whether PyTorch is installed."""
     return importlib.util.find_spec("torch") is not None

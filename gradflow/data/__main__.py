@@ -133,11 +133,11 @@ def show_list(command: List, catalogue: Catalogue, console: Console) -> int:
     embedded = datasets.load()
     shape = "x".join(map(str, embedded.train.images.shape[1:]))
     table.add_row(EMBEDDED, "6,000", "1,000", shape, "10", "yes", "embedded")
-    for entry in catalogue.values():
-        counts = [f"{entry.parts[split].examples:,}" for split in ("train", "test")]
-        shape = "x".join(map(str, entry.shape))
-        here = "yes" if prepared.is_prepared(prepared.builder(entry.name, command.data_dir)) else "no"
-        table.add_row(entry.name, *counts, shape, str(entry.classes["label"]), here, entry.title)
+    for facts in catalogue.values():
+        counts = [f"{facts.splits[split].examples:,}" for split in ("train", "test")]
+        shape = "x".join(map(str, facts.shape))
+        here = "yes" if prepared.is_prepared(prepared.builder(facts.name, command.data_dir)) else "no"
+        table.add_row(facts.name, *counts, shape, str(facts.classes["label"]), here, facts.title)
     console.print(table)
     console.print("Any other image classification set of TFDS works by its name there.")
     return GOOD
@@ -157,15 +157,15 @@ def show_info(command: Info, catalogue: Catalogue, console: Console) -> int:
         table.add_row("place", "inside the package; each class's first 600 training and 100 test images")
         console.print(table)
         return GOOD
-    entry = catalogue[command.name]
-    built = prepared.builder(entry.name, command.data_dir)
-    table.add_row("what", entry.title)
-    table.add_row("images", f"uint8 {' x '.join(map(str, entry.shape))} (height x width x channels)")
-    table.add_row("splits", ", ".join(f"{split} {part.examples:,}" for split, part in entry.parts.items()))
-    for label, names in entry.names.items():
+    facts = catalogue[command.name]
+    built = prepared.builder(facts.name, command.data_dir)
+    table.add_row("what", facts.title)
+    table.add_row("images", f"uint8 {' x '.join(map(str, facts.shape))} (height x width x channels)")
+    table.add_row("splits", ", ".join(f"{split} {part.examples:,}" for split, part in facts.splits.items()))
+    for label, names in facts.names.items():
         table.add_row(label, ", ".join(names))
-    table.add_row("source", entry.source)
-    table.add_row("raw files", f"{entry.home}: {entry.archive or ', '.join(_files(entry))}")
+    table.add_row("source", facts.source)
+    table.add_row("raw files", f"{facts.home}: {facts.archive or ', '.join(_files(facts))}")
     state = "here" if prepared.is_prepared(built) else "not here yet"
     table.add_row("place", f"{built.data_path} ({state})")
     console.print(table, soft_wrap=True)
@@ -181,13 +181,13 @@ def import_(command: Import, catalogue: Catalogue, console: Console) -> int:
         console: where to.
     """
     started = time.perf_counter()
-    entry = catalogue[command.name]
-    fresh = prepared.import_raw(entry, command.raw, command.data_dir, _progress(console))
-    place = prepared.builder(entry.name, command.data_dir).data_path
-    count = sum(part.examples for part in entry.parts.values())
+    facts = catalogue[command.name]
+    fresh = prepared.import_raw(facts, command.raw, command.data_dir, _progress(console))
+    place = prepared.builder(facts.name, command.data_dir).data_path
+    count = sum(part.examples for part in facts.splits.values())
     done = "imported and checked" if fresh else "was here already, and is intact; kept"
     console.print(
-        f"{entry.name}: {count:,} images {done} ({time.perf_counter() - started:.1f} s), {place}", soft_wrap=True
+        f"{facts.name}: {count:,} images {done} ({time.perf_counter() - started:.1f} s), {place}", soft_wrap=True
     )
     return GOOD
 
@@ -203,26 +203,26 @@ def check(command: Check, catalogue: Catalogue, console: Console) -> int:
     if command.name == EMBEDDED:
         console.print(f"{EMBEDDED}: {sum(datasets.load().split_sizes.values()):,} images, all as published")
         return GOOD
-    entry = catalogue[command.name]
-    built = prepared.builder(entry.name, command.data_dir)
+    facts = catalogue[command.name]
+    built = prepared.builder(facts.name, command.data_dir)
     if not prepared.is_prepared(built):
         raise FileNotFoundError(
-            f"{entry.name} is not at {built.data_path}; `{PROG} import {entry.name} --from DIR` makes it from raw "
-            f"files, gf.data.load({entry.name!r}) from the internet"
+            f"{facts.name} is not at {built.data_path}. Fix: `{PROG} import {facts.name} --from DIR` makes it from raw "
+            f"files, and gf.data.load({facts.name!r}) fetches it from the internet"
         )
-    wrong = prepared.problems(entry, built, _progress(console))
+    wrong = prepared.problems(facts, built, _progress(console))
     for problem in wrong:
-        console.print(f"{entry.name}: {problem}", soft_wrap=True)
+        console.print(f"{facts.name}: {problem}", soft_wrap=True)
     if wrong:
         return BAD
-    count = sum(part.examples for part in entry.parts.values())
-    sure = "counts, shapes, labels and checksums" if entry.parts["train"].digest else "counts, shapes and labels"
-    console.print(f"{entry.name}: {count:,} images, {sure} as published, {built.data_path}", soft_wrap=True)
+    count = sum(part.examples for part in facts.splits.values())
+    sure = "counts, shapes, labels and checksums" if facts.splits["train"].digest else "counts, shapes and labels"
+    console.print(f"{facts.name}: {count:,} images, {sure} as published, {built.data_path}", soft_wrap=True)
     return GOOD
 
 
-def _files(entry: DataSetFacts) -> list[str]:
-    return [file.name for part in entry.parts.values() for file in part.files]
+def _files(facts: DataSetFacts) -> list[str]:
+    return [file.name for part in facts.splits.values() for file in part.files]
 
 
 def _progress(console: Console) -> prepared.Progress:

@@ -44,8 +44,8 @@ class Normalization:
         """
         if images.dtype != jnp.uint8:
             raise TypeError(
-                f"expected uint8 grey levels 0 ... 255, got {images.dtype}; were these images normalized before? "
-                "Pass them as loaded"
+                f"expected uint8 grey levels 0 ... 255, got {images.dtype}. Likely cause: images that were normalized "
+                "before. Fix: pass them as loaded"
             )
         return (images.astype(jnp.float32) / 255 - self.mean) / self.std
 
@@ -107,7 +107,7 @@ def normalization(images: Images, kind: str = "global") -> Normalization:
     mean, std = _lookup.find("normalization", kind, KINDS)(images)
     if not np.all(std > 0):
         raise ValueError(
-            f"expected images that vary, got a standard deviation of {std.min()} for {kind!r}; is a channel empty? "
-            "'pixel_mean' and 'unit' do not divide"
+            f"expected images that vary, got a standard deviation of {std.min()} for {kind!r}. "
+            "Likely cause: an empty channel. Fix: 'pixel_mean' or 'unit', which do not divide"
         )
     return Normalization(jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32))

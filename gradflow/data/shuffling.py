@@ -1,4 +1,4 @@
-"""A random order that can be asked for any place in it, without sorting the whole."""
+"""A random order whose entries can be computed one by one, without sorting the whole."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
 @runtime_checkable
 class Window(Protocol):
-    """What a program of some steps takes along: a pytree that yields the batch of any of these steps."""
+    """The data of consecutive steps: a pytree that yields the batch of any of them."""
 
     def batch(self, key: Key, step: Step) -> Batch:
         """Return the batch of a step: pure, of static shape, to be called inside `jit`, `scan`, `vmap`.
@@ -67,7 +67,7 @@ class Source(Protocol):
         ...
 
     def window(self, first: int, count: int) -> Window:
-        """Get ready, on the host, what the steps `first ... first + count - 1` need on the device.
+        """Prepare on the host what the steps `first ... first + count - 1` need on the device.
 
         Args:
             first: first step, counted from 0 over the whole run.
@@ -164,7 +164,7 @@ def on_device(
     augment: Augmentation | None = None,
     shuffled: bool = True,
 ) -> OnDevice:
-    """Put examples on the device once and for all, and draw batches from them inside the step.
+    """Put examples on the device once, and draw batches from them inside the step.
 
     Args:
         inputs: images (examples, height, width, channels) or sequences (examples, steps, features), best uint8.
@@ -186,12 +186,12 @@ def on_device(
     """
     if len(inputs) != len(targets):
         raise ValueError(
-            f"expected one target an input, got {len(inputs)} inputs and {len(targets)} targets; "
-            "were they cut or taken from different splits? Pass both from one split"
+            f"expected one target an input, got {len(inputs)} inputs and {len(targets)} targets. "
+            "Likely cause: they were cut, or come from different splits. Fix: pass both from one split"
         )
     if not 1 <= batch_size <= len(inputs):
         raise ValueError(
-            f"expected a batch size of 1 ... {len(inputs)}, the number of examples, got {batch_size}; "
-            "a smaller batch or more examples would do"
+            f"expected a batch size of 1 ... {len(inputs)}, the number of examples, got {batch_size}. "
+            "Fix: a smaller batch or more examples"
         )
     return OnDevice(jnp.asarray(inputs), jnp.asarray(targets), normalization, batch_size, augment, shuffled)

@@ -18,7 +18,7 @@ from gradflow.data.sources import Augmentation, Batch, Key, Step, normalize_and_
 
 __all__ = ["PREFETCHED", "THREADS", "Examples", "Stream", "StreamWindow", "stream"]
 
-THREADS = 4  # that read and decode; more are no quicker, since Python holds most of the work in one
+THREADS = 4  # read and decode; more threads are no quicker, because Python's lock lets one of them work at a time
 PREFETCHED = 8  # batches read ahead of the window
 
 
@@ -90,7 +90,7 @@ class Stream:
         if not 1 <= batch_size <= len(examples) or batch_size % count:
             raise ValueError(
                 f"expected a batch size of 1 ... {len(examples)} that {count} process(es) can share evenly, "
-                f"got {batch_size}"
+                f"got {batch_size}. Fix: a batch size that is a multiple of the number of processes"
             )
         endless = grain.MapDataset.source(examples)
         # Grain orders epoch e by seed + e: neighbouring seeds would share their orders.

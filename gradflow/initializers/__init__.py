@@ -73,7 +73,7 @@ ALIASES = {
     "glorot_normal": "xavier_normal",
     "xavier_uniform": "glorot_uniform",
 }
-# What goes by a name in papers but is no initializer of one kernel, and what to do instead.
+# Names from papers that do not stand for an initializer of one kernel, and what to do instead.
 _ELSEWHERE = {
     "critical": "it sets kernel and bias together: point = initializers.critical('tanh', bias_variance=0.05), then "
     "initializer=point.kernel, bias=point.bias",
@@ -103,14 +103,20 @@ def get(scheme: str | Initializer, **options: Any) -> Initializer:
         known = SCHEMES | {alias: SCHEMES[name] for alias, name in ALIASES.items()}
         return _lookup.find("initializer", scheme, known)(**options)
     if not callable(scheme):
-        raise TypeError(f"expected the name of a scheme or a function (key, shape, dtype) -> array, got {scheme!r}")
+        raise TypeError(
+            f"expected the name of a scheme or a function (key, shape, dtype) -> array, got {scheme!r}. "
+            "Fix: a name such as 'he_normal', or initializers.he_normal()"
+        )
     if any(id(scheme) == id(known) for known in SCHEMES.values()):
         raise TypeError(
-            f"expected an initializer, got the scheme {scheme.__name__} itself; "  # type: ignore[attr-defined]
-            "call it first: he_normal()"
+            f"expected an initializer, got the scheme {scheme.__name__} itself. "  # type: ignore[attr-defined]
+            "Fix: call it first, he_normal()"
         )
     if options:
-        raise TypeError(f"options {sorted(options)} belong to a scheme given by name; got a function")
+        raise TypeError(
+            f"options {sorted(options)} belong to a scheme given by name, got a function. "
+            "Fix: give them to the function that made it"
+        )
     return scheme
 
 

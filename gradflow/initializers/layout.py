@@ -83,7 +83,9 @@ class Layout:
                 "cause: another layout, or the wrong groups. Fix: give the convolution's feature_group_count"
             )
         if 0 in shape:
-            raise ValueError(f"expected a kernel with entries, got shape {tuple(shape)}: it has no fans")
+            raise ValueError(
+                f"expected a kernel with entries, got shape {tuple(shape)}, which has no fans. Fix: sizes above 0"
+            )
         window = math.prod(shape) / math.prod(sizes.values())
         return Fans(sizes["in_axis"] * window / self.upsampling, outputs * window / self.groups)
 

@@ -50,7 +50,9 @@ def scaled(weight_variance: float, fan: Fan, distribution: Distribution, **layou
         ValueError: for a weight variance that is not positive; when called, for a shape without fans.
     """
     if not weight_variance > 0:
-        raise ValueError(f"expected a positive weight variance, got {weight_variance}; for zero weights use `zeros`")
+        raise ValueError(
+            f"expected a positive weight variance, got {weight_variance}. Fix: for zero weights use `zeros`"
+        )
     _lookup.find("fan", fan, dict.fromkeys(("fan_in", "fan_out", "fan_avg")))
     own = Layout(**layout)
     plain = dataclasses.replace(own, groups=1, upsampling=1)  # what JAX counts
@@ -88,7 +90,7 @@ def glorot_uniform(**layout: Any) -> Initializer:
 def standard(**layout: Any) -> Initializer:
     """W ~ U(-a, a), a = 1 / sqrt(fan_in): n Var[W] = 1/3, so the signal shrinks in every layer.
 
-    What was common before 2010: Glorot & Bengio 2010, equation 1.
+    This was common before 2010: Glorot & Bengio 2010, equation 1.
 
     Args:
         layout: of the kernel, as in `scaled`.

@@ -1,4 +1,4 @@
-"""Sums to numbers: means, root mean squares and similarity from columns that were added up; NumPy or traced JAX."""
+"""Form means, root mean squares and similarity from columns that were added up, in NumPy or traced JAX."""
 
 from __future__ import annotations
 

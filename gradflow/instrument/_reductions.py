@@ -1,4 +1,4 @@
-"""Arrays to sums that add up: squares and totals at three scales, directions of examples, counts of entries.
+"""Reduce arrays to sums that add up: squares and totals at three scales, directions of examples, counts of entries.
 
 A gradient that vanishes or explodes leaves the range of its type when squared (1e-25 is a fine float32, its square is
 0), so entries are multiplied by one of three powers of two before they are squared, and each scale has a column of its

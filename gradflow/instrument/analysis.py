@@ -195,7 +195,7 @@ _HIGHER_ORDER = {"scan": _Analysis.scan, "cond": _Analysis.cond, "shard_map": _A
 
 
 def _like(origin: Origin, joined: Origin) -> Origin:
-    """Let a custom rule's output depend on all that enters: what reads what inside is its own affair."""
+    """Let a custom rule's output depend on all that enters: the analysis does not look at what happens inside."""
     return dataclasses.replace(origin, layers=joined.layers, reaching=joined.reaching, cuts=joined.cuts)
 
 

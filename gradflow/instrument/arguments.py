@@ -98,8 +98,8 @@ def _normalised(numbers: Sequence[int], count: int) -> tuple[int, ...]:
     for n in numbers:
         if not -count <= n < count:
             raise ValueError(
-                f"value_grad_and_flow: argnums={n} but the function was called with {count} positional arguments; "
-                "pass the differentiated arguments by position"
+                f"value_grad_and_flow: expected argnums to name positional arguments, got argnums={n} in a call with "
+                f"{count} of them. Likely cause: a differentiated argument passed by name. Fix: pass it by position"
             )
     return tuple(n % count for n in numbers)
 
@@ -152,7 +152,7 @@ def _checked_pair(out: Any) -> tuple[Any, Any]:
     if not isinstance(out, tuple) or len(out) != 2:
         raise TypeError(
             "value_grad_and_flow: with has_aux=True expected the loss function to return (loss, aux), "
-            f"got {type(out).__name__}"
+            f"got {type(out).__name__}. Fix: return a pair, or leave has_aux out"
         )
     return out
 

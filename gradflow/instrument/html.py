@@ -1,4 +1,4 @@
-"""A flow as a table of HTML for notebooks: self-contained, readable on dark and on light ground."""
+"""A flow as a table of HTML for notebooks: self-contained, readable on a dark and on a light background."""
 
 from __future__ import annotations
 

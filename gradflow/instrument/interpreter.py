@@ -151,9 +151,9 @@ class Interpreter:
                 return {("site", k, "value"): forward_numbers(spec, env[var], None)}
             inputs[var], numbers = apply_tap(spec, env[var], None, sinks[("site", k, "value")])
             return {("site", k, "value"): numbers}
-        if ("site", k, "handed") in sinks and site.source is not None:
+        if ("site", k, "input_cotangent") in sinks and site.source is not None:
             var = eqn.invars[site.source]
-            inputs[var] = apply_input_tap(spec, env[var], sinks[("site", k, "handed")])
+            inputs[var] = apply_input_tap(spec, env[var], sinks[("site", k, "input_cotangent")])
         return {}
 
     def _behind(self, k: int, eqn: core.JaxprEqn, env: dict[Any, Any], sinks: Arrays) -> Arrays:

@@ -1,4 +1,4 @@
-"""Short labels for long names: what differs stays, the rest gives way to an ellipsis."""
+"""Short labels for long names: what differs stays, and an ellipsis replaces the rest."""
 
 from __future__ import annotations
 

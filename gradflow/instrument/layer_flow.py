@@ -173,10 +173,10 @@ class LayerFlow:
     @property
     def input_grad_rms(self) -> Any:
         """Root mean square of what the layer hands down to its input: its own contribution to dL/d(input)."""
-        if "handed" not in dict(self._entry.back):
+        if "input_cotangent" not in dict(self._entry.back):
             return self._absent()
-        calls = self._back("calls", "handed")
-        sums = [self._back(f"cotangent_{s}", "handed") for s in SCALES]
+        calls = self._back("calls", "input_cotangent")
+        sums = [self._back(f"cotangent_{s}", "input_cotangent") for s in SCALES]
         return _where(calls > 0, root_mean_square(sums, calls * float(self._entry.input_size)))
 
     @property
@@ -245,7 +245,9 @@ class LayerFlow:
 
     def _groups(self) -> tuple[Any, Any]:
         if not self._entry.groups:
-            raise AttributeError(f"{self.name!r} is no ragged contraction: it has no experts")
+            raise AttributeError(
+                f"expected a ragged contraction, which has experts, got {self.name!r}. Fix: a layer with `experts` > 0"
+            )
         ahead, back = dict(self._entry.ahead)["experts"], dict(self._entry.back)["experts"]
         host, count = self._flow._host, self._entry.groups
         return (
@@ -305,7 +307,7 @@ class LayerFlow:
             return "did not run"
         if not np.any(self.backward_calls):
             return f"not reached: {', '.join(self.cut)}" if self.cut else "not reached"
-        if field == "input_grad_rms" and "handed" not in dict(self._entry.back):
+        if field == "input_grad_rms" and "input_cotangent" not in dict(self._entry.back):
             return "data: not formed" if self._entry.input_size else "no input"
         if self.flushes and field == "underflow_fraction":
             return "not known in float16"
@@ -346,7 +348,7 @@ class LayerFlow:
         return self._flow._host.ahead[self._entry.pack][..., start + self._entry.layout.forward.index(column)]
 
     def _back(self, column: str, part: str = "value") -> Any:
-        columns = self._entry.layout.backward if part == "value" else self._entry.layout.handed
+        columns = self._entry.layout.backward if part == "value" else self._entry.layout.input_cotangent
         start = dict(self._entry.back)[part]
         return self._flow._host.back[self._entry.pack][..., start + columns.index(column)]
 

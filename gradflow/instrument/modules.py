@@ -1,7 +1,7 @@
 """Arguments that are modules: what of them is differentiated, and what they change in themselves during the call.
 
-Flax NNX and Equinox are looked up among the imported modules, so that neither has to be installed: who passes one of
-their objects has imported them.
+Flax NNX and Equinox are looked up among the imported modules, so that neither has to be installed. A caller that
+passes one of their objects has imported them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TAG = "value_grad_and_flow"
 
 
 def differentiated(argument: Any) -> list[bool]:
-    """Tell which leaves of an argument are differentiated: all, but of Equinox modules only their inexact arrays.
+    """Tell which leaves of an argument are differentiated: all, except that Equinox modules give only inexact arrays.
 
     Args:
         argument: a pytree.
@@ -212,7 +212,7 @@ def _check_modules(nnx: Any, nodes: Sequence[tuple[Any, Any]]) -> None:
 def call_of(
     fun: Callable[..., Any], numbers: Sequence[int], entries: Sequence[Any], args: tuple[Any, ...], kwargs: Any
 ) -> Iterator[Call]:
-    """Yield the call of a loss; while it lasts, changes of modules find their way back.
+    """Yield the call of a loss; inside the block, changes of modules are returned to the caller's modules.
 
     Args:
         fun: the loss.

@@ -23,7 +23,7 @@ class Recorder:
 
     Attributes:
         found: sites by key; the key of a tapped output is the path of its equation.
-        extra: sites that stand and fall with another one: carries, inputs, silences.
+        extra: sites that exist only together with another one: carries, inputs, silences.
         uses: uses of leaves without a site, by path.
     """
 

@@ -37,7 +37,7 @@ class Pack:
     back: tuple[Piece, ...]
 
     def zeros(self) -> Float[Array, "*lengths width"]:
-        """Return the sink's value: what it is does not matter, only its gradient does."""
+        """Return the sink's value. The value has no meaning; only its gradient is used."""
         return jnp.zeros((*self.lengths, _width(self.back)), self.dtype)
 
     def no_forward(self, depth: int) -> Float[Array, "*inner width"]:

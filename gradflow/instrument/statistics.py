@@ -1,8 +1,9 @@
 """The numbers that a tap makes of a value and of its cotangent: their names, and the reductions that form them.
 
-This is the whole interface of the reductions: `Layout` names the columns, `forward`, `backward`, `handed_down` and
-`sum_of_squares` fill them, and `root_mean_square`, `mean`, `similarity` turn sums of columns into what `LayerFlow`
-shows. Every column is a sum over calls, so that scan steps, branches, shards and repeated uses add up.
+This is the whole interface of the reductions. `Layout` names the columns. `forward`, `backward`,
+`reduce_input_cotangent` and `sum_of_squares` fill them. `root_mean_square`, `mean` and `similarity` turn sums of
+columns into what `LayerFlow` shows. Every column is a sum over calls, so that scan steps, branches, shards and repeated
+uses add up.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Layout:
         return tuple(columns)
 
     @property
-    def handed(self) -> tuple[str, ...]:
+    def input_cotangent(self) -> tuple[str, ...]:
         """Columns of the cotangent that a layer hands down to its input; none if they are not wanted."""
         return ("calls", *(f"cotangent_{s}" for s in SCALES)) if "input_grad_rms" in self.wanted else ()
 
@@ -223,8 +224,8 @@ def _exponent_bins(size: Float[Array, "..."]) -> Int[Array, "..."]:
     return ((field + 1) * EXPONENT_BINS // (2 * int(info.maxexp))).astype(jnp.int32)
 
 
-def handed_down(g: Num[Array, "..."], layout: Layout) -> Float[Array, " columns"]:
-    """Reduce the cotangent that a layer hands to its input to the columns `layout.handed`."""
+def reduce_input_cotangent(g: Num[Array, "..."], layout: Layout) -> Float[Array, " columns"]:
+    """Reduce the cotangent that a layer hands to its input to the columns `layout.input_cotangent`."""
     return _joined([jnp.ones((), layout.dtype), sum_of_squares(g, layout.dtype)])
 
 
@@ -240,7 +241,19 @@ def mesh_axes_of(y: Array, axes: Sequence[str]) -> tuple[str, ...]:
 
 
 __all__ = [
-    "DEFAULT_STATISTICS", "EXPONENT_BINS", "SCALES", "STATISTICS", "Layout", "backward", "exponent_edges",
-    "flush_below", "forward", "handed_down", "mean", "mesh_axes_of", "root_mean_square", "similarity",
+    "DEFAULT_STATISTICS",
+    "EXPONENT_BINS",
+    "SCALES",
+    "STATISTICS",
+    "Layout",
+    "backward",
+    "exponent_edges",
+    "flush_below",
+    "forward",
+    "mean",
+    "mesh_axes_of",
+    "reduce_input_cotangent",
+    "root_mean_square",
+    "similarity",
     "sum_of_squares",
 ]  # fmt: skip

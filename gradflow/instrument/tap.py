@@ -42,7 +42,7 @@ def tap(name: str, value: T) -> T:
         3.0
     """
     if not isinstance(name, str) or not name:
-        raise TypeError(f"gradflow.tap: expected a non-empty name, got {name!r}; write tap('block_3', x)")
+        raise TypeError(f"gradflow.tap: expected a non-empty name, got {name!r}. Fix: write tap('block_3', x)")
     leaves, tree = jax.tree_util.tree_flatten_with_path(value)
     named = []
     for path, leaf in leaves:
@@ -67,7 +67,7 @@ class TapSpec:
         flush_below: largest cotangent that a 16-bit type makes 0.
         fuses: whether what is done to the value on the way forward ends up inside the one kernel that reads it.
         ahead: parts that the forward pass gives, with their widths: "value", "silent", "experts".
-        back: parts that the backward pass gives: "value", "handed", "experts".
+        back: parts that the backward pass gives: "value", "input_cotangent", "experts".
     """
 
     layout: statistics.Layout
@@ -180,7 +180,7 @@ def _input_tap_fwd(spec: TapSpec, x: Array, sink: Array) -> tuple[Array, None]:
 
 
 def _input_tap_bwd(spec: TapSpec, _: None, g: Array) -> tuple[Array, Array]:
-    return jax.lax.optimization_barrier((g, as_varying(statistics.handed_down(g, spec.layout), g)))
+    return jax.lax.optimization_barrier((g, as_varying(statistics.reduce_input_cotangent(g, spec.layout), g)))
 
 
 _input_tap.defvjp(_input_tap_fwd, _input_tap_bwd)

@@ -78,7 +78,7 @@ def value_grad_and_flow(
     """
     if not callable(fun):
         raise TypeError(
-            f"value_grad_and_flow: expected a function, got {type(fun).__name__}; pass loss_fn, not loss_fn(...)"
+            f"value_grad_and_flow: expected a function, got {type(fun).__name__}. Fix: pass loss_fn, not loss_fn(...)"
         )
     options = _Options(
         select, validate_statistics(statistics), activations, data_gradients, flush_below(underflow_dtype)
@@ -176,8 +176,8 @@ def _spec(site: Site, options: _Options) -> TapSpec:
         ahead, back = {"silent": 2}, {}
     elif site.forward_only:
         back = {}
-    elif layout.handed and site.source is not None and (site.source_active or options.data_gradients):
-        back["handed"] = len(layout.handed)
+    elif layout.input_cotangent and site.source is not None and (site.source_active or options.data_gradients):
+        back["input_cotangent"] = len(layout.input_cotangent)
     if site.experts:
         ahead["experts"] = back["experts"] = site.experts
     return TapSpec(

@@ -1,4 +1,4 @@
-"""What tables, records and searches need of a flow and its layers: they read them through these alone."""
+"""Protocols of what tables, records and searches read from a flow and its layers."""
 
 from __future__ import annotations
 

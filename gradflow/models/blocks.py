@@ -1,4 +1,4 @@
-"""Blocks of residual networks: branches, shortcuts, and the ways in which the two are joined."""
+"""Blocks of residual networks: branches, shortcuts, and how the two are joined."""
 
 from __future__ import annotations
 

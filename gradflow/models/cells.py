@@ -186,6 +186,7 @@ def get(cell: str | Cell | Callable[[Array], Array]) -> Cell:
         return cell
     if not callable(cell) or isinstance(cell, type) or module_class(cell) is not None:
         raise TypeError(
-            f"expected the name of a cell, a Cell, or an elementwise function, or a Linen RNN cell, got {cell!r}"
+            f"expected the name of a cell, a Cell, an elementwise function, or a Linen RNN cell, got {cell!r}. "
+            f"Fix: one of {', '.join(CELLS)}"
         )
     return Cell(partial(_simple, cell), ("h",))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.nn.initializers import Initializer
@@ -85,14 +86,18 @@ class CNN(nn.Module):
         if self.halvings != 0:
             check_size("CNN", "halvings", self.halvings)
         if self.halvings > self.depth:
-            raise ValueError(f"CNN(halvings=...): expected at most depth = {self.depth}, got {self.halvings}")
+            raise ValueError(
+                f"CNN(halvings=...): expected at most depth = {self.depth}, got {self.halvings}. Likely cause: more "
+                "halvings than convolutions. Fix: fewer, or a larger depth"
+            )
         if self.remat == "segments" and not self.scan:
             raise ValueError("CNN(remat='segments'): runs of layers are those of a loop. Fix: scan=True")
         phi = activation_for_depth(self.activation, self.depth)
         phi = activations.get(phi) if isinstance(phi, str) else phi
         if module_class(phi) is not None or (isinstance(phi, activations.Activation) and phi.learnable):
             raise ValueError(
-                f"CNN(activation=...): expected one without a learned slope or other parameters, got {phi!r}"
+                f"CNN(activation=...): expected one without a learned slope or other parameters, got {phi!r}. "
+                "Fix: 'leaky_relu', or the model ResNet(residual=False)"
             )
         super().__post_init__()
 
@@ -103,7 +108,7 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], train: bool = False
+        self, x: Float[Array | np.ndarray, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch outputs"]:
         """Map images to logits.
 

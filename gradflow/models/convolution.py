@@ -23,8 +23,8 @@ _SPLIT_FROM = 4 * _PART
 
 
 def conv(
-    x: Float[Array, "batch *positions inputs"],
-    kernel: Float[Array, "*window inputs outputs"],
+    x: Float[Array | np.ndarray, "batch *positions inputs"],
+    kernel: Float[Array | np.ndarray, "*window inputs outputs"],
     strides: int | Sequence[int] = 1,
     padding: Literal["SAME", "VALID"] | Sequence[tuple[int, int]] = "SAME",
 ) -> Float[Array, "batch *transposed outputs"]:
@@ -53,6 +53,7 @@ def conv(
         >>> conv(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)), 2).shape
         (1, 2, 2, 5)
     """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     positions = x.ndim - 2
     if kernel.ndim != x.ndim or kernel.shape[-2] != x.shape[-1]:
         raise ValueError(
@@ -65,7 +66,8 @@ def conv(
     for size, (low, high), wide in zip(x.shape[1:-1], pairs, window, strict=True):
         if size + low + high < wide:
             raise ValueError(
-                f"expected at least {wide} positions for a window of {window}, got {size} + {low} + {high}"
+                f"expected at least {wide} positions for a window of {window}, got {size} + {low} + {high}. "
+                "Fix: a smaller window, or padding"
             )
     return _conv(x, kernel, steps, tuple((int(low), int(high)) for low, high in pairs))
 
@@ -97,9 +99,13 @@ def _conv_differentiated(x: Array, kernel: Array, strides: tuple[int, ...], padd
 
 
 def _conv_jvp(
-    strides: tuple[int, ...], padding: Pairs, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+    strides: tuple[int, ...],
+    padding: Pairs,
+    primals: tuple[Array, Array],
+    tangents: tuple[Array | np.ndarray, Array | np.ndarray],
 ) -> tuple[Array, Array]:
-    (x, kernel), (x_dot, kernel_dot) = primals, tangents
+    x, kernel = primals
+    x_dot, kernel_dot = (jnp.asarray(tangent) for tangent in tangents)
     y = _conv_differentiated(x, kernel, strides, padding)
     return y, _along_inputs(x_dot, kernel, strides, padding) + _along_kernel(x, kernel_dot, strides, padding, y)
 

@@ -45,7 +45,8 @@ def check_custom_layer(owner: str, option: str, layer: Any) -> None:
     """
     if not callable(layer) or (isinstance(layer, type) and module_class(layer) is None):
         raise TypeError(
-            f"{owner}({option}=...): expected a name, a function, or a Flax Linen module or class, got {layer!r}"
+            f"{owner}({option}=...): expected a name, a function, or a Flax Linen module or class, got {layer!r}. "
+            "Likely cause: an array or a layer of another framework. Fix: a function that calls it"
         )
 
 

@@ -100,7 +100,7 @@ def activation_for_depth(
     return activation
 
 
-def as_floating(x: Array, rank: int, layout: str, dtype: Any) -> Array:
+def as_floating(x: Array | np.ndarray, rank: int, layout: str, dtype: Any) -> Array:
     """Check an input and cast it to the dtype of computation.
 
     Args:
@@ -125,7 +125,7 @@ def as_floating(x: Array, rank: int, layout: str, dtype: Any) -> Array:
             f"expected inputs of shape {layout}, got {x.shape}. Likely cause: a single example without its batch axis, "
             "or an axis of channels left out. Fix: x[None], or x[..., None]"
         )
-    return x.astype(dtype)
+    return jnp.asarray(x, dtype)
 
 
 def bias_initializer(bias: bool | str | Initializer) -> Initializer:
@@ -204,7 +204,9 @@ def check_model(
             check_custom_layer(owner, name, value)
         elif not any(type(value) is type(one) and value == one for one in known):
             _lookup.find(name, str(value), dict.fromkeys(map(str, known)))
-            raise ValueError(f"{owner}({name}=...): got the text {value!r} for what is no text")
+            raise ValueError(
+                f"{owner}({name}=...): expected True, False or a number, got the text {value!r}. Fix: no quotes"
+            )
     initializers.get(model.initializer)
     bias_initializer(getattr(model, "bias", True))
     momentum = getattr(model, "batch_norm_momentum", 0.9)

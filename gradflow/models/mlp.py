@@ -1,4 +1,4 @@
-"""Deep multilayer perceptrons: depth, activation, initialization, normalization and skip connections at will."""
+"""Deep multilayer perceptrons with any depth, activation, initialization, normalization and skip connections."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.nn.initializers import Initializer, constant, zeros
 from jaxtyping import Array, Float
@@ -106,7 +107,9 @@ class MLP(nn.Module):
         return ("Hidden",) if self.scan and self.depth > 1 else ()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch *features"], train: bool = False) -> Float[Array, "batch outputs"]:
+    def __call__(
+        self, x: Float[Array | np.ndarray, "batch *features"], train: bool = False
+    ) -> Float[Array, "batch outputs"]:
         """Map inputs to outputs (logits).
 
         Args:

@@ -1,4 +1,4 @@
-"""Normalization layers: batch normalization, and Flax's layer and RMS normalization under one roof."""
+"""Normalization layers by name: batch normalization, and Flax's layer and RMS normalization."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Recurrent(nn.Module):
             lie in `Layer_i/{class name}`, its states are its carries, and its gates have no names.
         hidden: units of a layer (of each direction).
         outputs: units of the output layer.
-        layers: number of layers, one upon the other.
+        layers: number of stacked layers.
         bidirectional: read sequences in both directions, each with its own parameters; layers and the head get both
             states side by side, forward first. Of a sequence shorter than the others only its own part is reversed.
         return_sequence: read outputs off the hidden states of every step: (batch, time, outputs).
@@ -114,9 +114,9 @@ class Recurrent(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch time features"],
-        lengths: Int[Array, " batch"] | Bool[Array, "batch time"] | None = None,
-        state: tuple[States, ...] | None = None,
+        x: Float[Array | np.ndarray, "batch time features"],
+        lengths: Int[Array | np.ndarray, " batch"] | Bool[Array | np.ndarray, "batch time"] | None = None,
+        state: tuple[Any, ...] | None = None,
     ) -> Any:
         """Map sequences to outputs.
 
@@ -140,7 +140,7 @@ class Recurrent(nn.Module):
         x = as_floating(x, 3, "(batch, time, features)", self.dtype)
         batch, steps, _ = x.shape
         if steps == 0:
-            raise ValueError(f"expected sequences of at least one step, got shape {x.shape}")
+            raise ValueError(f"expected sequences of at least one step, got shape {x.shape}. Fix: leave empty ones out")
         counts = None if lengths is None else _counts(lengths, x.shape)
         directions = (False, True) if self.bidirectional else (False,)
         before = iter(self._initial(state, batch, self.layers * len(directions)))
@@ -186,7 +186,10 @@ class Recurrent(nn.Module):
     def _initial(self, state: Any, batch: int, scans: int) -> tuple[Any, ...]:
         if is_linen(self.cell):
             if state is not None and len(state) != scans:
-                raise ValueError(f"expected state to be a tuple of {scans} carries, got {len(state)}")
+                raise ValueError(
+                    f"expected state to be a tuple of {scans} carries, got {len(state)}. "
+                    "Fix: take the one that return_state=True returns"
+                )
             return (None,) * scans if state is None else tuple(state)
         names = cells.get(self.cell).states
         shape = (batch, self.hidden)
@@ -289,7 +292,8 @@ def _checked_step(cell: Cell, states: States, pre: Any, weights: Mapping[str, Ar
         names = ", ".join(f"{name} {shape} {dtype}" for name, (shape, dtype) in zip(cell.states, expected, strict=True))
         raise ValueError(
             f"expected a cell's step to return its states ({names}), got {got}. Likely cause: another order or number "
-            "than in Cell(states=...), a function that is not elementwise, or one that changes the dtype"
+            "than in Cell(states=...), a function that is not elementwise, or one that changes the dtype. "
+            "Fix: return the states in this order, each with the shape and dtype that it came with"
         )
     return after
 
@@ -332,13 +336,14 @@ def _check_forget_gate(name: Any, cell: Cell, forget_bias: float | None, steps: 
         )
     if len(given) == 2:
         raise ValueError(
-            "Recurrent: expected forget_bias or chrono_steps, got both; each sets the bias of the forget gate"
+            "Recurrent: expected forget_bias or chrono_steps, got both. Each sets the bias of the forget gate. "
+            "Fix: leave one out"
         )
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 3):
         raise ValueError(f"Recurrent(chrono_steps=...): expected a whole number of at least 3 steps, got {steps!r}")
 
 
-def _counts(lengths: Array, shape: tuple[int, ...]) -> Array:
+def _counts(lengths: Array | np.ndarray, shape: tuple[int, ...]) -> Array:
     """Return whether a step counts, (time, batch, 1); values are checked only where they are known while tracing."""
     known = not isinstance(lengths, jax.core.Tracer)
     if jnp.shape(lengths) == shape[:2] and jnp.issubdtype(jnp.result_type(lengths), jnp.bool_):
@@ -360,6 +365,6 @@ def _counts(lengths: Array, shape: tuple[int, ...]) -> Array:
             raise ValueError(
                 f"expected lengths from 1 to the {shape[1]} steps of the sequences, got {values.min()} to "
                 f"{values.max()}. Likely cause: sequences cut or padded after they were measured, or empty ones, which "
-                "have no last state"
+                "have no last state. Fix: measure them anew, and leave empty ones out"
             )
     return jnp.arange(shape[1], dtype=jnp.int32)[:, None, None] < jnp.asarray(lengths, jnp.int32)[:, None]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.nn.initializers import Initializer, zeros
 from jaxtyping import Array, Float
@@ -100,7 +101,7 @@ class ResNet(nn.Module):
         if self.depth < period + 2 or (self.depth - 2) % period:
             below = max(1, (self.depth - 2) // period)
             raise ValueError(
-                f"ResNet(depth=...): expected {period}n + 2, got {self.depth}; the nearest are "
+                f"ResNet(depth=...): expected {period}n + 2, got {self.depth}. Fix: the nearest are "
                 f"{period * below + 2} and {period * (below + 1) + 2}"
             )
         if self.residual == "fixup" and self.normalization is not None:
@@ -112,7 +113,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"], train: bool = False
+        self, x: Float[Array | np.ndarray, "batch height width channels"], train: bool = False
     ) -> Float[Array, "batch outputs"]:
         """Map images to logits.
 

@@ -1,4 +1,4 @@
-"""Arrays to matplotlib figures. Computes nothing, saves nothing.
+"""Draw arrays as matplotlib figures. These functions compute nothing and save nothing.
 
 Every function draws into the axes given, or into a figure of its own, and returns the figure. Lines differ by
 colour (Okabe & Ito's palette, safe for the colour-blind), by marker and by dash, so that they survive a grey

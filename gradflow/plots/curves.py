@@ -56,7 +56,9 @@ def profile(
     chosen = styles_by_name(lines, styles)
     for number, (name, predicted) in enumerate((theory or {}).items()):
         if name not in lines:
-            raise ValueError(f"theory is given for {name!r}, but the lines are {list(lines)}")
+            raise ValueError(
+                f"theory is given for {name!r}, but the lines are {list(lines)}. Fix: the same names in both"
+            )
         depth = np.arange(1, len(predicted) + 1)
         label = "theory" if number == 0 else None
         axes.plot(depth, positive(predicted, log), color="#9A9A9A", lw=4, alpha=0.55, label=label, zorder=1)

@@ -55,8 +55,9 @@ def flow(flow: Flow, *, title: str = "") -> Figure:
     for name in names:
         if backward[name].values.ndim > 1:
             raise ValueError(
-                f"{name} has statistics of shape {backward[name].values.shape}; expected () or (time,). A flow from "
-                "vmap, or of several steps, has leading axes: plot jax.tree.map(lambda x: x[0], flow)"
+                f"{name} has statistics of shape {backward[name].values.shape}; expected () or (time,). Likely "
+                "cause: a flow from vmap or of several steps, which has leading axes. Fix: plot "
+                "jax.tree.map(lambda x: x[0], flow)"
             )
     scanned = [name for name in names if backward[name].values.ndim == 1]
     figure = Figure(figsize=(7.2, 4.0 + (1.2 + 0.45 * len(scanned) if scanned else 0)), layout="constrained")

@@ -18,7 +18,7 @@ __all__ = [
     "marker_spacing", "positive", "scale_limits", "styled", "styles_by_name",
 ]  # fmt: skip
 
-# Okabe & Ito, "Color Universal Design" (2008), black first; the yellow is left out, it fades on white.
+# Okabe & Ito, "Color Universal Design" (2008), black first, without the yellow, which is faint on white.
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))

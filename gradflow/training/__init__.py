@@ -1,4 +1,4 @@
-"""Training: a pure step, many of them as one program, grids of runs, and a host loop that loses nothing."""
+"""Training: a pure step, programs of many steps, grids of runs, and a host loop with checkpoints."""
 
 from gradflow.training.checkpoints import Checkpoints
 from gradflow.training.devices import data_mesh, join, window_sharding

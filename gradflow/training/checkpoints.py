@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: all that a run needs to go on, written in the background, atomically, checked when read."""
+"""Checkpoints by Orbax: what a run needs to continue, written atomically in the background, and checked on reading."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Checkpoints:
     Attributes:
         folder: theirs alone.
         every_steps: steps from one to the next; None: not by steps.
-        every_minutes: minutes from one to the next; None: not by time. Saved at the next end of a dispatch.
-        keep: how many of the newest are kept; with 2 or more, a corrupt newest one is no loss but of time.
+        every_minutes: minutes from one to the next; None: not by time. The next dispatch that ends saves it.
+        keep: how many of the newest are kept; with 2 or more, a corrupt newest one costs only time.
         resume: continue from the newest good one, if there is one; False refuses a folder that has some.
     """
 
@@ -106,7 +106,7 @@ class Store:
             raise self._unwritable(None, error) from error
 
     def close(self) -> None:
-        """Let go of the folder, without a word on what could not be written."""
+        """Close the folder, and do not report what could not be written."""
         import contextlib
 
         with contextlib.suppress(Exception):

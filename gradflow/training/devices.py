@@ -1,4 +1,4 @@
-"""More devices and more hosts: one program over a mesh, the batch split, everything else on every device."""
+"""Several devices and hosts: one program over a mesh; the batch is split, and every device holds all else."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def window_sharding(mesh: Mesh) -> NamedSharding:
 def join(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None, **options: Any
 ) -> Mesh:
-    """Make this process one of several, and return the mesh over the devices of all; to be called before all else.
+    """Make this process one of several, and return the mesh over the devices of all; which has to be called first.
 
     Under Slurm, Open MPI, Kubernetes (with JAX's environment variables) and on Cloud TPUs nothing has to be said:
     JAX finds out. Elsewhere each process is started with the same address and its own number.
@@ -57,7 +57,8 @@ def join(
     if any(x is None for x in given) and any(x is not None for x in given):
         raise ValueError(
             f"join: expected all of coordinator, processes and process, or none under a launcher that JAX knows; got "
-            f"coordinator={coordinator!r}, processes={processes}, process={process}"
+            f"coordinator={coordinator!r}, processes={processes}, process={process}. "
+            "Fix: join('HOST:PORT', processes=N, process=0 ... N - 1), or join() under a launcher"
         )
     try:
         jax.distributed.initialize(coordinator, processes, process, **options)

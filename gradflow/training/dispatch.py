@@ -1,4 +1,4 @@
-"""Dispatches: many steps as one compiled program each, queued by the host and read one behind."""
+"""Dispatches: programs of many steps. The host queues one, and reads the one before."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
+from gradflow.data.pytree_dataclass import pytree
 from gradflow.monitor import FlowHistory, Monitor, profile, rows
 from gradflow.training.devices import SplitWindow, replicated
 from gradflow.training.history import FitResult, History
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Dispatches", "Programs", "Record", "programs"]
 
 
-@jax.tree_util.register_dataclass
+@pytree("layers")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
     """What the host reads of a dispatch.
@@ -44,7 +45,7 @@ class Record:
     metrics: Metrics
     flow: dict[str, Array] | None
     stopped: Bool[Array, ""]
-    layers: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+    layers: tuple[str, ...] = ()
 
 
 class Programs(NamedTuple):

@@ -1,4 +1,4 @@
-"""What can go wrong in a long run, said so that it can be acted upon."""
+"""Errors of a long run."""
 
 from __future__ import annotations
 

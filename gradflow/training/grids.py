@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Num
 
@@ -19,7 +20,7 @@ __all__ = ["grid"]
 
 def grid(
     one: Callable[..., Tree],
-    axes: Mapping[str, Num[Array, " values"]],
+    axes: Mapping[str, Num[Array, "_"] | Num[np.ndarray, "_"]],
     *shared: Any,
     mesh: Mesh | None = None,
 ) -> Tree:
@@ -30,7 +31,7 @@ def grid(
 
     Args:
         one: `one(*shared, name=value, ...) -> pytree of arrays`, pure; a whole run with `init` and `run`.
-        axes: name of each argument -> its values, in the order of the result's axes.
+        axes: name of each argument -> its values, a row of numbers, in the order of the result's axes.
         shared: further arguments, pytrees of arrays, the same for all runs: the source of the batches.
         mesh: devices that share the runs; None for the default device. What is left over when their number does not
             divide that of the runs is filled up with copies of the last one.

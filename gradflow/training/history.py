@@ -1,4 +1,4 @@
-"""What a run leaves behind: its last state, curves of exact means, flow over layers and steps."""
+"""The results of a run: its last state, curves of exact means, and the flow over layers and steps."""
 
 from __future__ import annotations
 

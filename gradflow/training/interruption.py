@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, held back until a run has saved."""
+"""SIGTERM and Ctrl-C, delayed until a run has saved."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Interruption:
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[Interruption]:
-    """Hold the first SIGTERM or Ctrl-C back while the block runs; a second Ctrl-C is obeyed at once.
+    """Delay the first SIGTERM or Ctrl-C while the block runs; a second Ctrl-C acts at once.
 
     Outside of the main thread, where signals do not arrive, nothing is changed.
     """

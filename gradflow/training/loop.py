@@ -1,4 +1,4 @@
-"""The host loop: dispatch after dispatch, with flow, checkpoints, validation and progress, losing nothing."""
+"""The host loop over dispatches, with flow, checkpoints, validation and progress."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def fit(
         if done % every or done > steps:
             raise ValueError(
                 f"fit: expected a state at a multiple of every={every} and at most steps={steps}, "
-                f"got one of step {done}"
+                f"got one of step {done}. Fix: more steps, or an every that divides {done}"
             )
         interruption = stack.enter_context(defer_signals()) if saver is not None else Interruption()
         dispatches.report = stack.enter_context(report_progress(done, steps, progress and jax.process_index() == 0))
@@ -190,7 +190,8 @@ def _check_schedule(
         )
     if monitor is not None and monitor.every % every and every % monitor.every:
         raise ValueError(
-            f"fit: expected Monitor(every=...) to be a multiple or a divisor of every={every}, got {monitor.every}"
+            f"fit: expected Monitor(every=...) to be a multiple or a divisor of every={every}, got {monitor.every}. "
+            f"Fix: Monitor(every={every})"
         )
     if validate_every is not None and (validate_every < 1 or validate_every % every):
         raise ValueError(f"fit: expected validate_every to be a multiple of every={every}, got {validate_every}")

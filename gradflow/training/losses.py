@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from gradflow.training.step import Key, Mean, Metrics, TrainState, Tree
 
-__all__ = ["Classification", "ModelLoss", "Regression", "classification", "evaluate", "regression"]
+__all__ = ["Classification", "EvaluationLoss", "ModelLoss", "Regression", "classification", "evaluate", "regression"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +147,32 @@ def regression(model: Any, *, compute_dtype: Any = None) -> Regression:
     return Regression(_in_precision(model, compute_dtype))
 
 
-def evaluate(loss_fn: ModelLoss, state: TrainState, inputs: Array, targets: Array, batch_size: int = 1000) -> Metrics:
+@runtime_checkable
+class EvaluationLoss(Protocol):
+    """A loss that `evaluate` takes: one with an argument `train`, as `classification` and `regression` give it."""
+
+    def __call__(
+        self, params: Tree, model_state: Tree, batch: Any, key: Key | None, /, *, train: bool = True
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Tree]]:
+        """Return (loss, (metrics, new model state)).
+
+        Args:
+            params: parameters of the model.
+            model_state: its other collections.
+            batch: inputs and targets.
+            key: randomness of dropout; None for none.
+            train: whether the model trains: batch statistics instead of running averages.
+        """
+        ...
+
+
+def evaluate(
+    loss_fn: EvaluationLoss, state: TrainState, inputs: Array, targets: Array, batch_size: int = 1000
+) -> Metrics:
     """Average over all examples of a split exactly, with running averages; pure, to be used in `jit`.
 
     Args:
-        loss_fn: from `classification` or `regression`.
+        loss_fn: from `classification` or `regression`, or your own with an argument `train`.
         state: parameters and running averages.
         inputs: one example a row, as a batch has them.
         targets: one a row.
@@ -166,7 +187,8 @@ def evaluate(loss_fn: ModelLoss, state: TrainState, inputs: Array, targets: Arra
     if not len(inputs) or len(inputs) != len(targets):
         raise ValueError(
             f"evaluate: expected one target an input and at least one, got {len(inputs)} inputs and {len(targets)} "
-            "targets. Likely cause: an empty split, or inputs and targets of different splits"
+            "targets. Likely cause: an empty split, or inputs and targets of different splits. "
+            "Fix: pass both from one split"
         )
 
     def of(batch: tuple[Array, Array]) -> Metrics:

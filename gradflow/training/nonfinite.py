@@ -1,4 +1,4 @@
-"""Where a training step went non-finite, and why that usually happens there: that step once more, looked at."""
+"""Where a training step became non-finite, and the likely cause: that step is repeated under the instrument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What papers put in front of an optimizer: clipping, and weight decay as a term of the gradient."""
+"""Clipping, and weight decay as a term of the gradient, before the step of an optimizer."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def with_clipping_and_decay(
     adaptive_clip: float | Float[Array, ""] | None = None,
     stacked: Callable[[Any], Any] = _no_stack,
 ) -> optax.GradientTransformation:
-    """Put clipping and weight decay in front of an optimizer: g <- clip(g) + weight_decay w.
+    """Apply clipping and weight decay before an optimizer: g <- clip(g) + weight_decay w.
 
     Clipped is the gradient of the loss; weight decay is the gradient of weight_decay ||w||^2 / 2, added before momentum
     and learning rate (He et al. 2016a and the other papers of this library; AdamW decays elsewhere). Numbers may be

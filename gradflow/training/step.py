@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
+from gradflow.data.pytree_dataclass import pytree
 from gradflow.training.contract import checked
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ Key: TypeAlias = PRNGKeyArray | Shaped[Array, "2"]
 Tree: TypeAlias = Any
 
 
-@jax.tree_util.register_dataclass
+@pytree()
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mean:
     """A mean that can be added up exactly: the sum of what is averaged, and how many there are.
@@ -239,7 +240,10 @@ def run(
         ValueError: if `steps` is not a multiple of `every`, or negative.
     """
     if every < 1 or steps < 0 or steps % every:
-        raise ValueError(f"run: expected steps to be a multiple of every >= 1, got steps={steps}, every={every}")
+        raise ValueError(
+            f"run: expected steps to be a multiple of every >= 1, got steps={steps}, every={every}. "
+            "Fix: every=1, or steps that every divides"
+        )
 
     def take(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         return step(state, draw(source, state, data_key))

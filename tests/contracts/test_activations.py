@@ -90,6 +90,7 @@ def test_keeps_shape_and_dtype_and_goes_under_transformations(name, dtype):
         np.testing.assert_allclose(np.asarray(other, np.float32), np.asarray(plain, np.float32), **tolerance)
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("name", NAMES)
 def test_record_of_a_user_function_agrees_with_the_written_one(name):
     written = activations.get(name)

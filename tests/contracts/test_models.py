@@ -80,6 +80,7 @@ def test_shapes_and_dtypes(name, dtype):
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(wide["params"]))
 
 
+@pytest.mark.quick_cases(6)
 @every_model
 def test_jit_agrees_with_eager_and_a_seed_with_itself(name):
     model, x, variables, init = initialized(name)
@@ -90,6 +91,7 @@ def test_jit_agrees_with_eager_and_a_seed_with_itself(name):
     np.testing.assert_array_equal(compiled(variables, x), compiled(again, x))
 
 
+@pytest.mark.quick_cases(8)
 @every_model
 def test_examples_do_not_see_each_other_outside_training(name):
     """So vmap over examples gives what the batch gives."""
@@ -98,6 +100,7 @@ def test_examples_do_not_see_each_other_outside_training(name):
     np.testing.assert_allclose(one_by_one, jax.jit(model.apply)(variables, x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.quick_cases(5)
 @every_model
 def test_gradient_is_the_limit_of_differences(name):
     """In double precision; kinked activations are smooth at almost every point."""
@@ -148,7 +151,7 @@ def test_bad_inputs_are_named_before_anything_runs(name):
         (lambda: mlp(residual=True), "Known: None, plain, rezero, skipinit, highway"),
         (lambda: mlp(norm_position="before"), "Known: pre, post"),
         (lambda: mlp(bias="zeroes"), "did you mean 'zeros'"),
-        (lambda: resnet(depth=21), r"6n \+ 2, got 21; the nearest are 20 and 26"),
+        (lambda: resnet(depth=21), r"6n \+ 2, got 21. Fix: the nearest are 20 and 26"),
         (lambda: resnet(depth=26, bottleneck=True), r"9n \+ 2"),
         (lambda: resnet(version=3), "Known: 1, 2"),
         (lambda: resnet(shortcut="C"), "Known: A, B"),

@@ -85,6 +85,7 @@ def test_shapes_and_dtypes(name, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.quick_cases(3)
 @every_case
 def test_jit_agrees_with_eager_and_a_seed_with_itself(name):
     model, given, params, init, run, done = ready(name)
@@ -101,6 +102,7 @@ def test_vmap_over_examples_is_the_batch(name):
     close(jax.tree.map(lambda leaf: leaf[:, 0], jax.jit(jax.vmap(lambda row: model.apply(params, *row)))(rows)), done)
 
 
+@pytest.mark.quick_cases(3)
 @every_case
 def test_gradient_is_the_limit_of_differences(name):
     """In double precision, with respect to parameters, inputs and the states at the start."""
@@ -181,7 +183,7 @@ def test_both_directions_start_from_different_parameters():
     [
         (lambda: Recurrent(cell="lstm_pephole"), ValueError, "did you mean 'lstm_peephole'"),
         (lambda: Recurrent(cell="minimal"), ValueError, "did you mean 'minimal_rnn'"),
-        (lambda: Recurrent(cell=3), TypeError, "name of a cell, a Cell, or an elementwise function"),
+        (lambda: Recurrent(cell=3), TypeError, "name of a cell, a Cell, an elementwise function"),
         (lambda: Recurrent(cell=Cell), TypeError, "name of a cell"),
         (lambda: Recurrent(layers=0), ValueError, "layers=...+at least 1"),
         (lambda: Recurrent(unroll=1.5), ValueError, "unroll=...+at least 1"),

@@ -33,6 +33,7 @@ def drawn(request):
     return request.param, jax.device_get(sample(request.param, jax.random.key(0), COUNT))
 
 
+@pytest.mark.quick_cases(4)
 def test_contract_of_every_task(drawn):
     task, batch = drawn
     assert isinstance(task, tasks.Task)

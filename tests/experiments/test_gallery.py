@@ -87,7 +87,7 @@ def test_an_experiment_without_new_results_keeps_its_page(root, monkeypatch):
 
 def test_missing_results_and_claims_that_differ_between_seeds_are_bad_usage(root, capsys):
     assert gallery.main(["--out", str(root / "nowhere")]) == 2
-    assert "make them: python -m experiments --all" in capsys.readouterr().err
+    assert "python -m experiments --all makes them" in capsys.readouterr().err
     assert gallery.main(["--seeds", str(root / "seed0"), str(root / "nowhere")]) == 2
     assert "toy: expected the same claims on each of 2 seeds" in capsys.readouterr().err
     assert not (root / "pages").exists()

@@ -76,7 +76,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, capsys, happens):
     refused = Source()
     assert invoke(tmp_path, refused) == 2
     error = capsys.readouterr().err
-    assert f"left checkpoints in {left}; --resume goes on from them" in error
+    assert f"left checkpoints in {left}. Fix: --resume continues from them" in error
     assert error.count("\n") == 1
     assert not refused.asked
     invoke(tmp_path, rest, "--resume")

@@ -44,6 +44,7 @@ def assert_same_cell(got: str, want: str) -> None:
     assert abs(float(a) - float(b)) <= max(1.001 * last, 0.02 * abs(float(b))), (got, want)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("page", documents.PAGES, ids=lambda page: page.name)
 def test_examples_of_a_page(page, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")

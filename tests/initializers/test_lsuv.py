@@ -101,6 +101,7 @@ def sliced():
 MODELS = [bare, linen, batch_normalized, nnx_module, equinox, scanned, sliced]
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: m.__name__)
 def test_every_layer_gets_unit_variance(model):
     apply, params, batch = model()

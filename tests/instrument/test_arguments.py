@@ -51,6 +51,7 @@ def nnx_loss(net, x):
     return jnp.mean((net(x) - 1) ** 2)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_nnx_module_is_differentiated_and_updated_as_by_nnx(compiled):
     """Twice in a row: batch statistics, random counts, a counter and a variable that the first call makes."""

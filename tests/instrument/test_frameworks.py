@@ -151,6 +151,7 @@ def test_framework(framework, expected):
         np.testing.assert_allclose(flow[name].weight_rms, oracles.rms(kernel), rtol=1e-5)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("cell", ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"])
 def test_linen_recurrent_cells(cell):
     from flax import linen as nn

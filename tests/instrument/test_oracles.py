@@ -68,6 +68,7 @@ def test_dead_units_and_identical_examples():
     assert float(flow["a"].similarity) == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_convolution(rank, groups):
@@ -160,6 +161,7 @@ def test_loss_vmapped_over_examples():
     oracles.assert_layer(flow["b"], expected)
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("unroll", [1, 3])
 @pytest.mark.parametrize("remat", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
@@ -67,6 +68,7 @@ structures = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(structure=structures)
 def test_random_program(structure):
@@ -93,7 +95,7 @@ def test_random_program(structure):
         oracles.assert_weight(flow[name], params[name], grads[name], rtol=1e-4)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(
     lengths=st.lists(st.integers(1, 4), min_size=1, max_size=2),
     reverse=st.booleans(),

@@ -89,15 +89,15 @@ def compiled(layout, mapped=False):
         return (
             gs.forward(x, x, layout, units, examples, ()),
             gs.backward(x, layout, units, (), gs.flush_below(jnp.float16)),
-            gs.handed_down(x, layout),
+            gs.reduce_input_cotangent(x, layout),
         )
 
     return jax.jit(jax.vmap(columns) if mapped else columns)
 
 
 def named(layout, columns):
-    """(forward, backward, handed) as dicts of NumPy arrays."""
-    names = layout.forward, layout.backward, layout.handed
+    """(forward, backward, input_back) as dicts of NumPy arrays."""
+    names = layout.forward, layout.backward, layout.input_cotangent
     return [dict(zip(n, np.moveaxis(np.asarray(c), -1, 0), strict=True)) for n, c in zip(names, columns, strict=True)]
 
 
@@ -111,9 +111,9 @@ def mean_of(layout, columns, count):
 
 def check(x, layout, columns, similarity=True):
     """Hold all statistics of one array against NumPy."""
-    ahead, back, handed = columns
+    ahead, back, input_back = columns
     want, smallest = true_rms(x), float(jnp.finfo(layout.dtype).smallest_normal)
-    for got, prefix in ((ahead, "input"), (ahead, "output"), (back, "cotangent"), (handed, "cotangent")):
+    for got, prefix in ((ahead, "input"), (ahead, "output"), (back, "cotangent"), (input_back, "cotangent")):
         rms = rms_of(got, prefix, x.size)
         assert rms.dtype == layout.dtype
         if want < smallest:
@@ -223,17 +223,17 @@ def test_shards_of_the_batch(arrangement, vma):
     def columns(x):
         ahead = gs.forward(x, x, layout, (1,), (0,), ("data",))
         back = gs.backward(x, layout, (1,), ("data",), gs.flush_below(jnp.float16))
-        return [lax.psum(c, "data") for c in (ahead, back, gs.handed_down(x, layout))]
+        return [lax.psum(c, "data") for c in (ahead, back, gs.reduce_input_cotangent(x, layout))]
 
     run = jax.jit(jax.shard_map(columns, mesh=mesh, in_specs=P("data"), out_specs=P(), check_vma=vma))
-    ahead, back, handed = named(layout, run(jnp.asarray(x)))
-    assert ahead["ran"] == back["calls"] == handed["calls"] == 4
+    ahead, back, input_back = named(layout, run(jnp.asarray(x)))
+    assert ahead["ran"] == back["calls"] == input_back["calls"] == 4
     got = gs.similarity(ahead["direction"], ahead["alive"], ahead["ran"])
     np.testing.assert_allclose(got, true_similarity(x), atol=1e-4)
     assert back["cotangent_max"] / 4 == np.max(np.abs(x))
     assert back["dead"] / 4 == np.sum(np.all(x == 0, axis=0))
     assert back["zero"] == np.sum(x == 0)
-    for columns_, prefix in ((ahead, "output"), (ahead, "input"), (back, "cotangent"), (handed, "cotangent")):
+    for columns_, prefix in ((ahead, "output"), (ahead, "input"), (back, "cotangent"), (input_back, "cotangent")):
         np.testing.assert_allclose(rms_of(columns_, prefix, x.size), true_rms(x), rtol=1e-5)
 
 
@@ -243,8 +243,8 @@ def test_nan_stays_nan_and_inf_stays_inf(value):
     x = np.ones((6, 4), np.float32)
     x[2, 1] = value
     with jax.debug_nans(False):
-        ahead, back, handed = named(layout, compiled(layout)(jnp.asarray(x)))
-    for columns, prefix in ((ahead, "input"), (ahead, "output"), (back, "cotangent"), (handed, "cotangent")):
+        ahead, back, input_back = named(layout, compiled(layout)(jnp.asarray(x)))
+    for columns, prefix in ((ahead, "input"), (ahead, "output"), (back, "cotangent"), (input_back, "cotangent")):
         np.testing.assert_equal(rms_of(columns, prefix, x.size), np.float32(abs(value)))
     np.testing.assert_equal(mean_of(layout, ahead, x.size), np.float32(value))
     np.testing.assert_equal(back["cotangent_max"], np.float32(abs(value)))
@@ -304,8 +304,8 @@ def test_what_is_not_wanted_has_no_column():
         ahead = jax.eval_shape(lambda x: gs.forward(x, x, layout, (1,), (0,), ()), x)  # noqa: B023
         back = jax.eval_shape(lambda x: gs.backward(x, layout, (1,), (), 0.0), x)  # noqa: B023
         assert (ahead.shape, back.shape) == ((len(layout.forward),), (len(layout.backward),))
-        if layout.handed:
-            assert gs.handed_down(x, layout).shape == (len(layout.handed),)
+        if layout.input_cotangent:
+            assert gs.reduce_input_cotangent(x, layout).shape == (len(layout.input_cotangent),)
     assert gs.Layout(frozenset()).forward == ("ran",)
     assert gs.Layout(frozenset()).backward == ("calls",)
 

@@ -147,6 +147,7 @@ def test_saved_residuals_stay_what_they_were():
 class TestRange:
     """A vanishing gradient through whole networks, against float64."""
 
+    @pytest.mark.quick_cases(1)
     @pytest.mark.parametrize(("cell", "steps"), [("gru", 100), ("rnn", 200)])
     def test_recurrent_networks(self, cell, steps):
         from gradflow.models import Recurrent

@@ -180,6 +180,7 @@ class TestChoice:
         assert run(loss, select=["a*", "c"])(PARAMS, X)[2].layers == ("a",)
         assert run(loss, select=lambda name: name != "a")(PARAMS, X)[2].layers == ("b",)
 
+    @pytest.mark.quick_cases(5)
     @pytest.mark.parametrize("field", STATISTICS)
     def test_each_statistic_alone_equals_the_one_among_all(self, field):
         _, _, everything = jax.jit(gf.value_grad_and_flow(loss, statistics=STATISTICS))(PARAMS, X)

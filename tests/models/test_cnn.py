@@ -20,6 +20,7 @@ def unstacked(params, depth, first):
     return {**{name: tree for name, tree in params.items() if name != "Hidden"}, **named}
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("padding", ["CIRCULAR", "SAME"])
 @pytest.mark.parametrize("halvings", [0, 2])
 @pytest.mark.parametrize("remat", [False, True, "segments"])

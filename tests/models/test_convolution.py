@@ -49,6 +49,7 @@ def value_and_gradients(function, x, kernel, g):
     return y, *back(g)
 
 
+@pytest.mark.quick_cases(4)
 @every_case
 def test_value_and_gradients_are_those_of_lax(name):
     x, kernel, g, strides, padding, *_ = operands(name)
@@ -70,6 +71,7 @@ def test_each_case_takes_the_form_it_is_here_for(name):
     assert convolution._parts(g) == parts
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["narrow in parts", "in parts, strided"])
 def test_forward_over_reverse_and_reverse_over_reverse(name):
     """A product of the Hessian and a vector, both ways, against `jax.lax`."""
@@ -92,6 +94,7 @@ def test_forward_over_reverse_and_reverse_over_reverse(name):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(b).max()))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["narrow", "narrow, uneven padding"])
 def test_derivatives_are_those_of_finite_differences(name):
     x, kernel, _, strides, padding, *_ = operands(name)

@@ -98,6 +98,7 @@ def trained(model, variables, x):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("name", SAME)
 def test_a_part_of_ones_own_is_the_named_one(name):
     """The same parameters from the same key, the same values, gradients and running averages."""

@@ -81,6 +81,7 @@ CASES = {
 }
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("name", CASES)
 def test_layers_are_seen_in_forward_order_by_the_names_of_their_parameters(name):
     model, shape, layers = CASES[name]
@@ -139,6 +140,7 @@ def minimal_gates(layer, states, x, nudge):
 GATES = {"lstm": (lstm_gates, "ifgoch"), "gru": (gru_gates, "rznh"), "minimal_rnn": (minimal_gates, "uh")}
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("cell, hoist", [("lstm", False), ("gru", False), ("minimal_rnn", True)])
 def test_gates_and_memory_are_seen_over_time(cell, hoist):
     """Against a loop that adds a zero to every gate and state, and differentiates with respect to it."""

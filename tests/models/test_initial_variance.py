@@ -127,6 +127,7 @@ def first_states(z):
     }
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("cell", ["rnn", "irnn", "lstm", "gru"])
 def test_first_states_have_the_spread_of_their_gates(cell):
     """Glorot uniform: pre-activations of variance 2 fan_in / (fan_in + fan_out) for inputs of variance 1."""

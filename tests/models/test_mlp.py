@@ -134,6 +134,7 @@ def test_ten_thousand_layers_run():
     assert float(jnp.abs(grads["params"]["Dense_0"]["kernel"]).max()) > 1e-3  # ReZero: the gradient arrives whole
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "activation, initializer, weight_variance, second_moment",
     [

@@ -112,6 +112,7 @@ MODELS = {
 }
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_batch_cut_over_four_devices_is_the_batch(name):
     """Statistics by the name of the mapped axis: outputs, running averages and gradients of the whole batch."""

@@ -114,6 +114,7 @@ def shaken(params):
     )
 
 
+@pytest.mark.quick_cases(3)
 @every_cell
 def test_forward_pass_is_that_of_a_loop(cell):
     """Two layers in both directions over sequences of different lengths, every state given and looked at."""
@@ -226,6 +227,7 @@ def test_hoisting_leaves_the_recurrent_product_alone_in_the_scan(cell):
     assert products(plain) == 2 + (cell == "minimal_rnn")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("cell", ["lstm_peephole", "gru", "minimal_rnn"])
 def test_hoisting_and_unrolling_change_neither_parameters_nor_values_nor_gradients(cell):
     options = {"cell": cell, "hidden": HIDDEN, "outputs": 2, "layers": 2}

@@ -159,6 +159,7 @@ def test_plain_network_is_the_residual_one_without_shortcuts():
         assert block.any() == residual
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("version", [1, 2])
 def test_fixup_begins_with_silent_branches_of_the_published_scale(version):
     """Zhang, Dauphin & Ma 2019: L^(-1 / (2m - 2)) of He's deviation, last convolutions and head 0."""

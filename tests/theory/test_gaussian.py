@@ -77,6 +77,7 @@ def test_moments_are_those_of_a_fine_grid(name: str) -> None:
             np.testing.assert_allclose(moments(jnp.float64(q)), expected, rtol=2e-5, atol=1e-8)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", ["relu", "tanh", "gelu", "hard_tanh"])
 def test_pair_is_what_sampling_gives(name: str) -> None:
     phi = activations.get(name)
@@ -102,6 +103,7 @@ def test_gradient_by_variance() -> None:
     assert float(got) == pytest.approx(2 / math.pi * 2 / (2.4 * math.sqrt(2.4**2 - 1.4**2)), rel=1e-5)
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("c", [-1.0, -0.4, 0.0, 0.9, 1.0])
 def test_gradient_by_correlation(c: float) -> None:
     """Of E[relu relu]: (pi - arccos c) / (2 pi), also at the ends; of E[step step]: 1 / (2 pi sqrt(1 - c^2))."""

@@ -74,6 +74,7 @@ def meshes():
     }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["one axis", "two axes", "explicit"])
 def test_four_devices_are_one(single, kind):
     mesh = meshes()[kind]

@@ -20,6 +20,7 @@ from gradflow.training.dispatch import Dispatches, programs
 from gradflow.training.progress import sparkline
 from gradflow.training.step import draw, step_key
 from tests.training import problems
+from tests.user_errors import without_type_checker
 
 STEPS = 24
 
@@ -51,6 +52,7 @@ def oracle():
     return states, np.array(totals), flows
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("apart", [2, 4, 8])
 def test_curve_and_flow_are_those_of_steps_one_by_one(oracle, apart):
     """The flow of every second step, of the first of every dispatch, of every second dispatch."""
@@ -232,6 +234,7 @@ def test_sparkline_is_logarithmic_and_copes_with_anything():
         ({"state": problems.start(optax.sgd(0.1))}, ValueError, "expected a state of this optimizer"),
     ],
 )
+@without_type_checker()
 def test_bad_input_is_refused(options, kind, words):
     with pytest.raises(kind, match=words):
         fit(**options)

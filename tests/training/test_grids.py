@@ -10,6 +10,7 @@ import pytest
 
 from gradflow import training
 from tests.training import problems
+from tests.user_errors import without_type_checker
 
 SEEDS, RATES = np.arange(3), np.array([0.01, 0.1], np.float32)
 
@@ -30,6 +31,7 @@ def looped():
     return jax.tree.map(lambda *x: np.stack(x), *rows)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("devices", [None, 1, 4])
 def test_grid_is_a_loop(looped, devices):
     """Six runs on four devices: two of them are filled up."""
@@ -54,6 +56,7 @@ def test_grid_compiles_once():
 
 
 @pytest.mark.parametrize("axes, words", [({}, "at least one axis"), ({"seed": np.zeros((2, 2))}, "'seed'.*(2, 2)")])
+@without_type_checker()
 def test_grid_refuses(axes, words):
     with pytest.raises(ValueError, match=words):
         training.grid(one, axes)

@@ -73,6 +73,7 @@ def good():
     return run(problems.start(optimizer)).params
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     "place, words, cause",
     [

@@ -101,6 +101,7 @@ def test_many_steps_at_once_are_steps_one_by_one_to_the_bit(one_by_one, every):
     np.testing.assert_allclose(metrics["loss"].total, totals.sum(1), rtol=1e-6)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("every", [1, 4])
 @pytest.mark.parametrize("with_flow", [False, True])
 def test_what_is_recorded_is_the_state_before_every_record_and_after_the_last_step(one_by_one, every, with_flow):

@@ -43,7 +43,10 @@ def first_per_class(labels: Integer[np.ndarray, " examples"], count: int) -> Int
     chosen = [np.flatnonzero(labels == label)[:count] for label in range(NUM_CLASSES)]
     scarce = [label for label, found in enumerate(chosen) if len(found) < count]
     if scarce:
-        raise ValueError(f"classes {scarce} have fewer than {count} examples")
+        raise ValueError(
+            f"expected at least {count} examples of each class, but classes {scarce} have fewer than {count} examples. "
+            "Likely cause: another file, or one that is cut short. Fix: fetch the published files again"
+        )
     return np.sort(np.concatenate(chosen))
 
 

@@ -1,4 +1,4 @@
-"""What is known of the data sets that gradflow can import: files, sizes, labels, checksums. Facts, no code.
+"""What is known of the data sets that gradflow can import: files, sizes, labels and checksums.
 
 SHA-256 of raw files are those of the uncompressed content. `digest` of a split does not depend on the order of the
 examples: SHA-256 over the sorted SHA-256 of each example, its labels in the order of `classes` as single bytes, then
@@ -101,7 +101,7 @@ class DataSetFacts:
         shape: of an image: height, width, channels.
         classes: number of classes by the name of the label, in the order of the raw files.
         names: names of the classes in order, by the name of the label.
-        parts: "train" and "test".
+        splits: "train" and "test".
         home: where the raw files are published.
         urls: what to download, as registered with TFDS.
         archive: the published archive that holds the files, if any.
@@ -115,7 +115,7 @@ class DataSetFacts:
     shape: tuple[int, int, int]
     classes: Mapping[str, int]
     names: Mapping[str, tuple[str, ...]]
-    parts: Mapping[str, SplitFacts]
+    splits: Mapping[str, SplitFacts]
     home: str
     urls: tuple[str, ...]
     source: str
@@ -124,7 +124,7 @@ class DataSetFacts:
 
 
 def _idx(train: tuple[str, str], test: tuple[str, str], digests: tuple[str, str]) -> dict[str, SplitFacts]:
-    """Lay out the four files of MNIST and its kin: checksums of images and labels."""
+    """Lay out the four files of a data set in the format of MNIST: checksums of images and labels."""
     kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
     return {
         split: SplitFacts(count, tuple(RawFile(f"{prefix}-{k}", s) for k, s in zip(kinds, sums, strict=True)), digest)
@@ -144,7 +144,7 @@ MNIST = DataSetFacts(
     shape=(28, 28, 1),
     classes={"label": 10},
     names={"label": tuple("0123456789")},
-    parts=_idx(
+    splits=_idx(
         (
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
             "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -170,7 +170,7 @@ FASHION_MNIST = DataSetFacts(
     shape=(28, 28, 1),
     classes={"label": 10},
     names={"label": FASHION_MNIST_CLASSES},
-    parts=_idx(
+    splits=_idx(
         (
             "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
             "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -196,7 +196,7 @@ CIFAR10 = DataSetFacts(
     shape=(32, 32, 3),
     classes={"label": 10},
     names={"label": CIFAR10_CLASSES},
-    parts={
+    splits={
         "train": SplitFacts(
             50_000,
             (
@@ -228,7 +228,7 @@ CIFAR100 = DataSetFacts(
     shape=(32, 32, 3),
     classes={"coarse_label": 20, "label": 100},
     names={"coarse_label": CIFAR100_SUPERCLASSES, "label": CIFAR100_CLASSES},
-    parts={
+    splits={
         "train": SplitFacts(
             50_000, (RawFile("train.bin", "f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29"),)
         ),
@@ -243,4 +243,4 @@ CIFAR100 = DataSetFacts(
     inside="cifar-100-binary",
 )
 
-CATALOGUE: dict[str, DataSetFacts] = {entry.name: entry for entry in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100)}
+CATALOGUE: dict[str, DataSetFacts] = {facts.name: facts for facts in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100)}

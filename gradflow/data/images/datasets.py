@@ -97,8 +97,8 @@ class ImageDataset:
         images = np.asarray(images)
         if images.dtype != np.uint8:
             raise TypeError(
-                f"normalize expects uint8 grey levels 0 ... 255, got {images.dtype}; "
-                "were these images normalized before? Pass them as loaded"
+                f"normalize expects uint8 grey levels 0 ... 255, got {images.dtype}. "
+                "Likely cause: images that were normalized before. Fix: pass them as loaded"
             )
         scaled = images.astype(np.float32) / np.float32(255)
         return (scaled - np.float32(self.mean)) / np.float32(self.std)
@@ -237,12 +237,14 @@ def load(
     if data.validation is not None:
         splits["validation"] = data.validation
     elif split == "validation":
-        raise ValueError(f"{name} has no validation split of its own; say how large: validation=5000")
+        raise ValueError(
+            f"{name} has no validation split of its own. Fix: give the number of images to hold out, validation=5000"
+        )
     return _on_device(_lookup.find("split", split, splits))
 
 
 def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
-    """SplitFacts a split in two at random, both in their former order.
+    """Split a split in two at random; both parts keep their order.
 
     Args:
         split: usually the training split.
@@ -256,7 +258,10 @@ def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
         ValueError: if nothing would be left.
     """
     if not 0 < count < len(split):
-        raise ValueError(f"expected 1 ... {len(split) - 1} validation images of {len(split)}, got {count}")
+        raise ValueError(
+            f"expected 1 ... {len(split) - 1} validation images of {len(split)}, got {count}. "
+            "Fix: fewer, so that images are left for training"
+        )
     order = np.asarray(jax.random.permutation(jax.random.key(seed), len(split)))
     training, validation = np.sort(order[count:]), np.sort(order[:count])
     return Split(split.images[training], split.labels[training]), Split(

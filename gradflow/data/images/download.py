@@ -1,4 +1,4 @@
-"""Prepare a data set from the internet through TFDS, or say how to do without."""
+"""Prepare a data set from the internet through TFDS, or say what to do without internet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT = 5.0  # seconds to wait for a server; TFDS itself tries again for minut
 
 
 class NotPreparedError(FileNotFoundError):
-    """A data set is neither on this machine nor to be had from here; the message says how to get it."""
+    """A data set is not on this machine and cannot be downloaded; the message says how to get it."""
 
 
 def prepared_builder(name: str, folder: Path | None = None, progress: Progress = no_progress) -> Any:
@@ -57,17 +57,17 @@ def prepare(built: Any, folder: Path | None = None, progress: Progress = no_prog
     Raises:
         NotPreparedError: if that fails, with what to do instead.
     """
-    entry = CATALOGUE.get(built.name)
-    urls = entry.urls if entry else tuple(built.url_infos)
+    facts = CATALOGUE.get(built.name)
+    urls = facts.urls if facts else tuple(built.url_infos)
     try:
         if urls:
             check_reachable(urls[0])
-        if entry:
-            _download_raw(entry, built, folder, progress)
+        if facts:
+            _download_raw(facts, built, folder, progress)
         else:
             built.download_and_prepare(file_format="array_record")
     except (OSError, ImportError) as error:
-        raise NotPreparedError(how_to_obtain(built, entry, error)) from error
+        raise NotPreparedError(how_to_obtain(built, facts, error)) from error
 
 
 def check_reachable(url: str) -> None:
@@ -89,33 +89,33 @@ def check_reachable(url: str) -> None:
         raise OSError(f"{parts.hostname} cannot be reached: {error}") from error
 
 
-def _download_raw(entry: DataSetFacts, built: Any, folder: Path | None, progress: Progress) -> None:
+def _download_raw(facts: DataSetFacts, built: Any, folder: Path | None, progress: Progress) -> None:
     """Fetch the published files and import them, as if by hand."""
     with tempfile.TemporaryDirectory() as room:
         manager = tfds().download.DownloadManager(
-            download_dir=Path(room) / "downloads", url_infos=built.url_infos, dataset_name=entry.name
+            download_dir=Path(room) / "downloads", url_infos=built.url_infos, dataset_name=facts.name
         )
         raw = Path(room) / "raw"
         raw.mkdir()
-        for url, path in zip(entry.urls, manager.download(list(entry.urls)), strict=True):
+        for url, path in zip(facts.urls, manager.download(list(facts.urls)), strict=True):
             shutil.move(os.fspath(path), raw / url.rsplit("/", 1)[-1])
-        import_raw(entry, raw, folder, progress)
+        import_raw(facts, raw, folder, progress)
 
 
-def how_to_obtain(built: Any, entry: DataSetFacts | None, error: Exception) -> str:
+def how_to_obtain(built: Any, facts: DataSetFacts | None, error: Exception) -> str:
     """Say where a data set was looked for, why it could not be fetched, and what to do.
 
     Args:
         built: from `prepared.builder`.
-        entry: what is known of the data set, if anything.
+        facts: what is known of the data set, if anything.
         error: what went wrong.
     """
     name = built.info.full_name.removesuffix(f"/{built.version}")
     call = f"python -c 'import gradflow as gf; gf.data.load(\"{name}\")'"
     second = "where TensorFlow is what is missing, `pip install tensorflow` for the preparation (reading does without)"
-    if entry:
-        command = f"python -m gradflow.data import {entry.name} --from DIR"
-        second = f"fetch the raw files from {entry.home} in any way and run `{command}`"
+    if facts:
+        command = f"python -m gradflow.data import {facts.name} --from DIR"
+        second = f"fetch the raw files from {facts.home} in any way and run `{command}`"
     return (
         f"{name} is not at {built.data_path} and could not be downloaded ({error}). Fix, one of two: (1) on a machine "
         f"with internet run `{call}` and copy the folder {built.info.full_name} that it makes in ~/tensorflow_datasets "

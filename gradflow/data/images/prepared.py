@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from gradflow.data.images.catalogue import CATALOGUE, EMBEDDED, DataSetFacts
-from gradflow.data.images.raw import Images, Labels, read_part
+from gradflow.data.images.raw import Images, Labels, read_split
 
 __all__ = [
     "CHUNK",
@@ -47,7 +47,7 @@ __all__ = [
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 CHUNK = 2048  # records read at once
-STALE = 3600.0  # seconds after which the folder of an import that was killed may go
+STALE = 3600.0  # seconds after which the folder of a killed import may be removed
 
 
 def no_progress(items: Iterable[Any], total: int, label: str) -> Iterable[Any]:
@@ -71,8 +71,8 @@ def tfds() -> Any:
         import tensorflow_datasets
     except ImportError as error:
         raise ImportError(
-            f"data sets beyond the embedded one need TFDS, which cannot be imported ({error}): "
-            "pip install 'gradflow-jax[data]'"
+            f"data sets beyond the embedded one need TFDS, which cannot be imported ({error}). "
+            "Fix: pip install 'gradflow-jax[data]'"
         ) from error
     return tensorflow_datasets
 
@@ -104,8 +104,9 @@ def builder(name: str, folder: Path | None = None) -> Any:
         return library.builder(name, data_dir=None if folder is None else os.fspath(folder))
     except json_format.ParseError as error:
         raise ValueError(
-            f"the dataset_info.json of {name} cannot be read ({error}); remove its folder {name} from "
-            f"{folder or '$TFDS_DATA_DIR or ~/tensorflow_datasets'} and import or load it again"
+            f"the dataset_info.json of {name} cannot be read ({error}). Likely cause: it was cut short "
+            f"or edited. Fix: remove its folder {name} from {folder or '$TFDS_DATA_DIR or ~/tensorflow_datasets'}, "
+            "and import or load it again"
         ) from error
 
 
@@ -130,13 +131,15 @@ def records(built: Any, split: str) -> Any:
     """
     name = split.split("[")[0]
     if name not in built.info.splits:
-        raise ValueError(f"{built.name} has no split {name!r}; it has {', '.join(built.info.splits)}")
+        raise ValueError(
+            f"{built.name} has no split {name!r}; it has {', '.join(built.info.splits)}. Fix: one of these"
+        )
     try:
         return built.as_data_source(split=split)
     except NotImplementedError as error:
         raise ValueError(
             f"{built.data_path} is in format {built.info.file_format.value}, which needs TensorFlow to be read, and is "
-            "kept as it is; choose another folder for the same data as array_record (--data-dir, $TFDS_DATA_DIR)"
+            "kept as it is. Fix: another folder for the same data as array_record (--data-dir, $TFDS_DATA_DIR)"
         ) from error
 
 
@@ -162,7 +165,7 @@ def read(built: Any, split: str, progress: Progress = no_progress) -> tuple[Imag
             return _gather(source, watched, *image_and_labels(built))
     except (RuntimeError, OSError, IndexError) as error:
         raise ValueError(
-            f"{built.data_path}, {split}: cannot be read ({error}); {_advice_to_import_again(built.name)}"
+            f"{built.data_path}, {split}: cannot be read ({error}). {_advice_to_import_again(built.name)}"
         ) from error
 
 
@@ -170,7 +173,7 @@ def _gather(source: Any, starts: Iterable[int], image_key: str, label_keys: tupl
     """Read all records of a source, chunk by chunk, into two arrays."""
     first = source[0][image_key]
     if first.dtype != np.uint8:
-        raise ValueError(f"expected uint8 images, got {first.dtype}; stream them instead (gf.data.stream)")
+        raise ValueError(f"expected uint8 images, got {first.dtype}. Fix: stream them with gf.data.stream")
     images = np.empty((len(source), *first.shape), np.uint8)
     labels = {key: np.empty(len(source), np.int32) for key in label_keys}
     for start in starts:
@@ -179,8 +182,8 @@ def _gather(source: Any, starts: Iterable[int], image_key: str, label_keys: tupl
             image = example[image_key]
             if image.shape != images.shape[1:]:
                 raise ValueError(
-                    f"expected images of one size, got {images.shape[1:]} and {image.shape}; stream them instead "
-                    "(gf.data.stream), with a transform that brings them to one size"
+                    f"expected images of one size, got {images.shape[1:]} and {image.shape}. Fix: stream them with "
+                    "gf.data.stream and a transform that brings them to one size"
                 )
             images[place] = image
             for key, values in labels.items():
@@ -215,7 +218,7 @@ def image_and_labels(built: Any) -> tuple[str, tuple[str, ...]]:
     if len(images) != 1 or "label" not in labels:
         raise ValueError(
             f"expected a data set of images with a class 'label', got {built.name} with features "
-            f"{', '.join(built.info.features)}"
+            f"{', '.join(built.info.features)}. Fix: read it with TFDS, and pass arrays to gf.data.on_device"
         )
     chosen = CATALOGUE[built.name].classes if built.name in CATALOGUE else labels
     return images[0], tuple(chosen)
@@ -253,11 +256,11 @@ def digest(images: UInt8[np.ndarray, "examples ..."], labels: Labels) -> str:
     return hashlib.sha256(b"".join(each)).hexdigest()
 
 
-def problems(entry: DataSetFacts, built: Any, progress: Progress = no_progress) -> list[str]:
+def problems(facts: DataSetFacts, built: Any, progress: Progress = no_progress) -> list[str]:
     """Compare a prepared data set with what is known of it: counts, shapes, labels, checksums.
 
     Args:
-        entry: what is known.
+        facts: what is known.
         built: from `builder`, prepared.
         progress: wraps what is worked through.
 
@@ -265,32 +268,32 @@ def problems(entry: DataSetFacts, built: Any, progress: Progress = no_progress) 
         What is wrong, one line each; nothing if all is well.
     """
     found = []
-    for split, part in entry.parts.items():
+    for split, part in facts.splits.items():
         try:
             images, labels = read(built, split, progress)
         except ValueError as error:
             found.append(str(error))
             continue
-        if images.shape != (part.examples, *entry.shape):
-            found.append(f"{split}: expected images {(part.examples, *entry.shape)}, got {images.shape}")
+        if images.shape != (part.examples, *facts.shape):
+            found.append(f"{split}: expected images {(part.examples, *facts.shape)}, got {images.shape}")
         for key, values in labels.items():
-            if values.min() < 0 or values.max() >= entry.classes[key]:
+            if values.min() < 0 or values.max() >= facts.classes[key]:
                 found.append(
-                    f"{split}: expected {key} 0 ... {entry.classes[key] - 1}, got {values.min()} ... {values.max()}"
+                    f"{split}: expected {key} 0 ... {facts.classes[key] - 1}, got {values.min()} ... {values.max()}"
                 )
         if part.digest and digest(images, labels) != part.digest:
             found.append(f"{split}: expected checksum {part.digest}, got {digest(images, labels)}")
     return found
 
 
-def import_raw(entry: DataSetFacts, raw: Path, folder: Path | None = None, progress: Progress = no_progress) -> bool:
+def import_raw(facts: DataSetFacts, raw: Path, folder: Path | None = None, progress: Progress = no_progress) -> bool:
     """Turn published raw files into the TFDS data set of that name.
 
     Everything is read and checked before anything is written; it is written into a folder of its own, read back and
     checked again, and moved into its place in one step. A good copy that is already there is kept.
 
     Args:
-        entry: the data set.
+        facts: the data set.
         raw: folder of the raw files.
         folder: where data sets are kept; None: TFDS's own.
         progress: wraps what is worked through.
@@ -302,18 +305,21 @@ def import_raw(entry: DataSetFacts, raw: Path, folder: Path | None = None, progr
         RawDataError: if a raw file is missing, truncated, corrupt or another one.
         OSError: if the folder cannot be written.
     """
-    built = builder(entry.name, folder)
+    built = builder(facts.name, folder)
     if is_prepared(built):
         records(built, "train")  # refuses to replace another format, which others may read
-        if not problems(entry, built, progress):
+        if not problems(facts, built, progress):
             return False
-    parts = {split: read_part(entry, split, raw) for split in entry.parts}
+    parts = {split: read_split(facts, split, raw) for split in facts.splits}
     target = Path(built.data_path)
     with _beside(target) as room:
-        written = write(entry, parts, room, progress)
-        wrong = problems(entry, written, progress)
+        written = write(facts, parts, room, progress)
+        wrong = problems(facts, written, progress)
         if wrong:
-            raise OSError(f"what was written to {room} reads differently: {'; '.join(wrong)}; is the disk failing?")
+            raise OSError(
+                f"what was written to {room} reads differently: {'; '.join(wrong)}. "
+                "Likely cause: a disk that fails. Fix: another folder (--data-dir)"
+            )
         if target.exists():
             os.replace(target, room / "replaced")
         os.replace(written.data_path, target)
@@ -321,12 +327,12 @@ def import_raw(entry: DataSetFacts, raw: Path, folder: Path | None = None, progr
 
 
 def write(
-    entry: DataSetFacts, parts: Mapping[str, tuple[Images, Labels]], folder: Path, progress: Progress = no_progress
+    facts: DataSetFacts, parts: Mapping[str, tuple[Images, Labels]], folder: Path, progress: Progress = no_progress
 ) -> Any:
     """Write arrays as the TFDS data set of that name.
 
     Args:
-        entry: the data set.
+        facts: the data set.
         parts: images and labels by split, in the published order.
         folder: where data sets are kept.
         progress: wraps what is worked through.
@@ -336,23 +342,23 @@ def write(
     """
     from PIL import Image
 
-    standard = tfds().builder_cls(entry.name)
+    standard = tfds().builder_cls(facts.name)
 
     class FromArrays(standard, skip_registration=True):  # type: ignore[misc, valid-type, call-arg]
-        """The standard builder, fed with arrays in place of downloads."""
+        """The standard builder, with arrays in place of downloads."""
 
-        name = entry.name
+        name = facts.name
         __module__ = standard.__module__
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
-            for key, names in entry.names.items():
-                if self.info.features[key].num_classes == len(names) and entry.format == "cifar":
+            for key, names in facts.names.items():
+                if self.info.features[key].num_classes == len(names) and facts.format == "cifar":
                     self.info.features[key].names = names
             return {split: self._generate_examples(split) for split in parts}
 
         def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
             images, labels = parts[split]
-            for index, image in enumerate(progress(images, len(images), f"writing {entry.name}, {split}")):
+            for index, image in enumerate(progress(images, len(images), f"writing {facts.name}, {split}")):
                 # TFDS encodes PIL images without TensorFlow, arrays only with it.
                 example: dict[str, Any] = {
                     "image": Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
@@ -372,7 +378,7 @@ def write(
 
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """Make a folder on the same disk as the target, and remove it whatever happens; also those of killed imports."""
+    """Make a folder on the target's disk, and remove it in the end; remove folders of killed imports, too."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for left in target.parent.glob(".import-*"):
@@ -380,7 +386,7 @@ def _beside(target: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
         room = Path(tempfile.mkdtemp(prefix=".import-", dir=target.parent))
     except OSError as error:
-        raise OSError(f"cannot write to {target.parent} ({error}); choose another place by --data-dir") from error
+        raise OSError(f"cannot write to {target.parent} ({error}). Fix: choose another place by --data-dir") from error
     try:
         yield room
     finally:
@@ -389,5 +395,5 @@ def _beside(target: Path) -> Iterator[Path]:
 
 def _advice_to_import_again(name: str) -> str:
     if name in CATALOGUE:
-        return f"damaged: import it again, `python -m gradflow.data import {name} --from DIR`"
-    return "damaged: remove that folder and prepare it again"
+        return f"Likely cause: a damaged file. Fix: import it again, `python -m gradflow.data import {name} --from DIR`"
+    return "Likely cause: a damaged file. Fix: remove that folder and prepare it again"

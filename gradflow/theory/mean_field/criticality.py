@@ -126,7 +126,7 @@ def root(fn: Callable[[float], float], low: float, high: float) -> float:
 
 
 def check_variances(weight_variance: float, bias_variance: float) -> None:
-    """Raise ValueError for a weight or bias variance that is negative, not finite, or beyond all sense."""
+    """Raise ValueError for a weight or bias variance that is negative, not finite, or above `LARGEST`."""
     for name, value in (("weight_variance (sigma_w^2)", weight_variance), ("bias_variance (sigma_b^2)", bias_variance)):
         if not 0 <= value <= LARGEST:
             raise ValueError(f"expected a finite {name} of at least 0, at most {LARGEST:g}, got {value}")

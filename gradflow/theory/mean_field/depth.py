@@ -81,7 +81,7 @@ def best_variances(activation: Phi, depth: int, *, spread: float = 1.0) -> Varia
         >>> round(best.weight_variance, 3), round(best.q_star, 4)
         (1.054, 0.0283)
     """
-    in_range("a depth", depth, 1, 1e9)
+    in_range("a depth", depth, 1.0, 1e9)
     in_range("a spread above 0", spread, 1e-12, 1e12)
     moments = activation_moments(activation)
     grid = np.geomspace(1e-8, 1.0, 81)

@@ -1,4 +1,4 @@
-"""How weights are drawn, as far as theory tells ensembles apart."""
+"""Ensembles of random weights that theory distinguishes."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def spectrum_variance(ensemble: str) -> float:
     """
     spreads = {"gaussian": 1.0, "orthogonal": 0.0}
     if ensemble not in spreads:
-        raise ValueError(f"unknown ensemble {ensemble!r} of weights; expected 'gaussian' or 'orthogonal'")
+        raise ValueError(f"unknown ensemble {ensemble!r} of weights. Fix: 'gaussian' or 'orthogonal'")
     return spreads[ensemble]

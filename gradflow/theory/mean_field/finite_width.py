@@ -92,9 +92,9 @@ def width_profile(
         >>> round(float(law.jacobian_variance[-1]), 6), round(float(law.jacobian_mean[-1]), 6)  # 5 L / n, half of it
         (0.5, -0.25)
     """
-    in_range("a weight variance", weight_variance, 0, LARGEST)
-    in_range("a bias variance", bias_variance, 0, LARGEST)
-    in_range("a second moment q0", q0, 0, LARGEST)
+    in_range("a weight variance", weight_variance, 0.0, LARGEST)
+    in_range("a bias variance", bias_variance, 0.0, LARGEST)
+    in_range("a second moment q0", q0, 0.0, LARGEST)
     _check_widths(widths, ensemble)
     q = weight_variance * q0 + bias_variance
     mean, below, rows = 0.0, widths[0], []
@@ -125,8 +125,8 @@ def _check_widths(widths: Sequence[int], ensemble: str) -> None:
         raise ValueError(f"expected the widths of one or more layers, each at least 1, got {list(widths)}")
     if ensemble == "orthogonal" and min(widths) != max(widths):
         raise ValueError(
-            f"expected equal widths for orthogonal weights, which between unequal ones keep no length, got "
-            f"{min(widths)} to {max(widths)}"
+            f"expected equal widths for orthogonal weights, got {min(widths)} to {max(widths)}. "
+            "Orthogonal weights between unequal widths do not keep lengths. Fix: equal widths, or ensemble='gaussian'"
         )
 
 
@@ -146,7 +146,9 @@ def _step(activation: Phi, q: float, weight_variance: float, ensemble: Ensemble)
     power, slope = at.value**2, at.slope**2
     a, mu_1, mu_2 = at.mean(power), at.mean(slope), at.mean(slope**2)
     if mu_1 <= 0:
-        raise ValueError(f"expected an activation with a slope on N(0, {q:g}), got one that is flat: J is 0")
+        raise ValueError(
+            f"expected an activation with a slope on N(0, {q:g}), got one that is flat there, so that J is 0"
+        )
     # d E[f] / dq = E[f (x^2 - 1)] / 2q for x standard: no derivative of f, which may have kinks.
     leaning = (at.standard**2 - 1) / (2 * q)
     derivative = np.array([at.mean(power * leaning), at.mean(slope * leaning)])

@@ -54,7 +54,7 @@ class NetworkProfile:
         if not (self.backward_rates > 0).all():
             raise ArithmeticError(
                 f"no gradient passes layer {int(np.argmin(self.backward_rates)) + 1}, so that it has no correlation. "
-                "Likely cause: an activation that is flat where its inputs lie"
+                "Likely cause: an activation that is flat where its inputs lie. Fix: another activation or variance"
             )
         ratio = np.append(self.shared_rates / self.backward_rates, 1.0)
         return np.cumprod(ratio[::-1])[::-1]
@@ -100,11 +100,11 @@ def network_profile(
         >>> profile.backward_rms.round(6).tolist(), profile.correlations.round(3).tolist()
         ([1.0, 1.0, 1.0], [0.0, 0.318, 0.494])
     """
-    in_range("a weight variance", weight_variance, 0, LARGEST)
-    in_range("a bias variance", bias_variance, 0, LARGEST)
-    in_range("a second moment q0", q0, 0, LARGEST)
-    in_range("a correlation", correlation, -1, 1)
-    in_range("a keep probability above 0", keep, 1e-12, 1)
+    in_range("a weight variance", weight_variance, 0.0, LARGEST)
+    in_range("a bias variance", bias_variance, 0.0, LARGEST)
+    in_range("a second moment q0", q0, 0.0, LARGEST)
+    in_range("a correlation", correlation, -1.0, 1.0)
+    in_range("a keep probability above 0", keep, 1e-12, 1.0)
     if depth < 1:
         raise ValueError(f"expected a depth of at least 1, got {depth}")
     moments = activation_moments(activation)
@@ -153,7 +153,7 @@ def dropout_fixed_point(activation: Phi, *, weight_variance: float, bias_varianc
         >>> round(point.c_star, 3), round(6 * point.xi_c)
         (0.356, 28)
     """
-    in_range("a keep probability above 0", keep, 1e-12, 1)
+    in_range("a keep probability above 0", keep, 1e-12, 1.0)
     plain = fixed_point(activation, weight_variance=weight_variance / keep, bias_variance=bias_variance)
     if keep == 1:
         return plain

@@ -106,7 +106,7 @@ def variance_map(activation: Phi, q: Numbers, weight_variance: float, bias_varia
     """
     check_variances(weight_variance, bias_variance)
     moments = activation_moments(activation)
-    q = in_range("variances q", q, 0, LARGEST)
+    q = in_range("variances q", q, 0.0, LARGEST)
     return _each(lambda x: weight_variance * moments.square(x) + bias_variance, q)
 
 
@@ -141,7 +141,7 @@ def correlation_map(
     """
     check_variances(weight_variance, bias_variance)
     moments = activation_moments(activation)
-    q, c = float(in_range("a variance q", q, 0, LARGEST)), in_range("correlations c", c, -1, 1)
+    q, c = float(in_range("a variance q", q, 0.0, LARGEST)), in_range("correlations c", c, -1.0, 1.0)
     variance = weight_variance * moments.square(q) + bias_variance
     if variance <= SMALLEST:
         raise ValueError(
@@ -180,7 +180,7 @@ def variance_profile(
         [1.0, 0.5, 0.25]
     """
     check_variances(weight_variance, bias_variance)
-    in_range("a second moment q0", q0, 0, LARGEST)
+    in_range("a second moment q0", q0, 0.0, LARGEST)
     if depth < 1:
         raise ValueError(f"expected a depth of at least 1, got {depth}")
     moments = activation_moments(activation)
@@ -218,7 +218,7 @@ def backward_rates(activation: Phi, variances: Numbers, *, weight_variance: floa
     """
     check_variances(weight_variance, 0.0)
     moments = activation_moments(activation)
-    variances = in_range("variances", variances, 0, LARGEST)
+    variances = in_range("variances", variances, 0.0, LARGEST)
     return _each(lambda q: weight_variance * moments.slope_square(q), variances)
 
 

@@ -58,7 +58,7 @@ def nodes(activation: Phi, q: float) -> Nodes:
         ValueError: for a variance that is not positive, or an unknown name.
         ArithmeticError: where phi or phi' is not finite.
     """
-    in_range("a variance q", q, 0, LARGEST)
+    in_range("a variance q", q, 0.0, LARGEST)
     if q == 0:
         raise ValueError("expected a positive variance q, got 0: there is no signal. Fix: a q* above 0, or q_l itself")
     return _cached(activations.get(activation), float(q))

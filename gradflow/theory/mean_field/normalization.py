@@ -79,7 +79,7 @@ def layernorm_rate(activation: Phi, *, weight_variance: float = 1.0, bias_varian
         (1.0, 1.178)
     """
     in_range("a weight variance above 0", weight_variance, 1e-300, LARGEST)
-    in_range("a bias variance", bias_variance, 0, LARGEST)
+    in_range("a bias variance", bias_variance, 0.0, LARGEST)
     averages = activation_moments(activation)
     _, square, slope_square, *_ = averages.single(1.0)
     if weight_variance * square + bias_variance <= 0:
@@ -90,7 +90,7 @@ def layernorm_rate(activation: Phi, *, weight_variance: float = 1.0, bias_varian
 def _finite_batch_rate(record: activations.Activation, b: int) -> float:
     """B E[tr(P D G D)] / ((B - 3) E |G phi(h)|^2); by symmetry of one and two entries of h alone."""
     if b < 4:
-        raise ValueError(f"expected a batch of at least 4, got {b}: the mean of 1 / |z|^2 is not finite below")
+        raise ValueError(f"expected a batch of at least 4, got {b}. For fewer, the mean of 1 / |z|^2 is not finite")
     first, second, weights = _pairs_on_sphere(b, record.kinks)
     phi, slope = _evaluate(record, first)
     other, other_slope = _evaluate(record, second)
@@ -155,6 +155,6 @@ def _evaluate(
     if not (np.isfinite(value).all() and np.isfinite(slope).all()):
         raise ArithmeticError(
             f"{record.name} or its derivative is not finite within {_REACH:g} standard deviations. Likely cause: an "
-            "activation that overflows or is not defined everywhere"
+            "activation that overflows or is not defined everywhere. Fix: one that is finite there"
         )
     return value, slope

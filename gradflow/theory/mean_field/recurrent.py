@@ -59,8 +59,8 @@ def recurrent_fixed_point(
         >>> round(point.chi_1, 3)  # an input that both share acts as a bias
         0.759
     """
-    in_range("an input variance", input_variance, 0, LARGEST)
-    in_range("an input correlation", input_correlation, -1, 1)
+    in_range("an input variance", input_variance, 0.0, LARGEST)
+    in_range("an input correlation", input_correlation, -1.0, 1.0)
     given = input_variance + bias_variance
     point = fixed_point(activation, weight_variance=weight_variance, bias_variance=given)
     if input_correlation == 1 or input_variance == 0:
@@ -126,7 +126,7 @@ def minimal_rnn_fixed_point(
         ("an input variance", input_variance),
         ("a candidate variance above 0", candidate_variance - 1e-12),
     ):
-        in_range(name, value, 0, LARGEST)
+        in_range(name, value, 0.0, LARGEST)
     in_range("a bias of the gate", update_bias, -_MOST_BIAS, _MOST_BIAS)
 
     def gate(state: float) -> _Gate:
@@ -163,8 +163,8 @@ def gru_fixed_point(*, weight_variance: float, input_variance: float, update_bia
         >>> round(gru_fixed_point(weight_variance=1.0, input_variance=1.0).retention, 6)
         0.5
     """
-    in_range("a weight variance", weight_variance, 0, LARGEST)
-    in_range("an input variance", input_variance, 0, LARGEST)
+    in_range("a weight variance", weight_variance, 0.0, LARGEST)
+    in_range("an input variance", input_variance, 0.0, LARGEST)
     in_range("a bias of the gate", update_bias, -_MOST_BIAS, _MOST_BIAS)
 
     def parts(state: float) -> tuple[_Gate, _Gate, _Gate]:
@@ -207,8 +207,8 @@ def lstm_fixed_point(*, weight_variance: float, input_variance: float, forget_bi
         >>> short.memory < long.memory
         True
     """
-    in_range("a weight variance", weight_variance, 0, LARGEST)
-    in_range("an input variance", input_variance, 0, LARGEST)
+    in_range("a weight variance", weight_variance, 0.0, LARGEST)
+    in_range("an input variance", input_variance, 0.0, LARGEST)
     in_range("a bias of the gate", forget_bias, -_MOST_BIAS, _MOST_BIAS)
 
     def parts(hidden: float) -> tuple[_Gate, _Gate, _Gate, float, _Gate]:

@@ -82,9 +82,9 @@ def residual_profile(
         >>> profile.second_moments.round(6).tolist(), round(profile.gradient_ratio**2, 6)
         ([2.0, 4.0, 8.0], 8.0)
     """
-    in_range("a weight variance", weight_variance, 0, LARGEST)
-    in_range("a bias variance", bias_variance, 0, LARGEST)
-    in_range("a second moment q0", q0, 0, LARGEST)
+    in_range("a weight variance", weight_variance, 0.0, LARGEST)
+    in_range("a bias variance", bias_variance, 0.0, LARGEST)
+    in_range("a second moment q0", q0, 0.0, LARGEST)
     in_range("a mean within the root of q0", mean, -math.sqrt(q0), math.sqrt(q0))
     if depth < 1:
         raise ValueError(f"expected a depth of at least 1, got {depth}")

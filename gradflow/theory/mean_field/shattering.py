@@ -52,9 +52,9 @@ def gradient_correlation(
         >>> gradient_correlation("relu", [0.0, 0.0], weight_variance=2.0, branch_scale=1.0).round(6).tolist()
         [0.75, 0.5625]
     """
-    c = np.atleast_1d(in_range("correlations", correlations, -1, 1))
-    q = np.broadcast_to(in_range("variances", variances, 0, LARGEST), c.shape)
-    sigma = np.broadcast_to(in_range("weight variances", weight_variance, 0, LARGEST), c.shape)
+    c = np.atleast_1d(in_range("correlations", correlations, -1.0, 1.0))
+    q = np.broadcast_to(in_range("variances", variances, 0.0, LARGEST), c.shape)
+    sigma = np.broadcast_to(in_range("weight variances", weight_variance, 0.0, LARGEST), c.shape)
     moments = activation_moments(activation)
     factors = []
     for c_l, q_l, sigma_l in zip(c.tolist(), q.tolist(), sigma.tolist(), strict=True):

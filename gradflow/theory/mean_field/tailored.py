@@ -1,7 +1,7 @@
-"""Any smooth activation made fit for deep plain networks, by scaling and shifting its input and output.
+"""Smooth activations for deep plain networks, made by scaling and shifting input and output.
 
 phi^(x) = a (phi(c x + d) + e), with four numbers so chosen that a network of such layers, of weight variance 1 and bias
-variance 0, keeps the variance and brings inputs neither together nor apart (Martens et al. 2021; Zhang et al. 2022).
+variance 0, keeps the variance and the similarity of its inputs (Martens et al. 2021; Zhang et al. 2022).
 The deeper the network, the smaller c and the larger a: phi^ is nearly linear, and needs float32 or better. The leaky
 ReLU, whose kink sets its kernel, is tailored by `gradflow.activations.tailored_leaky_relu`.
 """
@@ -26,7 +26,7 @@ __all__ = ["Residuals", "kernel_shaped", "tailored"]
 
 _EXACT = 1e-9  # miss of a condition, over the whole depth, that counts as none
 _SCALES, _SHIFTS = (1.0, 0.3, 0.1, 0.03), (1.0, -1.0, 0.3, -0.3, 0.0)
-_MOST_DEPTH = 100_000
+_MOST_DEPTH = 1e5
 
 Residuals = Callable[[Sequence[float]], Float[np.ndarray, " conditions"]]
 
@@ -63,7 +63,7 @@ def kernel_shaped(activation: Phi, depth: int, *, network_slope: float = 1.5) ->
     in_range("a network slope", network_slope, 1 + 1e-6, 1e6)
     record, averages = _checked(activation, depth)
 
-    def conditions(at: Sequence[float]) -> Float[np.ndarray, " conditions"]:
+    def conditions(at: Sequence[float] | np.ndarray) -> Float[np.ndarray, " conditions"]:
         mean, square, slope_square, pace, derivative, _ = averages(*at)
         scale = 1 / max(square - mean**2, 1e-300)
         slope = math.log(max(scale * slope_square, 1e-300))
@@ -104,7 +104,7 @@ def tailored(activation: Phi, depth: int, *, network_curvature: float = 0.3) -> 
     in_range("a network curvature", network_curvature, 1e-6, 1e6)
     record, averages = _checked(activation, depth)
 
-    def conditions(at: Sequence[float]) -> Float[np.ndarray, " conditions"]:
+    def conditions(at: Sequence[float] | np.ndarray) -> Float[np.ndarray, " conditions"]:
         c, d, e = at
         mean, square, slope_square, pace, derivative, curvature = averages(c, d)
         scale = 1 / max(square + 2 * e * mean + e**2, 1e-300)
@@ -118,7 +118,7 @@ def tailored(activation: Phi, depth: int, *, network_curvature: float = 0.3) -> 
 
 def _checked(activation: Phi, depth: int) -> tuple[activations.Activation, Callable[..., tuple[float, ...]]]:
     """The activation's record and its averages, or an error that says why it cannot be shaped."""
-    in_range("a depth", depth, 1, _MOST_DEPTH)
+    in_range("a depth", depth, 1.0, _MOST_DEPTH)
     record = activations.get(activation)
     if record.kinks:
         raise ValueError(

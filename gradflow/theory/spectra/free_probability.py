@@ -77,7 +77,7 @@ def spectrum_moments(
         SpectrumMoments(mean=1.0, variance=10.0)
     """
     spread = spectrum_variance(ensemble)
-    in_range("a weight variance", weight_variance, 0, LARGEST)
+    in_range("a weight variance", weight_variance, 0.0, LARGEST)
     log_mean, excess = 0.0, 0.0
     for q in np.atleast_1d(np.asarray(variances, np.float64)):
         square, fourth = _slope_moments(activation, float(q))
@@ -283,5 +283,7 @@ def _slope_moments(activation: Phi, q: float) -> tuple[float, float]:
     at = nodes(activation, q)
     square, fourth = at.mean(at.slope**2), at.mean(at.slope**4)
     if square <= 0:
-        raise ValueError(f"expected an activation with a slope on N(0, {q:g}), got one that is flat: J is 0")
+        raise ValueError(
+            f"expected an activation with a slope on N(0, {q:g}), got one that is flat there, so that J is 0"
+        )
     return square, fourth

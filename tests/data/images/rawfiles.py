@@ -31,17 +31,17 @@ def idx(array: np.ndarray) -> bytes:
     return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
-def draw(entry: DataSetFacts, split: str, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def draw(facts: DataSetFacts, split: str, seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Images that all differ, labels that cover the range."""
     generator = np.random.default_rng([seed, len(split)])
-    images = generator.integers(0, 256, (SIZES[split], *entry.shape)).astype(np.uint8)
-    return images, {key: (np.arange(SIZES[split]) * 7 % n).astype(np.uint8) for key, n in entry.classes.items()}
+    images = generator.integers(0, 256, (SIZES[split], *facts.shape)).astype(np.uint8)
+    return images, {key: (np.arange(SIZES[split]) * 7 % n).astype(np.uint8) for key, n in facts.classes.items()}
 
 
-def contents(entry: DataSetFacts, split: str, images: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, bytes]:
+def contents(facts: DataSetFacts, split: str, images: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, bytes]:
     """The raw files of one split, as the formats are published."""
-    names = [file.name for file in entry.parts[split].files]
-    if entry.format == "idx":
+    names = [file.name for file in facts.splits[split].files]
+    if facts.format == "idx":
         return dict(zip(names, (idx(images[..., 0]), idx(labels["label"])), strict=True))
     lines = [
         bytes(int(values[i]) for values in labels.values())
@@ -54,25 +54,25 @@ def contents(entry: DataSetFacts, split: str, images: np.ndarray, labels: dict[s
 
 @dataclasses.dataclass
 class Published:
-    """A small data set: its entry, the folder of its raw files, and its arrays by split."""
+    """A small data set: its facts, the folder of its raw files, and its arrays by split."""
 
-    entry: DataSetFacts
+    facts: DataSetFacts
     folder: Path
     arrays: dict[str, Any]
 
 
 def publish(name: str, folder: Path, kind: str = "plain", seed: int = 0) -> Published:
     """Write a small set under the published names: "plain", "gz", "tar", or "nested" in the archive's folder."""
-    entry = CATALOGUE[name]
-    arrays = {split: draw(entry, split, seed) for split in SIZES}
+    facts = CATALOGUE[name]
+    arrays = {split: draw(facts, split, seed) for split in SIZES}
     parts = {}
     files: dict[str, bytes] = {}
     for split, (images, labels) in arrays.items():
-        written = contents(entry, split, images, labels)
+        written = contents(facts, split, images, labels)
         known = tuple(RawFile(file, hashlib.sha256(content).hexdigest()) for file, content in written.items())
         parts[split] = SplitFacts(SIZES[split], known, digest(images, labels))
         files |= written
-    home = folder / entry.inside if kind in ("nested", "tar") else folder
+    home = folder / facts.inside if kind in ("nested", "tar") else folder
     home.mkdir(parents=True, exist_ok=True)
     for file, content in files.items():
         (home / file).write_bytes(content)
@@ -80,9 +80,9 @@ def publish(name: str, folder: Path, kind: str = "plain", seed: int = 0) -> Publ
             (home / f"{file}.gz").write_bytes(gzip.compress((home / file).read_bytes()))
             (home / file).unlink()
     if kind == "tar":
-        with tarfile.open(folder / str(entry.archive), "w:gz") as archive:
-            archive.add(home, arcname=entry.inside)
+        with tarfile.open(folder / str(facts.archive), "w:gz") as archive:
+            archive.add(home, arcname=facts.inside)
         for file in files:
             (home / file).unlink()
         home.rmdir()
-    return Published(dataclasses.replace(entry, parts=parts), folder, arrays)
+    return Published(dataclasses.replace(facts, splits=parts), folder, arrays)

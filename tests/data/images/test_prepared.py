@@ -43,7 +43,7 @@ def digits(tmp_path_factory):
 def here(digits, tmp_path_factory):
     """A folder of TFDS data sets that holds the small MNIST."""
     folder = tmp_path_factory.mktemp("tfds")
-    assert prepared.import_raw(digits.entry, digits.folder, folder)
+    assert prepared.import_raw(digits.facts, digits.folder, folder)
     return folder
 
 
@@ -52,16 +52,16 @@ def here(digits, tmp_path_factory):
 )
 def test_an_imported_set_holds_every_example(tmp_path, name, kind):
     published = publish(name, tmp_path / "raw", kind)
-    assert prepared.import_raw(published.entry, tmp_path / "raw", tmp_path / "tfds")
+    assert prepared.import_raw(published.facts, tmp_path / "raw", tmp_path / "tfds")
     built = prepared.builder(name, tmp_path / "tfds")
-    assert prepared.problems(published.entry, built) == []
+    assert prepared.problems(published.facts, built) == []
     for split, (images, labels) in published.arrays.items():
         assert built.info.splits[split].num_examples == SIZES[split]
         assert examples(*prepared.read(built, split)) == examples(images, labels)
     data = gf.data.load(name, folder=tmp_path / "tfds")
-    assert data.train.images.shape == (SIZES["train"], *published.entry.shape)
+    assert data.train.images.shape == (SIZES["train"], *published.facts.shape)
     assert (data.train.images.dtype, data.train.labels.dtype) == (np.uint8, np.int32)
-    assert data.class_names == published.entry.names["label"]
+    assert data.class_names == published.facts.names["label"]
     assert [p.name for p in (tmp_path / "tfds" / name).iterdir()] == [str(built.version)], "leftovers"
 
 
@@ -105,7 +105,7 @@ def test_bad_raw_files_leave_nothing_behind(tmp_path, digits):
     shutil.copytree(digits.folder, tmp_path / "raw")
     damage(digits, tmp_path / "raw")
     with pytest.raises(RawDataError, match="truncated"):
-        prepared.import_raw(digits.entry, tmp_path / "raw", tmp_path / "tfds")
+        prepared.import_raw(digits.facts, tmp_path / "raw", tmp_path / "tfds")
     assert not (tmp_path / "tfds").exists()
 
 
@@ -113,7 +113,7 @@ def test_a_good_copy_is_kept_even_from_bad_raw_files(tmp_path, here, digits):
     before = tree(here)
     shutil.copytree(digits.folder, tmp_path / "raw")
     damage(digits, tmp_path / "raw")
-    assert not prepared.import_raw(digits.entry, tmp_path / "raw", here)
+    assert not prepared.import_raw(digits.facts, tmp_path / "raw", here)
     assert tree(here) == before
 
 
@@ -126,10 +126,10 @@ def test_an_import_that_breaks_off_leaves_nothing_behind(tmp_path, digits, stop)
             yield item
 
     with pytest.raises(type(stop)):
-        prepared.import_raw(digits.entry, digits.folder, tmp_path, breaks)
+        prepared.import_raw(digits.facts, digits.folder, tmp_path, breaks)
     assert tree(tmp_path) == {}
     assert not list((tmp_path / "mnist").iterdir())
-    assert prepared.import_raw(digits.entry, digits.folder, tmp_path), "it works the next time"
+    assert prepared.import_raw(digits.facts, digits.folder, tmp_path), "it works the next time"
 
 
 def test_what_a_killed_import_left_goes_with_the_next(tmp_path, digits):
@@ -138,7 +138,7 @@ def test_what_a_killed_import_left_goes_with_the_next(tmp_path, digits):
         folder.mkdir(parents=True)
         (folder / "half").write_text("")
     os.utime(old, (0, 0))
-    assert prepared.import_raw(digits.entry, digits.folder, tmp_path)
+    assert prepared.import_raw(digits.facts, digits.folder, tmp_path)
     assert not old.exists()
     assert young.exists(), "another import may be running"
 
@@ -161,28 +161,28 @@ def test_a_damaged_copy_is_found_and_replaced(tmp_path, here, digits, harm):
         file.write_bytes(file.read_bytes()[:5000])
     else:
         file.unlink()
-    (problem, *_) = prepared.problems(digits.entry, built)
+    (problem, *_) = prepared.problems(digits.facts, built)
     assert "train" in problem
-    assert prepared.import_raw(digits.entry, digits.folder, tmp_path / "tfds")
+    assert prepared.import_raw(digits.facts, digits.folder, tmp_path / "tfds")
     assert tree(tmp_path / "tfds").keys() == tree(here).keys()
-    assert prepared.problems(digits.entry, prepared.builder("mnist", tmp_path / "tfds")) == []
+    assert prepared.problems(digits.facts, prepared.builder("mnist", tmp_path / "tfds")) == []
 
 
 def test_a_damaged_description_is_named(tmp_path, here, digits):
     shutil.copytree(here, tmp_path / "tfds")
     next((tmp_path / "tfds").rglob("dataset_info.json")).write_text('{"name": "mn')
     with pytest.raises(ValueError, match=r"dataset_info.json of mnist cannot be read .*remove its folder mnist from"):
-        prepared.import_raw(digits.entry, digits.folder, tmp_path / "tfds")
+        prepared.import_raw(digits.facts, digits.folder, tmp_path / "tfds")
 
 
 def test_other_images_have_another_checksum(here, digits):
     images, labels = digits.arrays["test"]
     order = np.random.default_rng(0).permutation(len(images))
-    assert prepared.digest(images[order], {"label": labels["label"][order]}) == digits.entry.parts["test"].digest
+    assert prepared.digest(images[order], {"label": labels["label"][order]}) == digits.facts.splits["test"].digest
     swapped = {"label": labels["label"][::-1]}
-    assert prepared.digest(images, swapped) != digits.entry.parts["test"].digest
+    assert prepared.digest(images, swapped) != digits.facts.splits["test"].digest
     other = publish("mnist", digits.folder.parent / "other", seed=5)
-    assert all("checksum" in problem for problem in prepared.problems(other.entry, prepared.builder("mnist", here)))
+    assert all("checksum" in problem for problem in prepared.problems(other.facts, prepared.builder("mnist", here)))
 
 
 def test_a_copy_in_another_format_is_kept_and_explained(tmp_path, here, digits):
@@ -191,7 +191,7 @@ def test_a_copy_in_another_format_is_kept_and_explained(tmp_path, here, digits):
     file.write_text(file.read_text().replace("array_record", "tfrecord"))
     before = tree(tmp_path / "tfds")
     with pytest.raises(ValueError, match="format tfrecord, which needs TensorFlow"):
-        prepared.import_raw(digits.entry, digits.folder, tmp_path / "tfds")
+        prepared.import_raw(digits.facts, digits.folder, tmp_path / "tfds")
     with pytest.raises(ValueError, match="format tfrecord, which needs TensorFlow"):
         gf.data.load("mnist", folder=tmp_path / "tfds")
     assert tree(tmp_path / "tfds") == before
@@ -200,7 +200,7 @@ def test_a_copy_in_another_format_is_kept_and_explained(tmp_path, here, digits):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, digits):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write to .*choose another place by --data-dir"):
-        prepared.import_raw(digits.entry, digits.folder, tmp_path / "file")
+        prepared.import_raw(digits.facts, digits.folder, tmp_path / "file")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_with_internet_load_prepares_by_itself(tmp_path, digits, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         urls = tuple(f"http://127.0.0.1:{server.server_port}/{file}" for file in catalogue.IDX_FILES)
         monkeypatch.setitem(
-            catalogue.CATALOGUE, "mnist", digits.entry.__class__(**{**vars(digits.entry), "urls": urls})
+            catalogue.CATALOGUE, "mnist", digits.facts.__class__(**{**vars(digits.facts), "urls": urls})
         )
         data = gf.data.load("mnist", folder=tmp_path)
         server.shutdown()
@@ -258,7 +258,7 @@ def run(*arguments, entries):
 
 
 def test_commands(tmp_path, digits, capsys):
-    entries = {**catalogue.CATALOGUE, "mnist": digits.entry}
+    entries = {**catalogue.CATALOGUE, "mnist": digits.facts}
     run_ = functools.partial(run, entries=entries)
     place = ("--data-dir", tmp_path / "tfds")
     assert run_("check", "mnist", *place) == 1

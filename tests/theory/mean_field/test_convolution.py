@@ -21,6 +21,7 @@ def circular(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(padded, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("name", "weight_variance", "bias_variance"), [("tanh", 2.5, 0.05), ("relu", 2.0, 0.0), ("gelu", 1.8, 0.1)]
 )

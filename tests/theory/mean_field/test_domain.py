@@ -153,6 +153,7 @@ def hold(call: Callable[..., Any], *args: Any) -> None:
         assert len(str(failure)) > 30, (str(failure), given)
 
 
+@pytest.mark.quick_cases(30)
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda phi: phi if isinstance(phi, str) else phi.__name__)
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_or_words(name: str, activation: Any) -> None:

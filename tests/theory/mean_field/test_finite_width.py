@@ -12,10 +12,12 @@ import pytest
 
 from gradflow import theory
 from tests.theory.networks import growth, spread, within
+from tests.user_errors import without_type_checker
 
 DRAWS = 400
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("name", "weight_variance", "bias_variance"),
     [("relu", 2.0, 0.0), ("identity", 1.0, 0.0), ("tanh", 3.0, 0.05), ("sigmoid", 4.0, 0.1)],
@@ -66,6 +68,7 @@ def test_orthogonal_weights_leave_what_the_activation_adds() -> None:
     assert spreads[0] == pytest.approx(spreads[1], rel=0.3)
 
 
+@without_type_checker()
 def test_bad_input_is_named() -> None:
     given: Any = {"weight_variance": 2.0, "bias_variance": 0.0, "ensemble": "orthogonal"}
     with pytest.raises(ValueError, match="expected equal widths for orthogonal weights"):

@@ -60,6 +60,7 @@ def test_without_dropout_it_is_what_the_single_maps_say() -> None:
     assert theory.dropout_fixed_point("tanh", keep=1.0, **given) == theory.fixed_point("tanh", **given)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("weight_variance", "keep"), [(1.0, 0.9), (1.761, 0.99), (4.0, 0.8)])
 def test_dropout_fixed_point_is_where_the_profile_leads(weight_variance: float, keep: float) -> None:
     given = {"weight_variance": weight_variance, "bias_variance": 0.05, "keep": keep}
@@ -75,7 +76,7 @@ def test_dropout_fixed_point_is_where_the_profile_leads(weight_variance: float, 
 def test_linear_network_with_dropout_is_its_closed_form() -> None:
     """Q c keeps its value where q grows by 1 / rho: after L layers c = rho^(L-1)."""
     profile = theory.network_profile(
-        "identity", 4, 1.0, weight_variance=1.0, bias_variance=0.0, correlation=1, keep=0.5
+        "identity", 4, 1.0, weight_variance=1.0, bias_variance=0.0, correlation=1.0, keep=0.5
     )
     np.testing.assert_allclose(profile.correlations, [1, 0.5, 0.25, 0.125], rtol=1e-9)
     np.testing.assert_allclose(profile.variances, [1, 2, 4, 8], rtol=1e-9)

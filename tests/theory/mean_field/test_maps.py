@@ -45,6 +45,7 @@ def test_tanh_at_the_edge_of_chaos() -> None:
     assert (round(point.q_star, 3), point.phase, point.c_star, point.xi_c) == (0.570, "critical", 1.0, math.inf)
 
 
+@pytest.mark.quick_cases(12)
 @pytest.mark.parametrize("bias_variance", [0.0, 0.05])
 @pytest.mark.parametrize("name", activations.ACTIVATIONS)
 def test_every_activation_settles_where_its_maps_lead(name: str, bias_variance: float) -> None:

@@ -47,6 +47,7 @@ def test_integrals_over_the_sphere_are_what_sampling_gives(name: str, batch: int
     within(rate, theory.batchnorm_rate(name, batch), error)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("name", "batch"), [("relu", 8), ("gelu", 8), ("tanh", 8)])
 def test_rate_is_that_of_networks_with_batch_normalization(name: str, batch: int) -> None:
     phi, depth, width = activations.get(name), 14, 300
@@ -71,6 +72,7 @@ def test_rate_is_that_of_networks_with_batch_normalization(name: str, batch: int
     within(mean, math.log(theory.batchnorm_rate(name, batch)), error + batch / width / 4)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("name", "bias_variance"), [("relu", 0.0), ("tanh", 0.0), ("gelu", 0.3)])
 def test_rate_is_that_of_networks_with_layer_normalization(name: str, bias_variance: float) -> None:
     phi, depth, width = activations.get(name), 10, 300

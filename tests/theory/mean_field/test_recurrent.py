@@ -117,6 +117,7 @@ CELLS: dict[str, tuple[Cell, int, Any, str]] = {
 }
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", CELLS)
 @pytest.mark.parametrize("given", [(1.0, 1.0, 0.0), (4.0, 0.5, 2.0)])
 def test_gated_cells_with_weights_drawn_anew_are_what_theory_says(name: str, given: tuple[float, float, float]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gradflow import theory
+from tests.user_errors import without_type_checker
 
 
 def linear(singular_values: np.ndarray, rows: int, columns: int, seed: int = 0) -> tuple[Any, jax.Array]:
@@ -82,6 +83,7 @@ def test_measured_network_is_the_predicted_one() -> None:
     assert float(top[0]) == pytest.approx(float(theory.singular_values(network, x)[0]), rel=1e-3)
 
 
+@without_type_checker()
 def test_bad_input_is_named() -> None:
     with pytest.raises(TypeError, match="floating-point array to differentiate"):
         theory.singular_values(lambda x: x, jnp.arange(3))

@@ -12,6 +12,7 @@ import pytest
 
 from gradflow import theory
 from tests.theory.networks import jacobian
+from tests.user_errors import without_type_checker
 
 WIDTH = 150
 CASES = [
@@ -59,6 +60,7 @@ def test_density_has_the_moments(name: str, depth: int, q: float, weight_varianc
     assert theory.spectrum_density(name, depth, 1.05 * top, q=q, **given) < 1e-5
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(("name", "depth", "q", "weight_variance", "ensemble"), CASES)
 def test_spectrum_is_that_of_a_wide_network(
     name: str, depth: int, q: float, weight_variance: float, ensemble: Any
@@ -107,6 +109,7 @@ def test_orthogonal_tanh_reaches_isometry_at_criticality_and_gaussian_does_not()
         assert moments.variance / moments.mean**2 == pytest.approx(limit, abs=0.01)
 
 
+@without_type_checker()
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="no density"):
         theory.spectrum_density("identity", 3, 1.0, q=1.0, weight_variance=1.0, ensemble="orthogonal")
