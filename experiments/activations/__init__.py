@@ -5,9 +5,9 @@ Figure:   gradient over depth; accuracy, dead and saturated units over training;
           dead; learned slopes as in He et al. 2015, Table 1
 Command:  python -m experiments.activations
 Minutes:  2 on two cores (smoke: 20 seconds; paper: 10^6 draws, CIFAR-10, hours)
-Expected: squared gradients follow chi_1 = E[phi'^2] / E[phi^2] for nine activations; width 3 and 10 layers: .577 of
-          ReLU networks born dead, between bounds of .513 and .699; a large rate kills a living ReLU network and not a
-          leaky one; parametric ReLU starts at .25 and learns its largest slopes in the first layer.
+Expected: squared gradients follow chi_1 = E[phi'^2] / E[phi^2] for nine activations; SELU keeps a variance of 1 without
+          a gain; of ReLU networks of width 3 and 10 layers between .513 and .699 are born dead; a large rate kills a
+          living ReLU network and not a leaky one; parametric ReLU learns its largest slopes in the first layer.
 
 Weights have variance gain^2 / n with 1 / gain^2 = E[phi(z)^2], He's initialization for any activation, so that all
 networks start with the same signal. What then differs is the gradient: its square changes by chi_1 a layer.

@@ -14,14 +14,11 @@ import experiments.activations as package
 from experiments.activations import bands, born_dead, figures, profile, slopes, training
 from experiments.activations.results import Results
 from experiments.activations.settings import CALM, KICKED, NAMES, PRESETS, RECORDS, Config
-from experiments.framework import claims as check
 from experiments.framework import progress
-from experiments.framework.bands import share_error
+from experiments.framework.bands import constant_answer, share_error
 from experiments.framework.claims import Claim
 from experiments.framework.images import Images, load, rows
 from experiments.framework.runner import Experiment
-
-LU, HE, MEAN_FIELD = "Lu et al. 2019", "He et al. 2015", "chi_1, mean field"
 
 
 def run(config: Config) -> Results:
@@ -53,9 +50,8 @@ def run(config: Config) -> Results:
         for depth in config.depths for names in programs(config)
     }  # fmt: skip
     found: dict[str, Any] = progress.side_by_side(networks | parts, "part")
-    profiles, moments = found["gradients"]
     return Results(
-        dead=found["born dead"], profile=profiles, moments=moments, kick=found["large rate"],
+        test_images=len(images[1].y), dead=found["born dead"], profile=found["gradients"], kick=found["large rate"],
         slopes=found["learned slopes"], training=gathered(config, [found[network] for network in networks]),
     )  # fmt: skip
 
@@ -145,95 +141,91 @@ def claims(results: Results) -> list[Claim]:
     Returns:
         The claims; those on training only where there was enough of it.
     """
-    found = [*_born_dead(results), *_gradients(results)]
-    return [*found, *_training(results), *_slopes(results)] if results.training.steps[-1] >= bands.LEARNING else found
+    found = [*_born_dead(results.dead), *_gradients(results.profile)]
+    if results.training.steps[-1] < bands.LEARNING:
+        return found
+    return [*found, *_training(results), *_kicked(results), *_slopes(results)]
 
 
-def _born_dead(results: Results) -> list[Claim]:
-    """Binomial errors of the shares, against the bounds and exact values."""
-    share, low, high = results.dead.share, results.dead.lower, results.dead.upper
-    networks, widths, layers = results.dead.networks, results.dead.widths.tolist(), results.dead.layers
-
-    error = functools.partial(share_error, draws=networks)
-    outside = np.maximum((low - share) / error(low), (share - high) / error(high)).max()
-    # The largest of many comparisons: four standard errors rather than three.
-    found = [check.below("born dead: standard errors beyond the bounds, worst of all networks", LU, 4.0, outside)]
-    ray = np.abs(results.dead.ray - high) / error(high)
-    found.append(check.below("one ray born dead: standard errors from 1 - (1 - 2^-N)^(L-1), worst", LU, 4.0, ray.max()))
-    width, depth, value = bands.PAPER_DEAD
-    measured = share[widths.index(width), int(depth - layers[0])]
-    band = bands.ERRORS * float(error(value)) + 0.0005  # the value is known to three digits
-    found.append(check.close("born dead: width 3, 10 layers", LU, value, measured, absolute=band))
-    exact = born_dead.three_layers(width)
-    third = share[widths.index(width), int(3 - layers[0])]
-    found.append(
-        check.close("born dead: width 3, 3 layers", "exact", exact, third, absolute=bands.ERRORS * float(error(exact)))
-    )
-    if layers[-1] >= 40:
-        found.append(check.above("born dead: width 2, 40 layers", f"{LU}: tends to 1", 0.99, share[0, -1]))
-    return found
+def _born_dead(dead: born_dead.Shares) -> list[Claim]:
+    """Shares of networks against bounds and exact values."""
+    error = functools.partial(share_error, draws=dead.networks)
+    outside = np.maximum(
+        (dead.lower - dead.share) / error(dead.lower), (dead.share - dead.upper) / error(dead.upper)
+    ).max()
+    ray = np.abs(dead.ray - dead.upper) / error(dead.upper)
+    exact = np.array([born_dead.three_layers(int(width)) for width in dead.widths])
+    third = np.abs(dead.share[:, dead.layers == 3][:, 0] - exact) / error(exact)
+    return [
+        Claim(
+            "born-dead-bounds", "born dead: standard errors beyond the bounds, worst of all networks",
+            bands.born_dead(2 * dead.share.size), outside,
+        ),
+        Claim(
+            "born-dead-exact", "one ray of any depth, networks of 3 layers: worst standard errors from the exact share",
+            bands.exact(ray.size + third.size), max(ray.max(), third.max()),
+        ),
+    ]  # fmt: skip
 
 
-def _gradients(results: Results) -> list[Claim]:
-    """Rates of networks against theory, whose spread and shift at finite width theory gives too."""
-    moments = results.moments
-    closed = [
-        np.nanmax(np.abs(moments.closed_square / moments.quadrature_square - 1)),
-        np.nanmax(np.abs(moments.closed_slope / moments.quadrature_slope - 1)),
-    ]
-    found = [
-        check.below(
-            "E[phi^2] and E[phi'^2]: quadrature against closed forms, worst", "theory", bands.CLOSED, max(closed)
-        )
-    ]
-    measured, networks = results.profile.measured[0], results.profile.measured.shape[-1]
+def _gradients(profile: profile.Profile) -> list[Claim]:
+    """Gradients of untrained networks against theory, and SELU's fixed point."""
+    networks, depth = profile.gradient.shape[2:]
+    far = {}
     for k, name in enumerate(NAMES):
-        theory, deviation, offset = results.profile.rate[0], results.profile.deviation, results.profile.offset
-        band = bands.ERRORS * deviation[k] / np.sqrt(networks) + abs(offset[k])
-        found.append(
-            check.close(f"{name}: ln chi_1 a layer", MEAN_FIELD, theory[k], measured[k].mean(), absolute=float(band))
-        )
-    return found
+        spread = bands.rate_spread(name, float(profile.gain[0, k]), profile.width, profile.rated - 1, networks)
+        far[name] = spread.outside(profile.measured[0, k].mean() - profile.rate[0, k])
+    worst = max(far, key=lambda name: far[name])
+    last = 2 * np.log(profile.signal[1, NAMES.index("selu"), :, -1])
+    return [
+        Claim(
+            "gradient-rates",
+            f"squared gradient a layer of {len(far)} activations: worst deviation, in standard deviations ({worst})",
+            bands.rates(len(far)), far[worst],
+        ),
+        Claim(
+            "selu-variance", f"SELU, sigma_w^2 = 1: variance of the pre-activations in layer {depth}",
+            bands.selu_variance(depth, profile.width, networks), np.exp(last.mean()),
+        ),
+    ]  # fmt: skip
 
 
 def _training(results: Results) -> list[Claim]:
     best = np.where(results.training.finite, results.training.accuracy, 0)[..., -1].max(-1)
-    deepest, shallow = best[-1], best[0]
     index = {str(name): k for k, name in enumerate(results.training.names)}
-    relu, leaky = results.kick.dead[:, :, -1].max(-1)
-    source = "design"
-    rectified = [deepest[index[name]] for name in ("relu", "leaky_relu", "prelu")]
-    deep = results.training.depths[-1]
-    dead, living = results.kick.accuracy[:, :, -1]
+    shallow, deep = results.training.depths[[0, -1]]
+    alive = np.delete(best[0], index["sigmoid"])
+    rectified = [best[-1, index[name]] for name in ("relu", "leaky_relu", "prelu")]
     return [
-        check.above(
-            "5 layers: lowest accuracy of all but sigmoid",
-            source,
-            bands.LEARNS,
-            np.delete(shallow, index["sigmoid"]).min(),
+        Claim("shallow-learn", f"{shallow} layers: lowest accuracy of all but sigmoid", bands.SHALLOW, alive.min()),
+        Claim(
+            "deep-sigmoid", f"{deep} layers: accuracy of sigmoid", constant_answer(results.test_images),
+            best[-1, index["sigmoid"]],
         ),
-        check.below(
-            f"{deep} layers: accuracy of sigmoid", "Glorot & Bengio 2010", bands.CHANCE, deepest[index["sigmoid"]]
+        Claim(
+            "deep-rectifiers", f"{deep} layers: lowest accuracy of ReLU, leaky and parametric ReLU", bands.DEEP,
+            min(rectified),
         ),
-        check.above(
-            f"{deep} layers: lowest accuracy of ReLU, leaky and parametric ReLU", HE, bands.LEARNS, min(rectified)
-        ),
-        check.above("large rate: dead fraction of ReLU's deadest layer, least of all networks", LU, 1.0, relu.min()),
-        check.below("large rate: that of leaky ReLU, most", LU, 0.0, leaky.max()),
-        check.below("large rate: accuracy of ReLU networks afterwards, best", LU, bands.CHANCE, dead.max()),
-        check.above("large rate: that of leaky ReLU networks, median", LU, bands.ALIVE, np.median(living)),
-    ]
+    ]  # fmt: skip
+
+
+def _kicked(results: Results) -> list[Claim]:
+    dead, living = results.kick.accuracy[:, :, -1]
+    killed = results.kick.dead[0, :, -1].max(-1).min()
+    return [
+        Claim("kick-kills-relu", "large rate: dead fraction of ReLU's deadest layer, least of all networks",
+              bands.KILLED, killed),
+        Claim("killed-accuracy", "large rate: best accuracy of ReLU networks afterwards",
+              constant_answer(results.test_images), dead.max()),
+        Claim("leaky-survives", "large rate: accuracy of leaky ReLU networks afterwards, median", bands.LEAKY,
+              np.median(living)),
+    ]  # fmt: skip
 
 
 def _slopes(results: Results) -> list[Claim]:
-    start, end = results.slopes.mean[:, 0], results.slopes.mean[:, -1].mean(0)
-    return [
-        check.close("parametric ReLU: slope at the start", HE, 0.25, start.mean(), absolute=1e-6),
-        check.above(
-            "parametric ReLU: learned slope of the first layer over the mean of the others", f"{HE}, Table 1", 1.0,
-            end[0] / end[1:].mean(),
-        ),
-    ]  # fmt: skip
+    end = results.slopes.mean[:, -1].mean(0)
+    claim = "parametric ReLU: learned slope of the first layer over the mean of the others"
+    return [Claim("first-slope", claim, bands.SLOPES, end[0] / end[1:].mean())]
 
 
 EXPERIMENT = Experiment("activations", package.__doc__ or "", PRESETS, run, claims, figures.draw)

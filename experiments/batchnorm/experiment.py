@@ -9,7 +9,6 @@ from experiments.batchnorm import bands, figures, initialization, training
 from experiments.batchnorm.results import Results
 from experiments.batchnorm.settings import PRESETS, Config
 from experiments.batchnorm.training import KINDS, LANDSCAPE_RATE
-from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.images import load
 from experiments.framework.runner import Experiment
@@ -31,7 +30,7 @@ def run(config: Config) -> Results:
         config.seed,
     )  # fmt: skip
     streams = initialization.measure_streams(config.blocks, config.width, config.batch, config.networks, config.seed)
-    return Results(config.batch, sigmoid, landscape, explosion, linear, streams)
+    return Results(config.batch, config.width, sigmoid, landscape, explosion, linear, streams)
 
 
 def claims(results: Results) -> list[Claim]:
@@ -60,86 +59,104 @@ def first_step(steps: np.ndarray, accuracy: np.ndarray, threshold: float) -> flo
 
 def training_claims(results: Results) -> list[Claim]:
     """Ioffe & Szegedy's Fig. 1."""
-    source, steps = "Ioffe & Szegedy 2015, Fig. 1", results.sigmoid.steps
+    steps = results.sigmoid.steps
     plain, normalized = results.sigmoid.accuracy
-    early = np.flatnonzero(steps <= 500)[-1]
+    early = np.flatnonzero(steps <= bands.EARLY)[-1]
+    accuracy = f"accuracy of three layers of sigmoids after {steps[early]} steps"
+    taken = [first_step(steps, curve, bands.LEARNED) for curve in (plain, normalized)]
     return [
-        check.above(f"batch norm: accuracy after {steps[early]} steps", source, bands.LEARNED, normalized[early]),
-        check.below(f"plain: accuracy after {steps[early]} steps", source, 0.6, plain[early]),
-        check.above(
-            f"steps to accuracy {bands.LEARNED}: plain over batch norm (at least, where plain never gets there)",
-            source,
-            bands.FEWER_STEPS,
-            first_step(steps, plain, bands.LEARNED) / first_step(steps, normalized, bands.LEARNED),
+        Claim(
+            "sigmoid-normalized", f"batch norm: {accuracy}",
+            bands.normalized_accuracy(), normalized[early],
         ),
-    ]
+        Claim(
+            "sigmoid-plain", f"plain: {accuracy}",
+            bands.plain_accuracy(), plain[early],
+        ),
+        Claim(
+            "sigmoid-speedup",
+            f"steps to accuracy {bands.LEARNED}: plain over batch norm (at least, where plain never gets there)",
+            bands.speedup(), taken[0] / taken[1],
+        ),
+    ]  # fmt: skip
 
 
 def landscape_claims(results: Results) -> list[Claim]:
     """Learning rates, smoothness along the gradient, and noise."""
-    final = dict(zip(KINDS, results.landscape.accuracy[:, :, -1], strict=True))
-    rates = results.landscape.rates
-    works = {kind: rates[accuracy >= bands.WORKS].max(initial=0.0) for kind, accuracy in final.items()}
-    at_rate = int(np.flatnonzero(rates == LANDSCAPE_RATE)[0])
+    landscape = results.landscape
+    final = dict(zip(KINDS, landscape.accuracy[:, :, -1], strict=True))
+    works = {kind: landscape.rates[accuracy >= bands.WORKS].max(initial=0.0) for kind, accuracy in final.items()}
+    at_rate = int(np.flatnonzero(landscape.rates == LANDSCAPE_RATE)[0])
     found = []
-    if len(rates) >= bands.SWEEP:
-        found.append(
-            check.above(
-                f"largest rate that reaches accuracy {bands.WORKS}: batch norm over plain",
-                "Ioffe & Szegedy 2015; Bjorck et al. 2018",
-                5.0,
-                works["batch norm"] / works["plain"] if works["plain"] else np.nan,
-            )
-        )
-    for changes, words in ((results.landscape.loss_range, "loss"), (results.landscape.gradient_change, "gradient")):
-        plain, normalized, noisy = np.median(changes[:, at_rate, 1:], axis=1)
-        for kind, value in (("batch norm", normalized), ("noisy batch norm", noisy)):
-            claim = f"change of the {words} along the gradient: plain over {kind}"
-            found.append(check.above(claim, "Santurkar et al. 2018, Fig. 4", bands.SMOOTHER, plain / value))
-    noise = "Santurkar et al. 2018, Fig. 2"
-    wobble = np.median(results.landscape.wobble[2, at_rate])
-    gain = results.landscape.accuracy[2, at_rate, -1] - results.landscape.accuracy[1, at_rate, -1]
+    if len(landscape.rates) >= bands.SWEEP:
+        ratio = works["batch norm"] / works["plain"] if works["plain"] else np.nan
+        line = f"largest rate that reaches accuracy {bands.WORKS}: batch norm over plain"
+        found.append(Claim("largest-rate", line, bands.largest_rate(), ratio))
+    if landscape.steps[-1] < bands.TRAINED:
+        return found
+    for changes, name in ((landscape.loss_range, "loss"), (landscape.gradient_change, "gradient")):
+        plain, *normalized = np.median(changes[:, at_rate, 1:], axis=1)
+        line = f"change of the {name} along the gradient: plain over the larger of batch norm and noisy batch norm"
+        found.append(Claim(f"smoother-{name}", line, bands.smoother(), plain / max(normalized)))
+    wobble = np.median(landscape.wobble[2, at_rate])
+    gain = landscape.accuracy[2, at_rate, -1] - landscape.accuracy[1, at_rate, -1]
     return [
         *found,
-        check.above("noisy batch norm: wobble of a unit's mean, in its own deviations", noise, 0.1, wobble),
-        check.above("accuracy: noisy batch norm minus batch norm", noise, -0.03, gain),
+        Claim(
+            "noise-wobble", "noisy batch norm: wobble of a unit's mean, in its own deviations", bands.wobble(), wobble
+        ),
+        Claim("noise-accuracy", "accuracy: noisy batch norm minus batch norm", bands.noise_gain(), gain),
     ]
 
 
 def explosion_claims(results: Results) -> list[Claim]:
-    """Yang et al.'s rates; the large-batch limit of activations other than ReLU is given room for a finite batch."""
-    source, batch = "Yang et al. 2019", results.batch
-    found = []
-    for name, theory, rates in zip(
-        results.explosion.activations, results.explosion.theory, results.explosion.rate, strict=True
-    ):
-        band = bands.RELU_BAND if name == "relu" else bands.FINITE_BATCH / batch * theory
-        claim = f"squared gradient a layer, {name}, batch {batch}"
-        found.append(check.close(claim, source, theory, rates.mean(), absolute=band))
-    linear = zip(results.linear.batches, results.linear.theory, results.linear.rate, strict=True)
-    for size, theory, rates in linear:
-        claim = f"squared gradient a layer, linear, batch {size}: (B-2)/(B-3)"
-        found.append(check.close(claim, source, theory, rates.mean(), absolute=bands.LINEAR_BAND))
-    plain = results.explosion.plain
-    found.append(
-        check.between("first over last gradient without batch norm, ReLU + He", "He et al. 2015", 0.5, 2.0, plain[0])
-    )
-    return found
+    """Yang et al.'s rates: ReLU by itself, the worst of all others."""
+    explosion, linear, width = results.explosion, results.linear, results.width
+    rows = [
+        (str(name), str(name), expected, rates)
+        for name, expected, rates in zip(explosion.activations, explosion.theory, explosion.rate, strict=True)
+    ]
+    relu = [row for row in rows if row[0] == "relu"]
+    others = [row for row in rows if row[0] != "relu"] + [
+        (f"linear, batch {size}", "identity", expected, rates)
+        for size, expected, rates in zip(linear.batches, linear.theory, linear.rate, strict=True)
+    ]
+    line = f"squared gradient a layer, batch {results.batch}, ReLU"
+    found = [
+        Claim("explosion-relu", line, bands.relu_rate(rates, expected, width), np.exp(np.log(rates).mean()))
+        for _, _, expected, rates in relu
+    ]
+    away = {
+        name: abs(np.log(rates).mean() - np.log(expected)) / bands.rate_allowance(rates, activation, width, len(others))
+        for name, activation, expected, rates in others
+    }
+    worst = max(away, key=lambda name: away[name])
+    line = f"squared gradient a layer: farthest of {len(others)} others from theory, in what is allowed ({worst})"
+    plain, depth, networks = explosion.plain[0], len(explosion.plain), explosion.rate.shape[1]
+    return [
+        *found,
+        Claim("explosion-others", line, bands.other_rates(), away[worst]),
+        Claim(
+            "plain-gradient", "first over last gradient without batch norm, ReLU and He's weights",
+            bands.plain_gradient(depth, width, networks), plain,
+        ),
+    ]  # fmt: skip
 
 
 def stream_claims(results: Results) -> list[Claim]:
     """Growth of a residual stream: linear with batch norm in the branch, exponential without."""
-    normalized, plain = results.streams.normalized, results.streams.plain
-    blocks = plain.shape[1]
-    doubling = 2.0**blocks
+    normalized, plain = results.streams.normalized[:, -1], results.streams.plain[:, -1]
+    networks, blocks = results.streams.plain.shape
+    grown = np.exp(np.log(plain).mean()) / 2.0**blocks
+    line = f"variance after {blocks} residual blocks"
     return [
-        check.close(
-            f"variance after {blocks} residual blocks with batch norm", "De & Smith 2020: l + 1",
-            blocks + 1, normalized[:, -1].mean(), relative=0.15,
+        Claim(
+            "stream-normalized", f"{line} with batch norm in the branch",
+            bands.normalized_stream(blocks, results.width, results.batch, networks), normalized.mean(),
         ),
-        check.between(
-            f"variance after {blocks} residual blocks without, over 2^{blocks}", "De & Smith 2020: 2^l, within 2x",
-            0.5, 2.0, np.exp(np.log(plain[:, -1]).mean()) / doubling,
+        Claim(
+            "stream-plain", f"{line} without, over 2^{blocks}",
+            bands.plain_stream(blocks, results.width, networks), grown,
         ),
     ]  # fmt: skip
 

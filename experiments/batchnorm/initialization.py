@@ -124,7 +124,7 @@ def measure(
     linear = [profiles("identity", size) for size in track(linear_batches, "linear network", "batch {}".format)]
     explosion = Explosion(
         activations=np.array(activations),
-        theory=np.array([gf.theory.batchnorm_rate(name) for name in activations]),
+        theory=np.array([gf.theory.batchnorm_rate(name, batch) for name in activations]),
         rate=np.stack([gradient_rate(profile, SETTLED) for profile in measured]),
         profile=np.stack([_typical(profile) for profile in measured]),
         plain=_typical(profiles("relu", batch, None)),

@@ -13,6 +13,7 @@ class Results:
 
     Attributes:
         batch: examples that gradients at initialization are taken over.
+        width: of the networks at initialization.
         sigmoid: training of the sigmoid network.
         landscape: training of the ReLU networks.
         explosion: gradients of plain networks at initialization.
@@ -21,6 +22,7 @@ class Results:
     """
 
     batch: int
+    width: int
     sigmoid: training.Sigmoid
     landscape: training.Landscape
     explosion: initialization.Explosion

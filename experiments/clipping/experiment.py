@@ -8,11 +8,8 @@ import experiments.clipping as package
 from experiments.clipping import bands, figures, order, smoothness, surface
 from experiments.clipping.results import Results
 from experiments.clipping.settings import PRESETS, Config
-from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.runner import Experiment
-
-PASCANU, ZHANG = "Pascanu et al. 2013", "Zhang et al. 2020"
 
 
 def run(config: Config) -> Results:
@@ -45,33 +42,28 @@ def claims(results: Results) -> list[Claim]:
     """
     return [
         *surface_claims(results),
-        *quartic_claims(results),
         *radius_claims(results),
         *smoothness_claims(results),
         *order_claims(results),
+        *length_claims(results),
     ]
 
 
 def surface_claims(results: Results) -> list[Claim]:
     """The cliff, and what it does to descent."""
-    gradient, source = results.surface.gradient, f"{PASCANU}, Fig. 6"
-    row, column = np.unravel_index(np.argmax(gradient), gradient.shape)
-    longest = steps_taken(results).max(1)
+    weights, biases = results.surface.weights, results.surface.biases
+    steep = weights >= bands.STEEP
+    line = surface.STATE - weights[steep] / (1 + np.exp(-surface.STATE))
+    spacings = (biases[results.surface.gradient[steep].argmax(1)] - line) / (biases[1] - biases[0])
+    plain, clipped = steps_taken(results).max(1)
     ends = results.path.error[:, -1]
-    bound = surface.RATE * surface.LIMIT * (1 + bands.ROUNDING)
-    steepest = "one unit: steepest place of the surface"
-    thrown = "one unit: longest plain step over the longest clipped one, median over starts"
     return [
-        check.above("one unit: largest gradient norm over the median", source, bands.STEEP,
-                    gradient.max() / np.median(gradient)),
-        check.close(f"{steepest}, w", source, bands.CLIFF[0], results.surface.weights[row],
-                    absolute=bands.CLIFF_BAND),
-        check.close(f"{steepest}, b", source, bands.CLIFF[1], results.surface.biases[column],
-                    absolute=bands.CLIFF_BAND),
-        check.below("one unit: longest clipped step, rate times limit", "Algorithm 1", bound, longest[1].max()),
-        check.above(thrown, source, bands.THROWN, np.median(longest[0]) / longest[1].max()),
-        check.above("one unit: part of the starts from which clipped descent ends lower", source, bands.ENDS_LOWER,
-                    np.mean(ends[1] < ends[0])),
+        Claim("cliff", f"one unit: steepest b over w >= {bands.STEEP:g} from the unstable fixed point, farthest "
+              "(spacings of the grid)", bands.cliff(), spacings[np.abs(spacings).argmax()]),
+        Claim("thrown", "one unit: longest plain step over the longest clipped one, median over starts",
+              bands.thrown(), np.median(plain) / clipped.max()),
+        Claim("ends-lower", "one unit: part of the starts from which clipped descent ends lower",
+              bands.ends_lower(), np.mean(ends[1] < ends[0])),
     ]  # fmt: skip
 
 
@@ -84,92 +76,72 @@ def steps_taken(results: Results) -> np.ndarray:
     return np.linalg.norm(np.diff(results.path.places.astype(np.float64), axis=1), axis=-1)
 
 
-def quartic_claims(results: Results) -> list[Claim]:
-    """x^4: the same rate with and without clipping, and the bound that makes clipping safe."""
-    x = results.quartic.x[:, 2].astype(np.float64)
-    excess = 12 * x**2 - 16 - np.abs(4 * x**3)
-    first = results.quartic.first
-    slower = "x^4: steps at rate 1 / (12 x_0^2), safe without clipping, over steps with clipping"
-    return [
-        check.above("x^4, rate .01: largest |x| of plain descent", ZHANG, 1e9, np.abs(results.quartic.x[:, 0]).max()),
-        check.close("x^4, rate .01: steps of clipped descent to |gradient| < .001", ZHANG, 4052, first[2], absolute=5),
-        check.close(slower, "gradient flow", surface.slower_without_clipping(), first[1] / first[2], relative=0.01),
-        check.below("x^4: f'' - (16 + |f'|), largest on the way", f"{ZHANG}: (L0, L1)-smooth", 0.0, excess.max()),
-    ]
-
-
 def radius_claims(results: Results) -> list[Claim]:
     """Below a spectral radius of 1 gradients must vanish over time; above it they may explode, or not."""
-    radii, gradient = results.radius.radii, results.radius.gradient[..., 0]
-    rates = smoothness.fitted_rates(results.radius.gradient[0])
-    below = radii < 1
-    steps = results.radius.gradient.shape[-1]
-    over = f"gradient over {steps} steps of time, first over last"
+    radii = results.radius.radii
+    linear, tanh = smoothness.fitted_rates(results.radius.gradient)
+    fitted = results.radius.gradient.shape[-1] - smoothness.SETTLED
     return [
-        check.below("linear units: rate of dL/dh_t over the spectral radius, largest error", "eigenvalues",
-                    bands.RATE_BAND, np.abs(rates / radii - 1).max()),
-        check.below(f"radius below 1: {over}, largest", f"{PASCANU}, section 2.1", 1.0, gradient[:, below].max()),
-        check.above(f"linear units, radius above 1: {over}, smallest", f"{PASCANU}, section 2.1", bands.EXPLODED,
-                    gradient[0, ~below].min()),
-        check.below(f"tanh units, radius {radii[-1]:g}: {over}", f"{PASCANU}: above 1 is not sufficient", 1.0,
-                    gradient[1, -1]),
+        Claim("linear-rate", "linear units: rate of dL/dh_t over the spectral radius, largest error",
+              bands.linear_rate(fitted), np.abs(linear / radii - 1).max()),
+        Claim("radius-below-1", "tanh units, radius below 1: rate of dL/dh_t a step back, largest",
+              bands.vanishing_rate(), tanh[radii < 1].max()),
+        Claim("radius-above-1", f"tanh units, radius {radii[-1]:g}: rate of dL/dh_t a step back",
+              bands.bent_rate(), tanh[-1]),
     ]  # fmt: skip
 
 
 def smoothness_claims(results: Results) -> list[Claim]:
     """Zhang et al.: smoothness is no constant of a loss; it grows with the gradient."""
-    gradient, local, source = results.smooth.gradient, results.smooth.local, f"{ZHANG}, Fig. 1"
+    gradient, local = results.smooth.gradient, results.smooth.local
+    if gradient.size < bands.FITTED:
+        return []
     slope, correlation = smoothness.fitted_power(gradient, local)
     low, high = np.percentile(local, (10, 90))
-    found = [
-        check.above("RNN: local smoothness along training, 90 % over 10 % quantile", source, bands.VARIED, high / low),
-        check.above("RNN: correlation of ln(smoothness) and ln(gradient norm)", source, bands.CORRELATED, correlation),
-    ]
-    if gradient.size >= bands.FITTED:
-        found.append(check.between("RNN: exponent in smoothness ~ (gradient norm)^a", source, *bands.SLOPES, slope))
-    return found
+    return [
+        Claim("smoothness-varies", "RNN: local smoothness along training, 90 % over 10 % quantile", bands.varied(),
+              high / low),
+        Claim("smoothness-correlates", "RNN: correlation of ln(smoothness) and ln(gradient norm)",
+              bands.correlated(), correlation),
+        Claim("smoothness-exponent", "RNN: exponent in smoothness ~ (gradient norm)^a", bands.exponent(), slope),
+    ]  # fmt: skip
 
 
 def order_claims(results: Results) -> list[Claim]:
-    """Temporal order: what clipping does to the norm of the gradient, and who learns."""
-    title, source = f"temporal order, T = {results.long.length}, smart tanh", f"{PASCANU}, Fig. 7"
-    plain, clipped = (list(order.LIMITS).index(name) for name in ("none", "norm"))
-    after = results.long.after[clipped].max()
-    found = [
-        check.below(f"{title}: largest norm after clipping", "Algorithm 1", order.BY_NORM * (1 + bands.ROUNDING), after)
-    ]
+    """Temporal order, long training: what clipping does, and who learns."""
+    title = f"temporal order, T = {results.long.length}, smart tanh"
     if results.long.every * results.long.loss.shape[-1] < bands.LEARNING:
-        return found
-    errors, before = results.long.error, results.long.before
-    learned = (errors < order.SOLVED).sum(1)
+        return []
+    plain, clipped = (results.long.error[list(order.LIMITS).index(name)] for name in ("none", "norm"))
+    learned = [np.mean(errors < order.SOLVED) for errors in (plain, clipped)]
+    largest = results.long.before[list(order.LIMITS).index("none")].max() / order.BY_NORM
     return [
-        *found,
-        check.above(f"{title}: largest norm, not clipped", "limit 1", bands.SPIKE, before[plain].max()),
-        check.above(f"{title}: largest norm before clipping", "limit 1", bands.SPIKE, before[clipped].max()),
-        check.above(f"{title}: mean error without clipping minus with", source, bands.GAIN,
-                    errors[plain].mean() - errors[clipped].mean()),
-        check.above(f"{title}: clipped networks that learn it", source, 1, learned[clipped]),
-        check.below(f"{title}: networks not clipped that learn it", source, 0, learned[plain]),
-        *(length_claims(results) if len(results.by_length.lengths) > 1 else ()),
+        Claim("spike", f"{title}: largest norm, not clipped, over the limit", bands.spike(), largest),
+        Claim("gain", f"{title}: mean error without clipping minus with", bands.gain(), plain.mean() - clipped.mean()),
+        Claim("learned", f"{title}: part of the networks that learn it, clipped minus not clipped", bands.learned(),
+              learned[1] - learned[0]),
     ]  # fmt: skip
 
 
 def length_claims(results: Results) -> list[Claim]:
     """Clipped networks by initialization and length: the longer the sequences, the more the start matters."""
-    source, (shortest, *_, longest) = f"{PASCANU}, Fig. 7", results.by_length.lengths
+    if len(results.by_length.lengths) < 2:
+        return []
+    shortest, *_, longest = results.by_length.lengths
     errors = {init: results.by_length.error[:, order.ARMS.index((init, "norm"))] for init in order.INITS}
     means = {init: found.mean(1) for init, found in errors.items()}
     easy = np.stack([errors["tanh"][0], errors["smart tanh"][0]]) < order.SOLVED
+    sigmoid = errors["sigmoid"][0]
     title = "temporal order, clipped"
     return [
-        check.close(f"{title}, sigmoid, T = {shortest}: error; chance is .75", source, 0.75, means["sigmoid"][0],
-                    absolute=bands.CHANCE_BAND),
-        check.above(f"{title}, tanh and smart tanh, T = {shortest}: part of the networks that learn it", source,
-                    bands.EASY, easy.mean()),
-        check.above(f"{title}, tanh: error at T = {longest} minus at {shortest}", source, bands.LONGER,
-                    means["tanh"][-1] - means["tanh"][0]),
-        check.above(f"{title}, T = {longest}: error from tanh minus from smart tanh", source, bands.SMARTER,
-                    means["tanh"][-1] - means["smart tanh"][-1]),
+        Claim("sigmoid-chance", f"{title}, sigmoid, T = {shortest}: error of the network farthest from chance",
+              bands.chance(), sigmoid[np.abs(sigmoid - bands.CHANCE).argmax()]),
+        Claim("short-learned", f"{title}, tanh and smart tanh, T = {shortest}: part of the networks that learn it",
+              bands.easy(), easy.mean()),
+        Claim("longer-harder", f"{title}, tanh: error at T = {longest} minus at {shortest}", bands.longer(),
+              means["tanh"][-1] - means["tanh"][0]),
+        Claim("smart-further", f"{title}, T = {longest}: error from tanh minus from smart tanh", bands.smarter(),
+              means["tanh"][-1] - means["smart tanh"][-1]),
     ]  # fmt: skip
 
 

@@ -173,21 +173,6 @@ def quartic(
     return xs, first
 
 
-def slower_without_clipping() -> float:
-    """Return the ratio of steps to |4 x^3| = 1e-3 at the rate 1 / (12 x_0^2) to those when clipped, by gradient flow.
-
-    dx/dt = -4 x^3 takes (1 / x^2 - 1 / x_0^2) / 8 from x_0 to x; clipped, dx/dt = -1 from x_0 to |4 x^3| = 1, and then
-    the same.
-    """
-
-    def flow(start: float, end: float) -> float:
-        return (end**-2 - start**-2) / 8
-
-    end, edge = ((gradient / 4) ** (1 / 3) for gradient in (QUARTIC_SMALL, LIMIT))
-    clipped = (QUARTIC_START - edge) / LIMIT + flow(edge, end)
-    return flow(QUARTIC_START, end) * 12 * QUARTIC_START**2 * QUARTIC_RATE / clipped
-
-
 def measure_quartic() -> Quartic:
     """Descend on x^4: at the rate .01 plain and clipped, and at the largest rate that is stable without clipping."""
     slow = 1 / (12 * QUARTIC_START**2)

@@ -18,13 +18,21 @@ from typing import Any, Literal
 
 from experiments.framework import catalogue, commandline, html_report
 from experiments.framework.catalogue import Head
+from experiments.framework.claims import Basis, band_words, headline, margin_words
 from experiments.framework.exit_status import HOLDS, guarded
 
 PROG = "python -m experiments.gallery"
 PAGES = Path(__file__).parents[2] / "docs" / "results"
 WIDTH = 1100  # pixels of a figure
 THUMBNAIL = 260  # as wide as the index shows it
-HELD = re.compile(r"^\*\*Claims:\*\* (.*)\.$", re.MULTILINE)  # the line of a page that the index repeats
+HELD = re.compile(r"^\*\*Claims:\*\* (.*)\.$", re.MULTILINE)  # the line of a page that the index reads
+
+LEGEND = """\
+A claim holds a measured number against a band. Its basis says what the band rests on: a number in a **paper**, a
+**theory**, **pilot** runs with seeds that are not reported, or a **goal** of this project. A claim counts as held here
+if it holds on every seed. The margin on an experiment's page says where in its band a number lies: 100 % is the middle
+(with one limit, the limit's own size away from it), 0 % a limit, less lies outside.
+"""
 
 Runs = Sequence[dict[str, Any]]
 
@@ -88,7 +96,9 @@ def write(heads: Sequence[Head], folders: Sequence[Path], preset: str) -> None:
 
 def _runs(head: Head, folders: Sequence[Path], preset: str) -> Runs:
     runs = [run for folder in folders if (run := html_report.load(folder / head.name / preset)) is not None]
-    if runs and (len(runs) < len(folders) or len({len(run["claims"]) for run in runs}) > 1):
+    if runs and (
+        len(runs) < len(folders) or len({tuple(record["id"] for record in run["claims"]) for run in runs}) > 1
+    ):
         raise commandline.UsageError(
             f"{head.name}: expected the same claims on each of {len(folders)} seeds. "
             "Likely cause: runs of different versions of the code. Fix: run all seeds again"
@@ -113,13 +123,14 @@ def page(head: Head, preset: str, runs: Runs) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """A claim with what was measured on every seed, as words."""
+    """A claim with what was measured on every seed, as words; the margin is the least over seeds."""
 
     claim: str
     source: str
-    expected: str
+    basis: str
+    band: str
     measured: tuple[str, ...]
-    tolerance: str
+    margin: str
     held: int
 
     @classmethod
@@ -128,16 +139,17 @@ class _Row:
         return cls(
             claim=first["claim"],
             source=first["source"],
-            expected=html_report.number(first["expected"]),
+            basis=first["basis"],
+            band=band_words(first),
             measured=tuple(html_report.number(record["measured"]) for record in records),
-            tolerance=first["tolerance"],
+            margin=margin_words(min(records, key=lambda record: float(record["margin"]))),
             held=sum(record["holds"] for record in records),
         )
 
     def cells(self) -> list[str]:
         of = len(self.measured)
         held = "yes" if self.held == of else "**no**" if of == 1 else f"**{self.held} of {of}**"
-        return [self.claim, self.source, self.expected, *self.measured, self.tolerance, held]
+        return [self.claim, self.source, self.basis, self.band, *self.measured, self.margin, held]
 
 
 def layout(head: Head, option: str, seeds: Sequence[int], rows: Sequence[_Row], minutes: str = "") -> str:
@@ -150,10 +162,10 @@ def layout(head: Head, option: str, seeds: Sequence[int], rows: Sequence[_Row], 
         rows: its claims.
         minutes: what the runs took, in words; nothing where that is not known.
     """
-    held = sum(row.held == len(seeds) for row in rows)
+    verdicts = [{"basis": row.basis, "holds": row.held == len(seeds)} for row in rows]
     on = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds[:-1]))} and {seeds[-1]}"
     took = f"{head.minutes} on two cores" + (f"; {minutes}" if minutes else "")
-    columns = ["claim", "source", "expected", *(f"seed {seed}" for seed in seeds), "tolerance", "holds"]
+    columns = ["claim", "source", "basis", "band", *(f"seed {seed}" for seed in seeds), "margin", "holds"]
     return "\n".join(
         [
             f"<!-- made by {PROG} -->",
@@ -165,7 +177,7 @@ def layout(head: Head, option: str, seeds: Sequence[int], rows: Sequence[_Row], 
             f"**Figure:** {head.figure}\\",
             f"**Minutes:** {took}.\n",
             f"**Expected:** {head.expected}\n",
-            f"**Claims:** {held} of {len(rows)} hold on {on}.\n",
+            f"**Claims:** on {on}, {headline(verdicts)}.\n",
             _row(columns),
             "|---" * len(columns) + "|",
             *(_row(row.cells()) for row in rows),
@@ -180,21 +192,30 @@ def index(heads: Sequence[Head]) -> str:
     Args:
         heads: the experiments.
     """
-    lines = [
-        f"<!-- made by {PROG} -->",
-        "# Results\n",
-        _row(["", "experiment", "claims", "minutes"]),
-        "|---|---|---|---|",
-    ]
+    columns = ["", "experiment", *Basis, "claims", "minutes"]
+    lines = [f"<!-- made by {PROG} -->", "# Results\n", LEGEND, _row(columns), "|---" * len(columns) + "|"]
     for head in heads:
         file = PAGES / f"{head.name}.md"
         if not file.exists():
             continue
         found = HELD.search(file.read_text(encoding="utf-8"))
+        verdict = found[1] if found else ""
         image = f'<a href="{head.name}.md"><img src="{head.name}.png" width="{THUMBNAIL}" alt="{head.name}"></a>'
         words = f"[{head.name}]({head.name}.md): {_escaped(head.title)}"
-        lines.append(f"| {image} | {words} | {found[1] if found else ''} | {head.minutes} |")
+        lines.append(f"| {image} | {words} | {' | '.join(_by_basis(verdict))} | {verdict} | {head.minutes} |")
     return "\n".join(lines) + "\n"
+
+
+def _by_basis(verdict: str) -> list[str]:
+    """Write how many claims hold of how many, for each basis, from the headline of a page."""
+    held, _, failed = verdict.partition("fail")
+
+    def count(words: str, basis: str) -> int:
+        found = re.search(rf"(\d+) {basis}", words)
+        return int(found[1]) if found else 0
+
+    pairs = [(count(held, basis), count(failed, basis)) for basis in Basis]
+    return [f"{good} of {good + bad}" if good + bad else "" for good, bad in pairs]
 
 
 def _shrink(source: Path, target: Path) -> None:

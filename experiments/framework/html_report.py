@@ -15,6 +15,7 @@ from typing import Any
 
 from experiments.framework import storage
 from experiments.framework.catalogue import Head
+from experiments.framework.claims import band_words, headline, margin_words
 
 TEMPLATE = Path(__file__).with_name("html_report.html")
 
@@ -35,8 +36,7 @@ def write(out: Path, preset: str, heads: Sequence[Head], failures: Mapping[str, 
     records = [record for run in runs.values() if run for record in run["claims"]]
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         preset=preset,
-        held=sum(record["holds"] for record in records),
-        claims=len(records),
+        claims=headline(records),
         experiments=sum(run is not None for run in runs.values()),
         summary="\n".join(_summary(head, runs[head.name], failures) for head in heads),
         sections="\n".join(_section(head, runs[head.name], preset, failures) for head in heads),
@@ -58,10 +58,11 @@ def load(folder: Path) -> dict[str, Any] | None:
     Returns:
         Its settings, with its `claims` (records) and its figures' files (`images`); None if there is no run.
     """
-    if not (folder / storage.CONFIG_FILE).exists():
+    claims = storage.read_claims(folder)
+    if claims is None:
         return None
     run = json.loads((folder / storage.CONFIG_FILE).read_text(encoding="utf-8"))
-    run["claims"] = json.loads((folder / storage.CLAIMS_FILE).read_text(encoding="utf-8"))
+    run["claims"] = claims
     run["images"] = [folder / f"figure_{name}.png" for name in run["figures"]]
     return run
 
@@ -70,8 +71,7 @@ def _verdict(run: Mapping[str, Any] | None) -> tuple[str, str]:
     """Words and their class."""
     if run is None:
         return "not run", "none"
-    held, total = sum(record["holds"] for record in run["claims"]), len(run["claims"])
-    return f"{held} of {total} claims hold", "yes" if held == total else "no"
+    return headline(run["claims"]), "yes" if all(record["holds"] for record in run["claims"]) else "no"
 
 
 def _summary(head: Head, run: Mapping[str, Any] | None, failures: Mapping[str, str]) -> str:
@@ -127,11 +127,14 @@ def _figure(image: Path, head: Head) -> str:
 
 
 def _claims(records: Sequence[Mapping[str, Any]]) -> str:
-    columns = ("claim", "source", "expected", "measured", "tolerance")
+    columns = ("claim", "source", "basis", "band", "measured", "margin")
     head = "".join(f"<th>{name}</th>" for name in (*columns, "verdict"))
     rows = []
     for record in records:
-        cells = "".join(f'<td data-name="{name}">{html.escape(number(record[name]))}</td>' for name in columns)
+        written = dict(
+            record, band=band_words(record), measured=number(record["measured"]), margin=margin_words(record)
+        )
+        cells = "".join(f'<td data-name="{name}">{html.escape(written[name])}</td>' for name in columns)
         mark = ("yes", "holds") if record["holds"] else ("no", "does not hold")
         rows.append(f'<tr>{cells}<td data-name="verdict" class="{mark[0]}">{mark[1]}</td></tr>')
     body = "\n".join(rows)
@@ -139,13 +142,11 @@ def _claims(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def number(value: Any) -> str:
-    """Write one entry of a claim: a number in four digits, a pair of limits, or words.
+    """Write a number in four digits; the names of NaN and of the infinities as they are.
 
     Args:
-        value: the entry as in claims.json.
+        value: a number as in claims.json.
     """
-    if isinstance(value, (list, tuple)):
-        return " … ".join(map(number, value))
     return value if isinstance(value, str) else f"{value:.4g}"
 
 

@@ -120,8 +120,10 @@ def done_before(name: str, order: Order) -> int | None:
     folder = order.out / name / order.preset
     try:
         found = json.loads((folder / storage.CONFIG_FILE).read_text(encoding="utf-8"))
-        claims = json.loads((folder / storage.CLAIMS_FILE).read_text(encoding="utf-8"))
+        claims = storage.read_claims(folder)
     except (OSError, ValueError):
+        return None
+    if claims is None:
         return None
     presets = catalogue.load(name).presets
     config = dataclasses.asdict(dataclasses.replace(presets[order.preset], seed=order.seed))

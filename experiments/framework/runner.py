@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import jax
 
 from experiments.framework import commandline, progress, resume, storage
-from experiments.framework.claims import Claim
+from experiments.framework.claims import Claim, band_words, checked, headline, margin_words
 from experiments.framework.exit_status import FAILS, HOLDS, guarded
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _executed(experiment: Experiment[Any, Any], command: commandline.Command[Any
     started = time.perf_counter()
     with progress.compilation_shown(), _optimizations(command.preset != "smoke" or experiment.smoke_computes):
         results = experiment.run(command.config)
-    claims = experiment.claims(results)
+    claims = checked(experiment.claims(results))
     figures = experiment.figures(results)
     files = experiment.files(results) if experiment.files else {}
     settings = {
@@ -174,28 +174,23 @@ def report(experiment: Experiment[Any, Any], claims: Sequence[Claim], folder: Pa
     table = Table(title=f"{experiment.name}: claims", title_justify="left")
     for column in ("claim", "source"):
         table.add_column(column, overflow="fold", ratio=3 if column == "claim" else 2)
-    for column in ("expected", "measured", "tolerance", "holds"):
+    table.add_column("basis")
+    for column in ("band", "measured", "margin", "holds"):
         table.add_column(column, justify="right")
-    for claim in claims:
-        mark = "[green]yes[/]" if claim.holds else "[bold red]NO[/]"
+    records = [claim.record() for claim in claims]
+    for claim, record in zip(claims, records, strict=True):
         table.add_row(
             escape(claim.claim),
-            escape(claim.source),
-            _number(claim.expected),
-            _number(claim.measured),
-            claim.tolerance,
-            mark,
+            escape(claim.band.source),
+            claim.band.basis,
+            band_words(record),
+            f"{claim.measured:.4g}",
+            margin_words(record),
+            "[green]yes[/]" if claim.holds else "[bold red]NO[/]",
         )
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
-    held = sum(claim.holds for claim in claims)
-    console.print(f"{held} of {len(claims)} claims hold; figures and data in {folder}", highlight=False)
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " ... ".join(_number(part) for part in value)
-    return value if isinstance(value, str) else f"{value:.4g}"
+    console.print(f"{headline(records)}. Figures and data in {folder}", highlight=False)
 
 
 def _require_packages() -> None:

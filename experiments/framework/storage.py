@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.framework.claims import Claim
+from experiments.framework.claims import Claim, headline
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,6 +123,25 @@ def write_claims(file: Path, claims: Sequence[Claim]) -> None:
     _write_json(file, [claim.record() for claim in claims])
 
 
+def read_claims(folder: Path) -> list[dict[str, Any]] | None:
+    """Read the claims of a results folder.
+
+    Args:
+        folder: results/NAME/PRESET.
+
+    Returns:
+        Their records; None where there are none, or where an earlier version of the records stands there.
+
+    Raises:
+        ValueError: if the file is not JSON.
+    """
+    file = folder / CLAIMS_FILE
+    if not file.exists():
+        return None
+    records: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return records if all({"id", "basis", "low", "high"} <= record.keys() for record in records) else None
+
+
 def write_config(file: Path, settings: Mapping[str, Any]) -> None:
     """Write every setting of a run with the versions and the device that it ran on.
 
@@ -180,12 +199,11 @@ def verdict(results: Path, preset: str = "*") -> str:
         preset: of the run; by default the latest of any.
 
     Returns:
-        For instance "12 of 12 claims hold (laptop)", or "not run".
+        For instance "12 hold: 2 paper, 10 theory (laptop)", or "not run".
     """
     folders = [file.parent for file in results.glob(f"{preset}/{CLAIMS_FILE}") if file.parent.name[0] != "."]
-    if not folders:
+    latest = max(folders, key=lambda folder: (folder / CLAIMS_FILE).stat().st_mtime, default=None)
+    records = None if latest is None else read_claims(latest)
+    if latest is None or records is None:
         return "not run"
-    latest = max(folders, key=lambda folder: (folder / CLAIMS_FILE).stat().st_mtime)
-    records = json.loads((latest / CLAIMS_FILE).read_text(encoding="utf-8"))
-    held = sum(record["holds"] for record in records)
-    return f"{held} of {len(records)} claims hold ({latest.name})"
+    return f"{headline(records)} ({latest.name})"

@@ -6,8 +6,7 @@ import jax
 import numpy as np
 
 import experiments.initialization as package
-from experiments.framework import claims as check
-from experiments.framework.bands import product_variance
+from experiments.framework.bands import constant_answer, signal_spread
 from experiments.framework.claims import Claim
 from experiments.framework.images import load, rows
 from experiments.framework.runner import Experiment
@@ -15,8 +14,6 @@ from experiments.initialization import bands, figures, glorot, table, training
 from experiments.initialization.results import Results
 from experiments.initialization.settings import PRESETS, Config
 from experiments.initialization.training import SCHEMES
-
-GLOROT, HE, LSUV, HANIN = "Glorot & Bengio 2010", "He et al. 2015", "Mishkin & Matas 2016", "Hanin & Nica 2018"
 
 
 def run(config: Config) -> Results:
@@ -34,7 +31,7 @@ def run(config: Config) -> Results:
     )
     spread = hanin(config)
     errors = table.measure(config.table, width=config.table_width, steps=config.table_steps, seed=config.seed)
-    return Results(flow, trained, spread, errors)
+    return Results(len(test.y), flow, trained, spread, errors)
 
 
 def hanin(config: Config) -> glorot.Spread:
@@ -47,13 +44,13 @@ def hanin(config: Config) -> glorot.Spread:
     logs = glorot.log_norms(
         jax.random.key(config.seed), depths=depths, width=config.hanin_width, networks=config.hanin_networks
     )
-    variance = np.array([product_variance(depth, config.hanin_width) for depth in depths])
+    mean, variance = np.array([bands.log_norm_moments(depth, config.hanin_width) for depth in depths]).T
     return glorot.Spread(
         depths=np.array(depths),
         width=config.hanin_width,
         logs=logs,
         variance=variance,
-        mean=-variance / 2,  # so that E |J u|^2 stays 1
+        mean=mean,
     )
 
 
@@ -67,123 +64,82 @@ def claims(results: Results) -> list[Claim]:
         The claims.
     """
     return [
-        *glorot_claims(results),
-        *start_claims(results),
+        *glorot_claims(results.glorot),
         *training_claims(results),
-        *hanin_claims(results),
+        *hanin_claims(results.hanin),
         *table.claims(results.table),
     ]
 
 
-def glorot_claims(results: Results) -> list[Claim]:
+def glorot_claims(flow: glorot.Flow) -> list[Claim]:
     """Signals, gradients and Jacobians of tanh networks at the start."""
-    standard, normalized = results.glorot.jacobian_mean
-    middle, band = bands.STANDARD_VALUE
-    low, high = bands.NORMALIZED_VALUES
-    found = [
-        check.close(
-            "standard: mean singular value of the top hidden layer's Jacobian", f"{GLOROT}, section 4.2.1",
-            middle, standard[-1], absolute=band,
-        ),
-        check.between(
-            "normalized: smallest mean singular value from layer 3 on", f"{GLOROT}, section 4.2.1",
-            low, high, normalized[1:].min(),
-        ),
-        check.between(
-            "normalized: largest mean singular value from layer 3 on", f"{GLOROT}, section 4.2.1",
-            low, high, normalized[1:].max(),
-        ),
-    ]  # fmt: skip
-    for name, measured, theory in zip(
-        results.glorot.schemes, results.glorot.gradient_std, results.glorot.gradient_theory, strict=True
-    ):
-        found.append(
-            check.close(
-                f"{name}: back-propagated gradient, first hidden layer over last",
-                f"{GLOROT}, Fig. 7; product of n Var[W] E[tanh'^2]",
-                theory[0] / theory[-1],
-                measured[0] / measured[-1],
-                relative=bands.SIGNAL_BAND,
-            )
+    standard, normalized = flow.jacobian_mean
+    width, sigmas = flow.jacobian_values.shape[-1], (1 / 3, 1.0)
+    variances = flow.variance
+    signal = [
+        signal_spread("tanh", layer + 1, width, q=float(row[0]), weight_variance=sigma).outside(2 * float(log))
+        for row, logs, sigma in zip(
+            variances, np.log(flow.activation_std / flow.activation_theory), sigmas, strict=True
         )
-    hidden = results.glorot.weight_gradient_std[0, 1:-1]
-    found.append(
-        check.below(
-            "standard: deviation of weight gradients over inner layers, largest over smallest",
-            f"{GLOROT}, Fig. 8 and eq. 14", bands.EVEN, hidden.max() / hidden.min(),
-        )
-    )  # fmt: skip
-    last = results.glorot.activation_std[:, -1]
-    found.append(
-        check.above(
-            "activations of the last hidden layer, normalized over standard",
-            f"{GLOROT}, Fig. 6",
-            2.0,
-            last[1] / last[0],
-        )
-    )
-    return found
-
-
-def start_claims(results: Results) -> list[Claim]:
-    """The signal of deep ReLU networks before training."""
-    depth, width = int(results.training.depths[-1]), results.training.width
-    # From the first hidden layer on: between hidden layers all fans are the same.
-    start = results.training.start[depth]
-    growth = start.forward[:, depth - 1] / start.forward[:, 0]
-    by_name = dict(zip(SCHEMES, growth, strict=True))
-    # Three standard deviations of half of ln |x|^2, as a decimal logarithm.
-    noise = 3 * np.sqrt(product_variance(depth, width)) / 2 / np.log(10)
+        for layer, log in enumerate(logs)
+    ]
+    logs = np.log(flow.gradient_std / flow.gradient_std[:, -1:] / flow.gradient_theory)[:, 0]
+    gradient = [
+        bands.gradient_spread(row[:-1], width).outside(2 * log) for row, log in zip(variances, logs, strict=True)
+    ]
+    deviations = np.array([[bands.jacobian_deviation(float(q), width) for q in row[1:]] for row in variances])
+    jacobian = np.abs(flow.jacobian_mean / flow.jacobian_theory - 1) / deviations
+    inner = flow.weight_gradient_std[0, 1:-1]
     return [
-        check.close(
-            f"log10 of Xavier's signal over He's through {depth - 1} layers", f"{HE}: 2^(-L/2), within a factor of 2",
-            -(depth - 1) / 2 * np.log10(2), np.log10(by_name["xavier_normal"] / by_name["he_normal"]),
-            absolute=np.log10(2),
-        ),
-        check.close(
-            f"log10 of the signal of N(0, .01^2) through {depth - 1} layers", f"{HE}: sqrt(n Var[W] / 2) a layer",
-            (depth - 1) * np.log10(0.01 * np.sqrt(width / 2)), np.log10(by_name["small_gaussian"]), absolute=noise,
-        ),
-        check.close(
-            f"log10 of He's signal through {depth - 1} layers", f"{HE}; noise: {HANIN}",
-            0.0, np.log10(by_name["he_normal"]), absolute=noise,
-        ),
-        check.below(
-            "LSUV: largest |Var[y] - 1| of a layer", f"{LSUV}, algorithm 1",
-            0.1, np.abs(start.lsuv_variance - 1).max(),
-        ),
+        Claim("activations", "rms of activations in all layers, both schemes: worst deviation, in standard deviations",
+              bands.worst(len(signal), f"{bands.GLOROT}, Fig. 6; variance map"), max(signal)),
+        Claim("gradients", "gradient of the first hidden layer over the last: worst deviation, in standard deviations",
+              bands.worst(2, f"{bands.GLOROT}, Fig. 7; product of n Var[W] E[tanh'^2]"), max(gradient)),
+        Claim("weight-gradients", "standard: deviation of weight gradients over inner layers, largest over smallest",
+              bands.EVEN, inner.max() / inner.min()),
+        Claim("jacobian-standard", "standard: mean singular value of the top hidden layer's Jacobian",
+              bands.STANDARD_VALUE, standard[-1]),
+        Claim("jacobian-ratio", "mean singular value of the top hidden layer's Jacobian, normalized over standard",
+              bands.VALUE_RATIO, normalized[-1] / standard[-1]),
+        Claim("jacobians", "mean singular values of all layers and schemes: worst deviation, in standard deviations",
+              bands.worst(jacobian.size, "free probability: D W"), jacobian.max()),
     ]  # fmt: skip
 
 
 def training_claims(results: Results) -> list[Claim]:
-    """Who learns at which depth, and when."""
-    found = []
-    depths = [int(depth) for depth in results.training.depths]
-    deepest, last = depths[-1], {depth: results.training.accuracy[i, :, -1] for i, depth in enumerate(depths)}
+    """The signal of the deepest ReLU network before training; who learns at which depth, and when."""
+    training_run = results.training
+    depths = [int(depth) for depth in training_run.depths]
+    deepest, last = depths[-1], dict(zip(depths, training_run.accuracy[..., -1], strict=True))
     he, xavier, small = (SCHEMES.index(name) for name in ("he_normal", "xavier_normal", "small_gaussian"))
-    if deepest == 30 and len(depths) > 1:
-        shallow = depths[0]
-        first = first_times(results, shallow)
-        found += [
-            check.above(f"{shallow} layers from He: test accuracy", f"{HE}, Fig. 2", bands.LEARNT, last[shallow][he]),
-            check.above(f"{shallow} layers from Xavier: test accuracy", f"{HE}, Fig. 2", bands.BEGUN,
-                        last[shallow][xavier]),
-            check.below(
-                f"{shallow} layers: steps to accuracy {bands.HALFWAY:g}, He over Xavier", f"{HE}, Fig. 2: He earlier",
-                0.5, first[he] / first[xavier],
-            ),
-        ]  # fmt: skip
-        for name in ("he_normal", "orthogonal", "lsuv"):
-            claim = f"30 layers from {training.LABELS[name]}: test accuracy"
-            source = LSUV if name == "lsuv" else f"{HE}, Fig. 3"
-            found.append(check.above(claim, source, bands.LEARNT, last[30][SCHEMES.index(name)]))
-    found += [
-        check.below(
-            f"{deepest} layers from Xavier: test accuracy", f"{HE}, Fig. 3", bands.STUCK, last[deepest][xavier]
-        ),
-        check.below(f"{deepest} layers from N(0, .01^2): test accuracy", HE, bands.CHANCE, last[deepest][small]),
-    ]
-    return found
+    # From the first hidden layer on: between hidden layers all fans are the same.
+    signal = training_run.start[deepest].forward[he]
+    found = [
+        Claim("he-signal", f"He: rms of the signal in layer {deepest} over that in layer 1",
+              bands.he_signal(deepest, training_run.width), signal[deepest - 1] / signal[0]),
+        Claim("small-stuck", f"{deepest} layers from N(0, .01^2): test accuracy",
+              constant_answer(results.test_images), last[deepest][small]),
+    ]  # fmt: skip
+    if training_run.steps[-1] < bands.TRAINED or depths != [22, 30]:
+        return found
+    first = first_times(results, 22)
+    learners = {
+        "22, He": last[22][he],
+        **{
+            f"30, {training.LABELS[name]}": last[30][SCHEMES.index(name)]
+            for name in ("he_normal", "orthogonal", "lsuv")
+        },
+    }
+    slowest = min(learners, key=lambda name: learners[name])
+    return [
+        *found,
+        Claim("learners", f"22 layers from He, 30 from He, orthogonal and LSUV: lowest test accuracy ({slowest})",
+              bands.LEARNT, learners[slowest]),
+        Claim("xavier-22", "22 layers from Xavier: test accuracy", bands.XAVIER_BEGINS, last[22][xavier]),
+        Claim("he-earlier", f"22 layers: steps to accuracy {bands.HALFWAY:g}, He over Xavier", bands.EARLIER,
+              first[he] / first[xavier]),
+        Claim("xavier-30", "30 layers from Xavier: test accuracy", bands.XAVIER_STALLS, last[30][xavier]),
+    ]  # fmt: skip
 
 
 def first_times(results: Results, depth: int) -> np.ndarray:
@@ -197,25 +153,17 @@ def first_times(results: Results, depth: int) -> np.ndarray:
     return np.where(reached.any(1), results.training.steps[reached.argmax(1)], np.inf)
 
 
-def hanin_claims(results: Results) -> list[Claim]:
-    """The spread of ln |J u|^2 over networks."""
-    found = []
-    width, networks = results.hanin.width, results.hanin.logs.shape[1]
-    for depth, logs, mean, variance in zip(
-        results.hanin.depths, results.hanin.logs, results.hanin.mean, results.hanin.variance, strict=True
-    ):
-        setting = f"ReLU, {depth} layers {width} wide, {networks} networks"
-        found += [
-            check.close(
-                f"{setting}: variance of ln |J u|^2", f"{HANIN}: 5 sum 1/n", variance, logs.var(),
-                relative=bands.VARIANCE_BAND,
-            ),
-            check.close(
-                f"{setting}: mean of ln |J u|^2", f"{HANIN}: -5/2 sum 1/n", mean, logs.mean(),
-                absolute=bands.VARIANCE_BAND * variance / 2 + 3 * np.sqrt(variance / networks),
-            ),
-        ]  # fmt: skip
-    return found
+def hanin_claims(spread: glorot.Spread) -> list[Claim]:
+    """The spread of ln |J u|^2 over networks, in standard errors of as many draws from a normal law."""
+    networks = spread.logs.shape[1]
+    means = (spread.logs.mean(1) - spread.mean) / np.sqrt(spread.variance / networks)
+    variances = (spread.logs.var(1, ddof=1) / spread.variance - 1) / np.sqrt(2 / (networks - 1))
+    setting = f"ReLU, {spread.depths[-1]} layers {spread.width} wide"
+    source = f"{bands.HANIN}; exact at this width"
+    return [
+        Claim("log-norms", f"{setting} and fewer: mean and variance of ln |J u|^2, worst of all in standard errors",
+              bands.worst(2 * len(means), source), np.abs([means, variances]).max()),
+    ]  # fmt: skip
 
 
 EXPERIMENT = Experiment(

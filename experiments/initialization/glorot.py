@@ -31,12 +31,15 @@ class Flow:
         activation_edges: of the bins of its densities.
         activation_density: of the activations of every hidden layer.
         activation_std: their standard deviation.
+        activation_theory: their rms, from the images' mean squares through the variance map.
+        variance: of every hidden layer's pre-activations, measured.
         gradient_edges: of the bins of its densities.
         gradient_density: of dL/dz of every hidden layer.
         gradient_std: its standard deviation.
         gradient_theory: rms relative to the last hidden layer, from the measured forward signal.
         weight_gradient_std: standard deviation of dL/dW of every layer.
         jacobian_mean: mean singular value of the Jacobians of layers 2 to depth.
+        jacobian_theory: the same by free probability, at the variances that the pre-activations have.
         jacobian_values: singular values at one image.
     """
 
@@ -44,12 +47,15 @@ class Flow:
     activation_edges: Float[np.ndarray, " edges"]
     activation_density: Float[np.ndarray, "2 depth bins"]
     activation_std: Float[np.ndarray, "2 depth"]
+    activation_theory: Float[np.ndarray, "2 depth"]
+    variance: Float[np.ndarray, "2 depth"]
     gradient_edges: Float[np.ndarray, " edges"]
     gradient_density: Float[np.ndarray, "2 depth bins"]
     gradient_std: Float[np.ndarray, "2 depth"]
     gradient_theory: Float[np.ndarray, "2 depth"]
     weight_gradient_std: Float[np.ndarray, "2 layers"]
     jacobian_mean: Float[np.ndarray, "2 inner"]
+    jacobian_theory: Float[np.ndarray, "2 inner"]
     jacobian_values: Float[np.ndarray, "2 inner width"]
 
 
@@ -143,11 +149,27 @@ def measure(data: gf.data.ImageDataset, *, depth: int, width: int, seed: int) ->
         )
     for kind in ("activation", "gradient", "weight_gradient"):
         found[f"{kind}_std"] = np.array([[float(jnp.std(v)) for v in flow[kind]] for _, flow in flows.values()])
-    found["gradient_theory"] = np.stack([_predicted(weights, flow) for weights, flow in flows.values()])
+    squares = np.square(np.asarray(batch.x, np.float64)).mean(1)
+    found["variance"] = np.array([[float(jnp.var(z(h))) for h in flow["activation"]] for _, flow in flows.values()])
+    for kind, predicted in (
+        ("activation", lambda weights, flow: _signal(weights, squares)),
+        ("gradient", _gradient),
+        ("jacobian", _mean_values),
+    ):
+        found[f"{kind}_theory"] = np.stack([predicted(weights, flow) for weights, flow in flows.values()])
     values = np.stack([_jacobians(name, *flows[name]) for name in track(list(SCHEMES), "Jacobians")])
     return Flow(
         schemes=np.array(list(SCHEMES)), jacobian_mean=values.mean((2, 3)), jacobian_values=values[:, :, 0], **found
     )
+
+
+def z(activation: Float[Array, "batch units"]) -> Float[Array, "batch units"]:
+    """Pre-activations behind tanh.
+
+    Args:
+        activation: what it gave.
+    """
+    return jnp.arctanh(activation)
 
 
 def _jacobians(name: str, weights: list[Array], flow: dict[str, list[Array]]) -> np.ndarray:
@@ -156,15 +178,58 @@ def _jacobians(name: str, weights: list[Array], flow: dict[str, list[Array]]) ->
     return np.array([[decompose(kernel, slope[image]) for image in range(JACOBIANS)] for kernel, slope in layers])
 
 
-def _predicted(weights: list[Array], flow: dict[str, list[Array]]) -> np.ndarray:
+def _signal(weights: list[Array], squares: np.ndarray) -> np.ndarray:
+    """Rms of tanh's activations by layer: q_1 = n Var[W_1] s, q_(l+1) = n Var[W] E[tanh^2], s an image's mean square.
+
+    The map is read off a table of 400 variances.
+    """
+    grid = np.geomspace(1e-4 * squares.min(), 4 * squares.max(), 400)
+    mapped = gf.theory.variance_map("tanh", grid, weight_variance=1.0, bias_variance=0.0)
+    rms = []
+    for kernel in weights[:-1]:
+        squares = np.interp(kernel.shape[0] * float(jnp.var(kernel)) * squares, grid, mapped)
+        rms.append(np.sqrt(squares.mean()))
+    return np.array(rms)
+
+
+def _mean_values(weights: list[Array], flow: dict[str, list[Array]]) -> np.ndarray:
+    """Mean singular value of the Jacobians of the inner layers, at the images that they are decomposed at."""
+    means = []
+    for kernel, h in zip(weights[1:-1], flow["activation"][1:], strict=True):
+        variances = [float(jnp.var(z(h[image]))) for image in range(JACOBIANS)]
+        scale = np.sqrt(len(kernel) * float(jnp.var(kernel)))
+        means.append(scale * np.mean([mean_singular_value(q) for q in variances]))
+    return np.array(means)
+
+
+def mean_singular_value(q: float) -> float:
+    """Mean singular value of D W, W square and wide of entries N(0, 1/n), D = diag(tanh'(z)), z ~ N(0, q).
+
+    With x a squared singular value, s = sqrt(x) = (2 / pi) int x / (x + t) d sqrt(t) over t > 0. By free probability
+    (`gf.theory.spectrum_density`, the equation at z = -t, w = -v) a v > 0 belongs to every t, and with d = tanh'(z)^2
+
+        t = v E[v / (v + d)],   E[x / (x + t)] = E[d / (v + d)].
+
+    D = 1 gives 8 / (3 pi), the mean of the quarter-circle law.
+
+    Args:
+        q: variance of the pre-activations.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+    weights, d = weights / weights.sum(), np.cosh(np.sqrt(q) * nodes) ** -4.0
+    v = np.geomspace(1e-8, 1e10, 2001)[:, None]
+    root, inside = np.sqrt(v[:, 0] * (v / (v + d) @ weights)), d / (v + d) @ weights
+    return float(2 / np.pi * np.trapezoid(inside, root))
+
+
+def _gradient(weights: list[Array], flow: dict[str, list[Array]]) -> np.ndarray:
     """Rms of dL/dz over layers relative to the last: each layer multiplies its square by n Var[W] E[phi'^2].
 
     E[phi'^2] is that of a Gaussian with the variance that the layer's pre-activations have.
     """
     profile = [1.0]
     for kernel, activation in reversed(list(zip(weights[1:-1], flow["activation"][:-1], strict=True))):
-        variance = float(jnp.var(jnp.arctanh(activation)))
-        slope_square = float(gf.theory.moments("tanh", variance).slope_square)
+        slope_square = float(gf.theory.moments("tanh", float(jnp.var(z(activation)))).slope_square)
         profile.append(profile[-1] * np.sqrt(kernel.shape[1] * float(jnp.var(kernel)) * slope_square))
     return np.array(profile[::-1])
 

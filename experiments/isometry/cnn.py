@@ -137,6 +137,7 @@ class Convolutions:
         backward: rms of the gradient there.
         theory: both by theory, for delta-orthogonal kernels.
         spread: standard deviation of the logarithm of the gradient between networks of this width.
+        signal_spread: that of the last layer's signal.
     """
 
     kernels: Shaped[np.ndarray, " kernels"]
@@ -146,6 +147,7 @@ class Convolutions:
     backward: Float[np.ndarray, "kernels layers"]
     theory: Float[np.ndarray, "2 layers"]
     spread: Float[np.ndarray, " layers"]
+    signal_spread: float
 
 
 def measure(
@@ -192,7 +194,7 @@ def measure(
         forward=np.stack([found["forward"] for found in profiles]),
         backward=np.stack([found["backward"] for found in profiles]),
         theory=predicted(float(profiles[0]["forward"][0]), deepest),
-        spread=spread(deepest, channels),
+        **spreads(deepest, channels),
     )
 
 
@@ -212,19 +214,23 @@ def predicted(first: float, depth: int) -> Float[np.ndarray, "2 depth"]:
     return np.sqrt(np.stack([variances, backward]))
 
 
-def spread(depth: int, channels: int) -> Float[np.ndarray, " depth"]:
-    """Standard deviation of ln of the rms gradient relative to the last layer's, over delta-orthogonal kernels.
+def spreads(depth: int, channels: int) -> dict[str, Any]:
+    """Standard deviations of ln of the rms gradient relative to the last layer's, and of ln of the rms signal there.
 
-    That of one position, where such a network is a fully connected one of orthogonal weights; a mean over positions
-    strays less, as far as their masks differ.
+    Over delta-orthogonal kernels and of one position, where such a network is a fully connected one of orthogonal
+    weights; a mean over positions strays less, as far as their masks differ.
 
     Args:
         depth: layers.
         channels: of each.
+
+    Returns:
+        `spread` (depth,) of the gradient, `signal_spread` of the signal.
     """
     best = gf.theory.best_variances("tanh", depth)
     law = gf.theory.width_profile(
         "tanh", [channels] * depth, input_scale(depth) ** 2, weight_variance=best.weight_variance,
         bias_variance=best.bias_variance, ensemble="orthogonal",
     )  # fmt: skip
-    return np.append(np.sqrt(law.jacobian_variance[:-1])[::-1] / 2, 0.0)
+    gradient = np.append(np.sqrt(law.jacobian_variance[:-1])[::-1] / 2, 0.0)
+    return {"spread": gradient, "signal_spread": math.sqrt(law.signal_variance[-1]) / 2}

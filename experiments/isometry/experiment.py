@@ -5,16 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 import experiments.isometry as package
-from experiments.framework import claims as check
 from experiments.framework.claims import Claim
 from experiments.framework.images import load
 from experiments.framework.runner import Experiment
 from experiments.isometry import bands, cnn, figures, linear, spectrum, training
 from experiments.isometry.results import Results
 from experiments.isometry.settings import PRESETS, Config
-
-SAXE, PENNINGTON, SPECTRA = "Saxe et al. 2014", "Pennington et al. 2017", "Pennington et al. 2018"
-XIAO, HANIN = "Xiao et al. 2018", "Hanin & Nica 2018"
 
 
 def run(config: Config) -> Results:
@@ -55,51 +51,49 @@ def claims(results: Results) -> list[Claim]:
 
 def linear_claims(results: Results) -> list[Claim]:
     """Saxe et al.: the course of each mode, and learning time over depth."""
-    error = np.abs(results.saxe.measured - results.saxe.theory).max(0)
+    error = np.abs(results.saxe.measured - results.saxe.theory).max()
     found = [
-        check.below(
-            f"linear, one hidden layer: largest error of u(t) for a mode of s = {strength:g}", f"{SAXE}, eq. 8",
-            0.01, worst,
-        )
-        for strength, worst in zip(linear.STRENGTHS, error, strict=True)
+        Claim("saxe-course", "linear, one hidden layer: largest error of u(t) over modes and time",
+              bands.saxe(linear.STRENGTHS, results.saxe.time), error),
     ]  # fmt: skip
-    depths, orthogonal = list(results.linear.depths), results.linear.steps[0].mean(-1)
-    deepest, ten = depths[-1], depths.index(10) if 10 in depths else 0
+    depths, orthogonal = results.linear.depths.tolist(), results.linear.steps[0].mean(-1)
+    deepest = depths[-1]
+    if deepest < bands.PILOT_DEPTHS["linear"] or 10 not in depths:
+        return found
+    source = "Saxe et al. 2014, Fig. 6"
     return [
         *found,
-        check.below(
-            f"linear, orthogonal: learning time at {deepest} layers over that at {depths[ten]}", f"{SAXE}, Fig. 6",
-            bands.LINEAR_STEADY, orthogonal[-1] / orthogonal[ten],
-        ),
-        check.above(
-            f"linear, Gaussian, {deepest} layers: least part of the loss left by any rate", f"{SAXE}, Fig. 6",
-            bands.LEFT, results.linear.loss[1, -1].min(),
-        ),
+        Claim("linear-time", f"linear, orthogonal: learning time at {deepest} layers over that at 10",
+              bands.at_most(bands.LINEAR_TIME, f"{source}: saturates"), orthogonal[-1] / orthogonal[depths.index(10)]),
+        Claim("linear-gaussian", f"linear, Gaussian, {deepest} layers: least part of the loss left by any rate",
+              bands.at_least(bands.LINEAR_LEFT, f"{source}: slower with depth"), results.linear.loss[1, -1].min()),
     ]  # fmt: skip
 
 
 def spectrum_claims(results: Results) -> list[Claim]:
     """Second moments and edges, measured and by free probability, at the greatest depth."""
+    spectrum, depth = results.spectrum, int(results.spectrum.depths[-1])
+    # Of products of orthogonal matrices all singular values are 1: a unit test.
+    rows = [index for index, name in enumerate(spectrum.networks) if name != "identity, orthogonal"]
+    away: dict[str, tuple[float, float]] = {}
+    for index in rows:
+        values, name = spectrum.values[index, -1], str(spectrum.networks[index])
+        squares = np.mean(values**2, -1)
+        second = np.mean(values**4, -1) / squares**2
+        # Over the root mean square, which strays as a whole and says nothing of the shape.
+        largest = values.max(-1) / np.sqrt(squares)
+        given = name.partition(",")[0], depth, values.shape[-1], len(rows)
+        away[name] = (
+            abs(np.log(second.mean() / spectrum.second[index, -1])) / bands.allowance(second, *given),
+            2 * abs(np.log(largest.mean() / spectrum.largest[index, -1])) / bands.allowance(largest**2, *given),
+        )
     found = []
-    depth = int(results.spectrum.depths[-1])
-    for index, name in enumerate(results.spectrum.networks):
-        values = results.spectrum.values[index, -1]
-        if name == "identity, orthogonal":
-            worst = np.abs(values - 1).max()
-            claim = f"product of {depth} orthogonal matrices: largest |s - 1|"
-            found.append(check.below(claim, SAXE, bands.SAME, worst))
-            continue
-        second = np.mean(values**4) / np.mean(values**2) ** 2
-        found += [
-            check.close(
-                f"{name}, {depth} layers: E[s^4] / E[s^2]^2", SPECTRA,
-                results.spectrum.second[index, -1], second, relative=bands.SPECTRUM_BAND,
-            ),
-            check.close(
-                f"{name}, {depth} layers: largest singular value", SPECTRA,
-                results.spectrum.largest[index, -1], values.max(-1).mean(), relative=bands.SPECTRUM_BAND,
-            ),
-        ]  # fmt: skip
+    for place, (name, what, band) in enumerate(
+        (("spectrum-moments", "E[s^4] / E[s^2]^2", bands.moments()), ("spectrum-edges", "largest s", bands.edges()))
+    ):
+        worst = max(away, key=lambda network: away[network][place])
+        line = f"{what}, {depth} layers: farthest of {len(rows)} networks from theory, in what is allowed ({worst})"
+        found.append(Claim(name, line, band, away[worst][place]))
     return found
 
 
@@ -107,55 +101,50 @@ def learning_claims(results: Results) -> list[Claim]:
     """Learning of tanh networks from both kinds of weights."""
     depths, losses = results.learning.depths, training.smooth(results.learning.loss)[..., -1].min(-1)
     deepest, shallowest = int(depths[-1]), int(depths[0])
-    found = [
-        check.below(
-            f"tanh, {deepest} layers: training loss at the end, orthogonal over Gaussian, best rates",
-            f"{PENNINGTON}, Fig. 2", bands.LOSSES, losses[-1, 0] / losses[-1, 1],
-        )
+    if deepest < bands.PILOT_DEPTHS["tanh"] or len(depths) < 2:
+        return []
+    times = np.minimum(training.times(results.learning), results.learning.loss.shape[-1])
+    level, paper = f"steps to a loss of {training.REACHED:g}", "Pennington et al. 2017"
+    return [
+        Claim("tanh-loss", f"tanh, {deepest} layers: training loss at the end, orthogonal over Gaussian, best rates",
+              bands.at_most(bands.LOSS_RATIO, f"{paper}, Fig. 2: lower"), losses[-1, 0] / losses[-1, 1]),
+        Claim("tanh-slowed", f"tanh, {deepest} layers: {level}, Gaussian (all of them, if never) over orthogonal",
+              bands.at_least(bands.SLOWED, f"{paper}: slower"), times[-1, 1] / times[-1, 0]),
+        Claim("tanh-steady", f"tanh, orthogonal: {level}, {deepest} layers over {shallowest}",
+              bands.at_most(bands.STEADY, f"{paper}: about sqrt(L)"), times[-1, 0] / times[0, 0]),
     ]  # fmt: skip
-    if deepest == 200 and len(depths) > 1:
-        times, level = training.times(results.learning), f"steps to a loss of {training.REACHED:g}"
-        found += [
-            check.above(
-                f"tanh, {deepest} layers: {level}, Gaussian over orthogonal", PENNINGTON,
-                bands.SLOWED, times[-1, 1] / times[-1, 0],
-            ),
-            check.below(
-                f"tanh, orthogonal: {level}, {deepest} layers over {shallowest}", PENNINGTON,
-                bands.STEADY, times[-1, 0] / times[0, 0],
-            ),
-        ]  # fmt: skip
-    return found
 
 
 def cnn_claims(results: Results) -> list[Claim]:
     """Xiao et al.: depth of plain convolutional networks."""
-    deepest, depth = results.cnn.backward.shape[1], results.cnn.depth
+    cnn, deepest, xiao = results.cnn, results.cnn.backward.shape[1], "Xiao et al. 2018"
     # What float32 cannot hold counts as its smallest number.
-    ranges = results.cnn.backward.max(1) / np.maximum(results.cnn.backward.min(1), np.finfo(np.float32).tiny)
-    settled = results.cnn.forward[0, -1] / results.cnn.theory[0, -1]
-    strayed = abs(np.log(results.cnn.backward[0, 0] / results.cnn.backward[0, -1])) / results.cnn.spread[0]
-    gradient = f"CNN, {deepest} layers before training: gradient of a layer, largest over smallest"
+    ranges = cnn.backward.max(1) / np.maximum(cnn.backward.min(1), np.finfo(np.float32).tiny)
+    settled = np.log(cnn.forward[0, -1] / cnn.theory[0, -1]) / cnn.signal_spread
+    line = f"CNN, {deepest} layers before training"
     found = [
-        check.below(f"{gradient}, delta-orthogonal", XIAO, bands.EVEN, ranges[0]),
-        check.close(
-            f"CNN, {deepest} layers, delta-orthogonal: signal in the last layer over theory", XIAO, 1.0, settled,
-            relative=0.15,
-        ),
-        check.below(
-            f"CNN, {deepest} layers, delta-orthogonal: |ln| of first over last layer's gradient, in standard "
-            "deviations", f"{HANIN}; orthogonal weights", bands.DEVIATIONS, strayed,
-        ),
+        Claim("cnn-even", f"{line}, delta-orthogonal: ln of largest over smallest gradient of a layer, in deviations",
+              bands.even_gradient(), np.log(ranges[0]) / cnn.spread[0]),
+        Claim("cnn-signal", f"{line}, delta-orthogonal: ln of the last layer's signal over theory, in deviations",
+              bands.steady_signal(), settled),
     ]  # fmt: skip
-    if deepest >= 10_000:
-        found.append(check.above(f"{gradient}, Gaussian", XIAO, bands.UNEVEN, ranges[1]))
-    if results.cnn.loss.size:
-        orthogonal, gaussian = training.smooth(results.cnn.loss)[:, -1]
-        found += [
-            check.below(f"CNN, {depth} layers, delta-orthogonal: training loss", XIAO, bands.CNN_LEARNT, orthogonal),
-            check.above(f"CNN, {depth} layers, Gaussian: training loss", XIAO, bands.CNN_STUCK, gaussian),
-        ]
-    return found
+    if deepest < bands.PILOT_DEPTHS["cnn"]:
+        return found
+    found.append(
+        Claim("cnn-gaussian", f"{line}, Gaussian: largest over smallest gradient of a layer",
+              bands.at_least(bands.CNN_RANGE, f"{xiao}: vanishes"), ranges[1])
+    )  # fmt: skip
+    if not cnn.loss.size:
+        return found
+    orthogonal, gaussian = training.smooth(cnn.loss)[:, -1]
+    line = f"CNN, {cnn.depth} layers"
+    return [
+        *found,
+        Claim("cnn-learnt", f"{line}, delta-orthogonal: training loss",
+              bands.at_most(bands.CNN_LEARNT, f"{xiao}: trains"), orthogonal),
+        Claim("cnn-stuck", f"{line}, Gaussian: training loss",
+              bands.at_least(bands.CNN_STUCK, f"{xiao}: does not"), gaussian),
+    ]  # fmt: skip
 
 
 EXPERIMENT = Experiment("isometry", package.__doc__ or "", PRESETS, run, claims, figures.draw)

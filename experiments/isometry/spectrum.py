@@ -16,6 +16,9 @@ import gradflow as gf
 from experiments.framework.progress import track
 from gradflow.theory.mean_field.ensembles import Ensemble
 
+_AIRY_MEAN = -1.2065  # of the Tracy-Widom law of real matrices
+_BELOW_EDGE = 0.01  # part of the edge, over which its density is a square root
+
 
 class Network(NamedTuple):
     """A kind of network whose Jacobian is decomposed.
@@ -142,7 +145,7 @@ def jacobians(
 
 @dataclasses.dataclass(frozen=True)
 class Spectra:
-    """Singular values of Jacobians, and of theory E[s^4] / E[s^2]^2 (second), the edge (largest) and the density."""
+    """Singular values of Jacobians; by theory E[s^4] / E[s^2]^2, the largest's mean at this width, and the density."""
 
     networks: Shaped[np.ndarray, " networks"]
     depths: Int[np.ndarray, " depths"]
@@ -169,7 +172,7 @@ def measure(*, depths: tuple[int, ...], width: int, draws: int, seed: int) -> Sp
         products = jacobians(keys, settings(network, at), depths=depths, width=width)
         values = np.linalg.svd(np.asarray(products, np.float64), compute_uv=False)
         options: dict[str, Any] = {"weight_variance": at.weight_variance, "ensemble": network.ensemble}
-        rows = [_theory(network, at, depth, options) for depth in depths]
+        rows = [_theory(network, at, depth, width, options) for depth in depths]
         found.append((values.swapaxes(0, 1), *(np.stack(column) for column in zip(*rows, strict=True))))
     values, second, largest, density = (np.stack(column) for column in zip(*found, strict=True))
     return Spectra(
@@ -183,11 +186,27 @@ def measure(*, depths: tuple[int, ...], width: int, draws: int, seed: int) -> Sp
     )
 
 
-def _theory(network: Network, at: Point, depth: int, options: dict[str, Any]) -> tuple[np.ndarray, ...]:
+def tracy_widom(edge: float, below: float, density: float, width: int) -> float:
+    """Mean of the largest singular value of a real random matrix whose density ends at an edge as C sqrt(edge - s).
+
+    edge - 1.2065 / (pi N C)^(2/3), the unit of length in which all such edges are that of the Airy kernel
+    (Tracy & Widom 1996).
+
+    Args:
+        edge: where the density ends.
+        below: a point a little below.
+        density: there.
+        width: N.
+    """
+    return edge + _AIRY_MEAN / (math.pi * width * density / math.sqrt(edge - below)) ** (2 / 3)
+
+
+def _theory(network: Network, at: Point, depth: int, width: int, options: dict[str, Any]) -> tuple[np.ndarray, ...]:
     moments = gf.theory.spectrum_moments(network.activation, [at.q] * depth, **options)
     second = moments.variance / moments.mean**2 + 1
     if network.name == "identity, orthogonal":
         return np.array(second), np.array(1.0), np.full(len(GRID), np.nan)
-    largest = gf.theory.largest_singular_value(network.activation, depth, q=at.q, **options)
-    density = gf.theory.spectrum_density(network.activation, depth, GRID, q=at.q, **options)
-    return np.array(second), np.array(largest), density
+    edge = gf.theory.largest_singular_value(network.activation, depth, q=at.q, **options)
+    below = (1 - _BELOW_EDGE) * edge
+    density = gf.theory.spectrum_density(network.activation, depth, np.append(GRID, below), q=at.q, **options)
+    return np.array(second), np.array(tracy_widom(edge, below, density[-1], width)), density[:-1]

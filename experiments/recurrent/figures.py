@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.recurrent import theory
+from experiments.recurrent.bands import LEARNED
 from experiments.recurrent.results import Results
 from experiments.recurrent.training import ARMS, Trained
 from gradflow import plots
@@ -21,7 +22,6 @@ LINES = plots.line_styles()
 STYLES = dict(zip((arm.name for arm in ARMS), LINES, strict=False))
 BEFORE, AFTER, CELL = LINES[5], LINES[1], LINES[2]
 LOWEST = 1e-15  # of a relative gradient that is drawn
-LEARNED = 0.02  # mean squared error on the adding problem
 HEAT_LIMITS = (1e-6, 10.0)
 TALLEST = 1.0  # loss on the adding problem that is drawn; an IRNN's leaves the axes now and then
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.recurrent import tasks, theory
+from experiments.recurrent import theory
 from experiments.recurrent.training import Trained
 
 
@@ -19,7 +19,6 @@ class Results:
         hidden: units of trained networks.
         batch: sequences of a training step.
         theory: gradients before training.
-        baselines: what ignoring the sequence costs.
         adding: the adding problem, by length.
         original: the adding problem of 1997, by length.
         copy: copy memory, by pause.
@@ -32,7 +31,6 @@ class Results:
     hidden: int
     batch: int
     theory: theory.Theory
-    baselines: tasks.Baselines
     adding: dict[int, Trained]
     original: dict[int, Trained]
     copy: dict[int, Trained]

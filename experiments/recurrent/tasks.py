@@ -8,18 +8,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import gradflow as gf
-from experiments.framework.images import load
 from experiments.recurrent import training
 from experiments.recurrent.training import Problem, Setup, Trained
 from gradflow.data import Batch
 from gradflow.data.sequences import Adding, AddingOriginal, CopyMemory, Task
 
 HELD_OUT = 1000
-BASELINE_SAMPLES = 100_000
 
 
 class Training(NamedTuple):
@@ -41,15 +37,6 @@ class Training(NamedTuple):
 
 
 READINGS = ("rows", "pixels", "permuted pixels")
-
-
-@dataclasses.dataclass(frozen=True)
-class Baselines:
-    """What ignoring the sequence costs: error of predicting 1 in adding, nats a step of copy memory by pause."""
-
-    adding: Float[np.ndarray, ""]
-    pauses: Int[np.ndarray, " pauses"]
-    copy: Float[np.ndarray, " pauses"]
 
 
 def adding(length: int, arms: Sequence[str], options: Training) -> Trained:
@@ -86,16 +73,15 @@ def copy(pause: int, arms: Sequence[str], options: Training) -> Trained:
     return _drawn("copy", CopyMemory(pause), pause + 20, arms, options)
 
 
-def images(name: str, reading: str, arms: Sequence[str], options: Training) -> Trained:
+def images(data: gf.data.ImageDataset, reading: str, arms: Sequence[str], options: Training) -> Trained:
     """Train on images, one row or one pixel a step.
 
     Args:
-        name: of the data set.
+        data: the images.
         reading: one of `READINGS`.
         arms: names of networks.
         options: of training.
     """
-    data = load(name)
     order = jax.random.key(options.seed)
 
     def read(split: gf.data.Split) -> Batch:
@@ -113,43 +99,6 @@ def images(name: str, reading: str, arms: Sequence[str], options: Training) -> T
     classes = len(data.class_names)
     setup = Setup(reading, train.inputs.shape[1], classes, False, False, options.hidden, options.updates, options.every)
     return training.measure(arms, setup, Problem(source, held_out), options.seed)
-
-
-def baselines(pauses: Sequence[int], seed: int) -> Baselines:
-    """Measure what ignoring the sequence costs, on sequences drawn.
-
-    Args:
-        pauses: of copy memory.
-        seed: of the sequences.
-    """
-    adding_key, copy_key = jax.random.split(jax.random.key(seed))
-
-    @jax.jit
-    def measured() -> tuple[Array, list[Array]]:
-        sums = Adding(2).sample(adding_key, BASELINE_SAMPLES).targets
-        return jnp.mean(jnp.square(sums - 1)), [memoryless(CopyMemory(pause), copy_key) for pause in pauses]
-
-    error, nats = measured()
-    return Baselines(
-        adding=np.asarray(error),
-        pauses=np.array(pauses),
-        copy=np.array(nats),
-    )
-
-
-def memoryless(task: CopyMemory, key: PRNGKeyArray) -> Float[Array, ""]:
-    """Cross-entropy a step, in nats, of what knows the clock alone: blanks, then all symbols equally.
-
-    Args:
-        task: copy memory.
-        key: randomness of the sequences.
-    """
-    targets = task.sample(key, 100).targets
-    symbol = jnp.where(jnp.arange(task.outputs) < 8, jnp.log(1 / 8), -jnp.inf)
-    blank = jnp.where(jnp.arange(task.outputs) == 8, 0.0, -jnp.inf)
-    steps = jnp.arange(task.pause + 20)
-    log_p = jnp.where((steps >= task.pause + 10)[:, None], symbol, blank)
-    return -jnp.mean(log_p[steps, targets])
 
 
 def _drawn(name: str, task: Task, steps: int, arms: Sequence[str], options: Training) -> Trained:

@@ -16,15 +16,12 @@ import optax
 from jaxtyping import Bool, Float, Int
 
 import gradflow as gf
-from experiments.framework import claims as check
 from experiments.framework import resume
 from experiments.framework.claims import Claim
 from experiments.framework.images import load
 from experiments.framework.progress import track
 from experiments.residual import bands
 
-# Test error in %, Table 6.
-PAPER = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.43}
 STEPS = 64_000
 BATCH, HELD_OUT = 128, 5000
 RATE, WARM_RATE, WARM_STEPS, WARM_DEPTH = 0.1, 0.01, 400, 110
@@ -145,16 +142,13 @@ def claims(results: Training | None) -> list[Claim]:
         return []
     depths, skip = results.depths, results.residual
     found = [
-        check.close(
-            f"ResNet-{depth}: test error, %", "He et al. 2016, Table 6", PAPER[depth], error, absolute=bands.CIFAR_BAND
-        )
+        Claim(f"cifar-resnet-{depth}", f"ResNet-{depth}: test error, %", bands.cifar(depth), error)
         for depth, error in zip(depths[skip].tolist(), results.test_error[skip], strict=True)
-        if depth in PAPER
+        if depth in bands.CIFAR
     ]
     if (~skip).sum() > 1:
         plain = results.train_error[~skip, -1]
         worse = plain[depths[~skip].argmax()] - plain[depths[~skip].argmin()]
-        found.append(
-            check.above("plain: training error of the deepest minus the shallowest, %", "He et al., Fig. 6", 0.0, worse)
-        )
+        line = "plain: training error of the deepest minus the shallowest, %"
+        found.append(Claim("cifar-degradation", line, bands.cifar_degradation(), worse))
     return found

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import experiments.residual as package
-from experiments.framework import claims as check
-from experiments.framework.claims import Claim
+from experiments.framework.claims import Claim, goal
 from experiments.framework.images import Images, load, rows
 from experiments.framework.progress import side_by_side
 from experiments.framework.runner import Experiment
@@ -152,23 +151,16 @@ def split_paths(params: Params, batch: Images, config: Config) -> paths.Paths:
     kind, blocks = network.form(skip=True, normalized=True), config.depths[-1]
     lengths = np.unique(np.linspace(0, min(blocks, 30), 11).astype(int))
 
-    def stem_gradient(params: Params, batch: Images) -> jax.Array:
-        """Gradient with respect to the stem, which is that of its output times the images."""
-        return jax.grad(network.loss)(params, batch, kind)["stem"]["kernel"]
-
     @jax.jit
     def split(params: Params, batch: Images, key: jax.Array) -> tuple[jax.Array, ...]:
         taken = paths.draw_paths(key, blocks, lengths, config.paths)
-        parts = paths.by_length(params, batch, kind)
-        return parts, stem_gradient(params, batch), paths.sampled(params, batch, kind, taken)
+        return paths.by_length(params, batch, kind), paths.sampled(params, batch, kind, taken)
 
-    parts, whole, log_norms = split(params, batch, jax.random.key(config.seed))
-    summed = batch.x.T @ parts.sum(0)
+    parts, log_norms = split(params, batch, jax.random.key(config.seed))
     return paths.Paths(
         exact=np.asarray(jnp.sqrt(jnp.sum(jnp.square(parts), (1, 2)))),
         lengths=lengths,
         sampled=np.asarray(log_norms).reshape(len(lengths), -1),
-        error=np.asarray(jnp.linalg.norm(summed - whole) / jnp.linalg.norm(whole)),
     )
 
 
@@ -189,76 +181,78 @@ def claims(results: Results) -> list[Claim]:
 
 def depth_claims(results: Results) -> list[Claim]:
     """Degradation, responses, and deletion of blocks."""
-    depths, source = results.depths, "He et al. 2016, Fig. 6"
-    plain, residual = results.training.training_error.T
+    depths, training = results.depths, results.training
+    plain, residual = training.training_error.T
     first, last = depths[0], depths[-1]
+    responses = np.array([training.responses[depth].mean(1) for depth in depths])
+    largest = (responses[:, 1] / responses[:, 0]).max()
+    line = "response of a block: residual over plain, largest over depths"
+    found = [Claim("responses", line, bands.responses(), largest)]
+    if last < bands.PILOT_BLOCKS:
+        return found
     shallow = depths[1] if len(depths) > 2 else depths[0]
-    accuracy = results.training.test_accuracy
-    deleted, kept = results.training.deleted[last][1], accuracy[-1, 1]
-    responses = np.array([results.training.responses[depth].mean(1) for depth in depths])
-    errors = f"training error, {last} blocks minus {first}"
-    largest, gone = (responses[:, 1] / responses[:, 0]).max(), results.training.deleted[shallow][0].mean()
-    lost, veit = kept - deleted.mean(), "Veit et al. 2016, Fig. 3"
+    kept = dict(zip(depths.tolist(), training.test_accuracy, strict=True))
+    lost = {depth: kept[depth][:, None] - training.deleted[depth] for depth in (shallow, last)}
+    errors, veit = f"training error, {last} blocks minus {first}", "Veit et al. 2016, Fig. 3"
     return [
-        check.above(f"plain: {errors}", source, bands.DEGRADED, plain[-1] - plain[0]),
-        check.below(f"residual: {errors}", source, bands.STEADY, residual[-1] - residual[0]),
-        check.below("response of a block: residual over plain, largest over depths", "He et al., Fig. 7", 1.0, largest),
-        check.below(f"residual, {last} blocks: accuracy lost by deleting one, mean", veit, bands.UNHARMED, lost),
-        check.below(f"plain, {shallow} blocks: accuracy after deleting one, mean", veit, bands.DESTROYED, gone),
-        check.above(f"plain, {shallow} blocks: accuracy before", veit, 0.6, accuracy[list(depths).index(shallow), 0]),
-    ]
+        *found,
+        Claim("degradation-plain", f"plain: {errors}",
+              bands.at_least(bands.PLAIN_GROWTH, "He et al. 2016, Fig. 6: degrades"),
+              plain[-1] - plain[0]),
+        Claim("degradation-residual", f"residual: {errors}",
+              bands.at_most(bands.RESIDUAL_GROWTH, "He et al. 2016, Fig. 6: does not"),
+              residual[-1] - residual[0]),
+        Claim("deleted-residual", f"residual, {last} blocks: accuracy lost by deleting one, mean",
+              bands.at_most(bands.RESIDUAL_LOSS, f"{veit}: hardly any"), lost[last][1].mean()),
+        Claim("deleted-plain", f"plain, {shallow} blocks: accuracy lost by deleting one, mean",
+              goal(f"{veit}: nearly all; a threshold of ours", low=bands.PLAIN_LOSS), lost[shallow][0].mean()),
+    ]  # fmt: skip
 
 
 def path_claims(results: Results) -> list[Claim]:
     """Veit et al.: gradients come by short paths."""
     blocks, source = int(results.depths[-1]), "Veit et al. 2016, Fig. 6"
+    if blocks < bands.PILOT_BLOCKS:
+        return []
     factor, explained, weights = paths.decay(results.paths, blocks)
     low, high = paths.effective(weights)
-    share = paths.binomial(blocks)
+    share = paths.binomial(blocks)[low : high + 1].sum()
+    mean = np.arange(blocks + 1) @ weights / weights.sum()
     line = f"ln(gradient by a path) falls linearly with its length (factor {factor:.2f} a branch): R^2"
-    longest = f"of {blocks} branches, the most that carry the middle 95 % of the gradient"
-    error = float(results.paths.error)
-    found = [
-        check.below("sum over path lengths against backpropagation, relative", "exact", bands.SAME, error),
-        check.above(line, source, bands.LINEAR_FIT, explained),
-        check.below(longest, source, 0.4 * blocks, high),
-        check.below("part of all paths that is as long as those", source, 0.05, share[low : high + 1].sum()),
-    ]
-    if blocks == 54:
-        exact = paths.binomial(54)[5:18].sum()
-        found.append(check.close("part of 2^54 paths that is 5 to 17 long", source, 0.0045, exact, absolute=0.00005))
-    return found
+    return [
+        Claim("path-decay", line, bands.at_least(bands.LINEAR_FIT, f"{source}: exponential decay"), explained),
+        Claim("path-length", f"mean length of the paths that carry the gradient, of {blocks} blocks",
+              bands.path_length(blocks), mean),
+        Claim("path-share", f"part of all paths that is as long as those with the middle 95 % ({low} to {high})",
+              goal(f"{source}: .45 %; a threshold of ours", high=bands.PATH_SHARE), share),
+    ]  # fmt: skip
 
 
 def normfree_claims(results: Results) -> list[Claim]:
-    """The identity at first, and quick from then on; twice the signal and gradient a block without."""
+    """Quick from the start; twice the signal and gradient a block without."""
     networks, residual = results.normfree, results.normfree["residual"]
-    papers = {"ReZero": "Bachlechner et al. 2020", "SkipInit": "De & Smith 2020", "Fixup": "Zhang et al. 2019"}
-    found = []
-    for name, source in papers.items():
-        jacobian = networks[name].jacobian
-        largest = np.abs(jacobian - np.eye(len(jacobian))).max()
-        found.append(check.below(f"{name}: stack's Jacobian minus I at first, largest entry", source, 0.0, largest))
     signal, gradient = residual.signal, residual.gradient
-    band = normfree.doubling_band(len(gradient))
-    for what, grown, blocks in (("signal", signal[-1], len(signal) - 1), ("gradient", gradient[0], len(gradient))):
-        line = f"residual without normalization: log2 of the squared {what}'s growth a block"
-        found.append(check.close(line, papers["SkipInit"], 1.0, 2 * np.log2(grown) / blocks, absolute=band))
-    if not residual.loss.size:
+    growth = {
+        "signal": 2 * np.log2(signal[-1]) / (len(signal) - 1),
+        "gradient": 2 * np.log2(gradient[0]) / len(gradient),
+    }
+    worst = max(growth, key=lambda name: abs(growth[name] - 1))
+    line = f"residual without normalization: log2 of a square's growth a block, signal or gradient (worse: {worst})"
+    found = [Claim("stream-doubles", line, bands.doubling(len(signal) - 1, normfree.WIDTH), growth[worst])]
+    if results.depths[-1] < bands.PILOT_BLOCKS or not residual.loss.size:
         return found
-    first = {name: network.loss[:1].mean() for name, network in networks.items()}
     last = {name: network.loss[-20:].mean() for name, network in networks.items()}
-    worst = max(last[name] for name in papers)
+    slowest = max(("ReZero", "SkipInit", "Fixup"), key=lambda name: last[name])
     return [
         *found,
-        *(check.below(f"{name}: loss at the end", papers[name], bound, last[name])
-          for name, bound in bands.NORMFREE_LOSS.items()),
-        check.above("vanilla over the worst of these: loss at the end", papers["ReZero"], bands.SLOWER,
-                    last["vanilla"] / worst),
-        check.above("residual without normalization over SkipInit: loss at the end", papers["SkipInit"], bands.BURDENED,
-                    last["residual"] / last["SkipInit"]),
-        check.above("residual without normalization over SkipInit: loss at first", "2^(L/2)", 1e3,
-                    first["residual"] / first["SkipInit"]),
+        Claim("normfree-loss", f"ReZero, SkipInit, Fixup: loss at the end, worst of the three ({slowest})",
+              bands.at_most(bands.NORMFREE_LOSS, "Bachlechner et al. 2020; Zhang et al. 2019: train"),
+              last[slowest]),
+        Claim("vanilla-slower", "vanilla over the worst of these: loss at the end",
+              bands.at_least(bands.SLOWER, "Bachlechner et al. 2020: does not"), last["vanilla"] / last[slowest]),
+        Claim("residual-burden", "residual without normalization over SkipInit: loss at the end",
+              bands.at_least(bands.BURDEN, "De & Smith 2020: the worse for it"),
+              last["residual"] / last["SkipInit"]),
     ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.residual import cifar, paths
+from experiments.residual import bands, cifar, paths
 from experiments.residual.results import Results
 from experiments.residual.shattering import KINDS, NETWORKS, PUBLISHED
 from gradflow import plots
@@ -216,7 +216,7 @@ def cifar10(results: cifar.Training) -> Figure:
         left.plot(results.steps, errors, label=name, markevery=0.2, **style)
     left.set(xlabel="training step", ylabel="training error, %", title="(a) training", ylim=(0, None))
     left.legend()
-    published = [cifar.PAPER.get(int(name.split("-")[1]) if name.startswith("R") else 0) for name in names]
+    published = [bands.CIFAR.get(int(name.split("-")[1]) if name.startswith("R") else 0) for name in names]
     places = np.arange(len(names))
     right.plot(places, results.test_error, "o", color="black", label="here")
     right.plot(places, [np.nan if value is None else value for value in published], "_", color="#D55E00", markersize=16,

@@ -53,7 +53,6 @@ class Network:
 
     signal: Float[np.ndarray, " blocks"]
     gradient: Float[np.ndarray, " blocks"]
-    jacobian: Float[np.ndarray, "width width"]
     loss: Float[np.ndarray, " steps"]
 
 
@@ -210,7 +209,7 @@ def learned_only(grads: Params, form: Form) -> Params:
 
 
 def beginning(form: Form, data: Images, *, layers: int, depth: int, seed: int) -> dict[str, Array]:
-    """Signal and gradient along the stack at initialization, and its Jacobian.
+    """Signal and gradient along the stack at initialization.
 
     The gradient is that of a random linear function of what leaves the stack, for which an output layer of 0 (Fixup)
     makes no difference.
@@ -224,9 +223,9 @@ def beginning(form: Form, data: Images, *, layers: int, depth: int, seed: int) -
 
     Returns:
         `signal`, `gradient` (blocks,), rms of the stream before each block over that before the first, and of the
-        gradient there over that after the last; `jacobian` (width, width), of the stack at a random positive input.
+        gradient there over that after the last.
     """
-    init_key, input_key, end_key = jax.random.split(jax.random.key(seed), 3)
+    init_key, end_key = jax.random.split(jax.random.key(seed))
     params = init(init_key, form, layers=layers, depth=depth, inputs=data.x.shape[1])
     entering = stem(params, data.x[:PROBED])
     end = jax.random.normal(end_key, entering.shape)
@@ -235,26 +234,10 @@ def beginning(form: Form, data: Images, *, layers: int, depth: int, seed: int) -
         return jnp.vdot(end, stack(params, entering, form))
 
     flow = gf.value_grad_and_flow(scalar, statistics=("output_rms", "output_grad_rms"))(params)[2]["stream"]
-    x = jax.random.uniform(input_key, (WIDTH,), minval=0.1)
     return {
         "signal": flow.output_rms / flow.output_rms[0],
         "gradient": flow.output_grad_rms / jnp.sqrt(jnp.mean(end**2)),
-        "jacobian": jax.jacrev(lambda x: stack(params, x[None], form)[0])(x),
     }
-
-
-def doubling_band(blocks: int) -> float:
-    """How far log2 of the growth a block may lie from 1 in one residual network, three standard deviations and shift.
-
-    |u + B^T u|^2 of a branch of two He-initialized ReLU layers has mean 2 and variance (4 + 10) / n for |u| = 1: the
-    product of u and B^T u has 1 / n, every layer adds 5 / n (Hanin & Nica 2018). So ln of it has variance 3.5 / n, and
-    its mean lies half of that below ln 2.
-
-    Args:
-        blocks: that the growth is averaged over.
-    """
-    variance = 3.5 / WIDTH
-    return (3 * math.sqrt(variance / blocks) + variance / 2) / math.log(2)
 
 
 def measure(data: Images, layers: int, *, depth: int, steps: int, seed: int) -> dict[str, Network]:

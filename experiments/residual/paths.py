@@ -29,13 +29,11 @@ class Paths:
         exact: norm of the gradient by all paths of each length.
         lengths: of the paths that were drawn.
         sampled: ln of the norm by single paths over that of the path through skips alone.
-        error: relative difference of the sum over lengths and the gradient by backpropagation.
     """
 
     exact: Float[np.ndarray, " blocks+1"]
     lengths: Int[np.ndarray, " lengths"]
     sampled: Float[np.ndarray, "lengths paths"]
-    error: Float[np.ndarray, ""]
 
 
 def inputs_of_blocks(params: Params, batch: Images, kind: Form) -> tuple[Array, Float[Array, "blocks batch width"]]:

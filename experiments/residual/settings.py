@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from experiments.residual import cifar, network
+from experiments.residual import bands, cifar, network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ PRESETS = {
     ),
     "laptop": Config(),
     "paper": Config(
-        data="fashion_mnist", width=256, steps=20_000, paths=1000, cifar_depths=tuple(cifar.PAPER),
+        data="fashion_mnist", width=256, steps=20_000, paths=1000, cifar_depths=tuple(bands.CIFAR),
         cifar_plain=(20, 56),
     ),
 }  # fmt: skip

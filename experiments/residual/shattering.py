@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import gradflow as gf
-from experiments.framework import claims as check
-from experiments.framework.claims import Claim
+from experiments.framework.claims import Claim, goal
 from experiments.residual import bands, network
 from experiments.residual.network import Form, Params
 
@@ -43,20 +42,25 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Lines:
-    """Gradients along a line of inputs: one network of each kind, and autocorrelations, by theory where bare."""
+    """Gradients along a line of inputs: one network of each kind, and mean autocorrelations.
+
+    Of the two kinds without normalization, by theory, too, with the standard error that a mean over networks has.
+    """
 
     x: Float[np.ndarray, " points"]
     gradient: Float[np.ndarray, "networks points"]
     autocorrelation: Float[np.ndarray, "networks lags"]
     theory: Float[np.ndarray, "2 lags"]
+    error: Float[np.ndarray, "2 lags"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Correlation:
-    """Correlation of the gradients at two inputs over depth, of each of `KINDS`."""
+    """Correlation of the gradients at two inputs over depth, of each of `KINDS`, with standard error of the mean."""
 
     depths: Int[np.ndarray, " depths"]
     measured: Float[np.ndarray, "kinds depths"]
+    error: Float[np.ndarray, "kinds depths"]
     theory: Float[np.ndarray, "kinds depths"]
 
 
@@ -102,8 +106,8 @@ def _block(x: Float[Array, "batch width"], layer: dict[str, Array], kind: Form) 
     return kind.skip * x + network.branch(x, layer, kind)
 
 
-def autocorrelation(gradients: Float[np.ndarray, "networks points"], lags: int) -> Float[np.ndarray, " lags"]:
-    """Mean autocorrelation of gradients along the line of inputs, at distances of 0 ... lags - 1 points.
+def autocorrelation(gradients: Float[np.ndarray, "networks points"], lags: int) -> Float[np.ndarray, "networks lags"]:
+    """Autocorrelation of gradients along the line of inputs, at distances of 0 ... lags - 1 points.
 
     Args:
         gradients: of several networks.
@@ -111,12 +115,11 @@ def autocorrelation(gradients: Float[np.ndarray, "networks points"], lags: int) 
     """
     centred = gradients - gradients.mean(1, keepdims=True)
     power = (centred**2).sum(1)
-    products = [(centred[:, : POINTS - lag] * centred[:, lag:]).sum(1) for lag in range(lags)]
-    return np.array([(product / power).mean() for product in products])
+    return np.stack([(centred[:, : POINTS - lag] * centred[:, lag:]).sum(1) / power for lag in range(lags)], axis=1)
 
 
-def predicted_autocorrelation(blocks: int, lags: int, *, skip: bool) -> Float[np.ndarray, " lags"]:
-    """Mean autocorrelation along the line of infinitely wide networks without normalization, over 1024 draws.
+def predicted_autocorrelation(blocks: int, lags: int, *, skip: bool) -> Float[np.ndarray, "draws lags"]:
+    """Autocorrelation along the line of infinitely wide networks without normalization, in 1024 draws.
 
     The output is a Gaussian process with covariance K(x, y) = r s c_L, r^2 = 1 + x^2, s^2 = 1 + y^2, where c_L comes
     from c_0 = (1 + x y) / (r s) by the correlation map C of ReLU, block by block, and by the mean of c and C(c) with
@@ -229,12 +232,13 @@ def lines(width: int, count: int, seed: int) -> Lines:
     one = functools.partial(grid_gradients, depths=depths, kinds=kinds, blocks=int(depths.max()), width=width)
     gradients = np.asarray(_over_networks(one, count, seed))
     bare = list(FURTHER)[1:]
-    theory = [predicted_autocorrelation(NETWORKS[name][0], LAGS, skip=bool(NETWORKS[name][1].skip)) for name in bare]
+    drawn = [predicted_autocorrelation(NETWORKS[name][0], LAGS, skip=bool(NETWORKS[name][1].skip)) for name in bare]
     return Lines(
         x=np.linspace(-LIMIT, LIMIT, POINTS),
         gradient=gradients[0],
-        autocorrelation=np.stack([autocorrelation(rows, LAGS) for rows in gradients.swapaxes(0, 1)]),
-        theory=np.stack(theory),
+        autocorrelation=np.stack([autocorrelation(rows, LAGS).mean(0) for rows in gradients.swapaxes(0, 1)]),
+        theory=np.stack([draws.mean(0) for draws in drawn]),
+        error=np.stack([draws.std(0) for draws in drawn]) / np.sqrt(count),
     )
 
 
@@ -259,13 +263,14 @@ def over_depth(depths: tuple[int, ...], width: int, networks: int, seed: int) ->
     kinds, found = list(KINDS.values()), []
     for chosen, batch in ((kinds[:2], 2), (kinds[2:], BATCH)):
         one = functools.partial(gradient_correlation, kinds=_stacked(chosen), depths=depths, width=width, batch=batch)
-        found.append(np.asarray(_over_networks(one, networks, seed)).mean(0))
+        found.append(np.asarray(_over_networks(one, networks, seed)))
     theory = [
         predicted_correlation(max(depths), skip=bool(kind.skip), normalized=bool(kind.normalized)) for kind in kinds
     ]
     return Correlation(
         depths=np.array(depths),
-        measured=np.concatenate(found),
+        measured=np.concatenate([cosines.mean(0) for cosines in found]),
+        error=np.concatenate([cosines.std(0, ddof=1) for cosines in found]) / np.sqrt(networks),
         theory=np.stack(theory)[:, np.array(depths) - 1],
     )
 
@@ -277,24 +282,37 @@ def claims(along: Lines, over_depths: Correlation) -> list[Claim]:
         along: from `lines`.
         over_depths: from `over_depth`.
     """
-    source, near = "Balduzzi et al. 2017", "autocorrelation of gradients at a distance of 1 point"
-    over = "correlation of gradients over depth"
-    correlation, depths = over_depths.measured, over_depths.depths
-    errors = np.abs(correlation - over_depths.theory).max(1)
+    near, over = "autocorrelation of gradients at a distance of 1 point", "correlation of gradients over depth"
+    away = np.abs(over_depths.measured - over_depths.theory).max(1)
+    worst = list(KINDS)[int(away.argmax())]
     neighbour = dict(zip(NETWORKS, along.autocorrelation[:, 1], strict=True))
     plain, residual = list(PUBLISHED)[1:]
+    bare = {name: index for index, name in enumerate(NETWORKS) if name in list(FURTHER)[1:]}
+    errors = np.abs(along.autocorrelation[list(bare.values()), 1] - along.theory[:, 1]) / along.error[:, 1]
     found = [
-        *(check.below(f"{name}: {over}, largest error of theory", source, bands.CORRELATION_BAND, error)
-          for name, error in zip(KINDS, errors, strict=True)),
-        check.below(f"{plain}: {near}", f"{source}, Fig. 2", 0.15, neighbour[plain]),
-        check.above(f"{residual}: {near}", f"{source}, Fig. 2", 0.8, neighbour[residual]),
-        *(check.close(f"{name}: {near}", "Gaussian process", theory[1], neighbour[name],
-                      absolute=bands.CORRELATION_BAND)
-          for name, theory in zip(list(FURTHER)[1:], along.theory, strict=True)),
+        Claim("correlation-over-depth", f"{over}: largest error of theory ({worst})",
+              bands.at_most(bands.CORRELATION_ERROR, "theory of infinite width"), away.max()),
+        Claim("neighbours-plain", f"{plain}: {near}",
+              goal("Balduzzi et al. 2017, Fig. 2: noise; a threshold of ours", high=bands.SHATTERED), neighbour[plain]),
+        Claim("neighbours-residual", f"{residual}: {near}",
+              goal("Balduzzi et al. 2017, Fig. 2: near 1; a threshold of ours", low=bands.WHOLE), neighbour[residual]),
+        Claim("neighbours-bare", f"not normalized: {near}, in standard errors from theory, the worse "
+              f"({list(bare)[int(errors.argmax())]})", bands.process_error(), errors.max()),
     ]  # fmt: skip
-    if depths[-1] >= 20 and 5 in depths:
-        first, last = correlation[-1, depths.tolist().index(5)], correlation[-1, -1]
-        power = np.log(first / last) / np.log(depths[-1] / 5)
-        line = f"residual + batch norm: {over} falls as L^-p from 5 to {depths[-1]} blocks, p"
-        found.append(check.close(line, source, bands.POWER, power, absolute=bands.POWER_BAND))
-    return found
+    return found + power_claims(over_depths)
+
+
+def power_claims(results: Correlation) -> list[Claim]:
+    """Hold the fall of correlations over depth against a power, where depths reach from 5 blocks to 20 or more.
+
+    Args:
+        results: from `over_depth`.
+    """
+    depths = results.depths.tolist()
+    if depths[-1] < 20 or 5 not in depths:
+        return []
+    ends, span = [depths.index(5), -1], np.log(depths[-1] / 5)
+    power, expected = (np.log(np.divide(*values[-1, ends])) / span for values in (results.measured, results.theory))
+    error = bands.relative_error(results.measured[-1, ends], results.error[-1, ends]) / span
+    line = f"residual + batch norm: correlation of gradients falls as L^-p from 5 to {depths[-1]} blocks, p"
+    return [Claim("correlation-power", line, bands.correlation_power(expected, error), power)]

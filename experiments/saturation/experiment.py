@@ -7,7 +7,7 @@ import numpy as np
 
 import experiments.saturation as package
 import gradflow as gf
-from experiments.framework import claims as check
+from experiments.framework.bands import constant_answer
 from experiments.framework.claims import Claim
 from experiments.framework.images import load, rows
 from experiments.framework.progress import track
@@ -15,8 +15,6 @@ from experiments.framework.runner import Experiment
 from experiments.saturation import bands, figures, training
 from experiments.saturation.results import Results
 from experiments.saturation.settings import ARMS, PRESETS, Config
-
-GLOROT = "Glorot & Bengio 2010"
 
 
 def run(config: Config) -> Results:
@@ -40,7 +38,7 @@ def run(config: Config) -> Results:
         arms[arm] = training.History(at, **{name: np.asarray(value) for name, value in found.items()})
     square = float(np.square(np.asarray(test.x[: training.PROBE])).mean())
     theory = {name: predicted(name, square, 5) for name in ("tanh", "softsign")}
-    return Results(config.width, arms, theory)
+    return Results(config.width, len(test.y), arms, theory)
 
 
 def predicted(activation: str, square: float, depth: int) -> np.ndarray:
@@ -70,74 +68,70 @@ def claims(results: Results) -> list[Claim]:
     Returns:
         The claims; those on training only where there was enough of it.
     """
-    found = [_start(results, name) for name in ("tanh", "softsign")]
+    found = [_start(results)]
     if results.arms["tanh_5"].steps[-1] < bands.LEARNING:
         return found
-    return [*found, *_sigmoids(results), *_symmetric(results)]
+    return [*found, *_sigmoids(results), *_symmetric(results), _learners(results)]
 
 
-def _start(results: Results, name: str) -> Claim:
-    """A layer's mean square strays by about 2/n from the one before, over four layers and all networks."""
-    arm, theory = results.arms[f"{name}_5"], results.predicted[name]
-    spread = np.sqrt((arm.std**2 + arm.mean**2)[:, 0].mean(0))
-    band = 1.5 * np.sqrt(4 * 2 / results.width / len(arm.std))
-    title = f"{name}, before training: rms of the fifth layer over that of the first"
-    return check.close(title, "variance map", theory[-1] / theory[0], spread[-1] / spread[0], relative=float(band))
+def _start(results: Results) -> Claim:
+    """The signal through tanh and softsign networks before training."""
+    far = {}
+    for name, theory in results.predicted.items():
+        arm = results.arms[f"{name}_5"]
+        square = (arm.std**2 + arm.mean**2)[:, 0]
+        logs = np.log(square[:, -1] / square[:, 0]) - 2 * np.log(theory[-1] / theory[0])
+        spread = bands.start_spread(name, float(theory[0] ** 2), len(theory) - 1, results.width, len(logs))
+        far[name] = spread.outside(logs.mean())
+    worst = max(far, key=lambda name: far[name])
+    claim = f"before training, rms of the fifth layer over the first: worst deviation, in standard deviations ({worst})"
+    return Claim("start", claim, bands.START, far[worst])
 
 
 def _sigmoids(results: Results) -> list[Claim]:
-    source, found = f"{GLOROT}, Fig. 2", []
-    accuracy = {depth: results.arms[f"sigmoid_{depth}"].accuracy for depth in (3, 4, 5)}
-    for depth in (4, 5):
+    accuracy = {depth: results.arms[f"sigmoid_{depth}"].accuracy for depth in (4, 5)}
+    tops, below = [], []
+    for depth in accuracy:
         means = results.arms[f"sigmoid_{depth}"].mean.mean(0)
         lowest = int(means[:, -1].argmin())
-        top, below = means[lowest, -1], means[lowest, :-1].min()
-        found += [
-            check.below(f"sigmoid, {depth} layers: lowest mean activation of the top layer", source, bands.PUSHED, top),
-            check.above(f"sigmoid, {depth} layers: lowest mean of the layers below, then", source, 0.5, below),
-        ]
+        tops.append(means[lowest, -1])
+        below.append(means[lowest, :-1].min())
     quarter = accuracy[4].shape[1] // 4
+    stuck = constant_answer(results.test_images)
+    top = "sigmoid, 4 and 5 layers: lowest mean activation of the top layer, larger of both"
+    others = "sigmoid, 4 and 5 layers: lowest mean of the layers below at that moment"
     return [
-        *found,
-        check.below(
-            "sigmoid, 4 layers: test accuracy at a quarter", source, bands.CHANCE, accuracy[4][:, quarter].max()
-        ),
-        check.above("sigmoid, 4 layers: test accuracy in the end", source, bands.ESCAPED, accuracy[4][:, -1].min()),
-        check.below("sigmoid, 5 layers: test accuracy in the end", source, bands.CHANCE, accuracy[5][:, -1].max()),
-        check.above("sigmoid, 3 layers: test accuracy in the end", source, bands.LEARNS, accuracy[3][:, -1].min()),
+        Claim("top-pushed", top, bands.PUSHED, max(tops)),
+        Claim("layers-below", others, bands.BELOW, min(below)),
+        Claim("sigmoid-4-stuck", "sigmoid, 4 layers: best accuracy at a quarter", stuck, accuracy[4][:, quarter].max()),
+        Claim("sigmoid-4-escapes", "sigmoid, 4 layers: accuracy in the end", bands.ESCAPED, accuracy[4][:, -1].min()),
+        Claim("sigmoid-5-stuck", "sigmoid, 5 layers: best accuracy in the end", stuck, accuracy[5][:, -1].max()),
     ]
 
 
 def _symmetric(results: Results) -> list[Claim]:
     size = np.abs(training.edges("tanh")[:-1] + training.edges("tanh")[1:]) / 2
     tanh, softsign = (results.arms[f"{name}_5"].shares.mean(0) for name in ("tanh", "softsign"))
-    limit, knee = size > bands.LIMIT, (size > bands.KNEE[0]) & (size < bands.KNEE[1])
+    limit = size > bands.SATURATED
     beyond = tanh[:, limit].sum(1)
-    crossed = first_passing(results.arms["tanh_5"].high.mean(0), bands.PASSED)
-    third, fourth = f"{GLOROT}, Fig. 3", f"{GLOROT}, Fig. 4"
+    crossed = first_passing(results.arms["tanh_5"].high.mean(0), bands.SATURATED)
+    free = softsign[:, limit].sum(1).max()
+    pile = size[(softsign[0] + softsign[0, ::-1]).argmax()]
     return [
-        check.below("tanh: pairs of layers of which the upper saturates first", third, 0, disorder(crossed)),
-        check.above(
-            "tanh: records between saturation of the first and the last layer", third, 1, crossed[-1] - crossed[0]
-        ),
-        check.above("tanh: share of the first layer beyond .9 in the end", fourth, bands.SATURATED, beyond[0]),
-        check.above(
-            "tanh: that over the share of the last layer", fourth, 2, tanh[0, limit].sum() / tanh[-1, limit].sum()
-        ),
-        check.below(
-            "softsign: largest share of a layer beyond .9", fourth, bands.FREE, softsign[:, limit].sum(1).max()
-        ),
-        check.above("softsign: share of the first layer at .6 to .8", fourth, bands.PILED, softsign[0, knee].sum()),
-        *(
-            check.above(
-                f"{name}: test accuracy in the end",
-                third,
-                bands.LEARNS,
-                results.arms[f"{name}_5"].accuracy[:, -1].min(),
-            )
-            for name in ("tanh", "softsign")
-        ),
-    ]
+        Claim("tanh-order", "tanh: share of pairs of layers of which the lower saturates first", bands.ORDER,
+              ordered(crossed)),
+        Claim("tanh-share", "tanh: share of the first layer beyond .9 in the end", bands.TANH_PILED, beyond[0]),
+        Claim("tanh-fall", "tanh: that over the share of the last layer", bands.TANH_FALL, beyond[0] / beyond[-1]),
+        Claim("softsign-share", "softsign: largest share of a layer beyond .9", bands.SOFTSIGN_FREE, free),
+        Claim("softsign-pile", "softsign: size at which the first layer's activations are densest", bands.PILE, pile),
+    ]  # fmt: skip
+
+
+def _learners(results: Results) -> Claim:
+    last = {name: results.arms[name].accuracy[:, -1].min() for name in ("sigmoid_3", "tanh_5", "softsign_5")}
+    worst = min(last, key=lambda name: last[name])
+    claim = f"lowest accuracy in the end of 3 sigmoid, 5 tanh and 5 softsign layers ({worst.replace('_', ', ')})"
+    return Claim("others-learn", claim, bands.LEARNT, last[worst])
 
 
 def first_passing(values: np.ndarray, level: float) -> np.ndarray:
@@ -150,13 +144,14 @@ def first_passing(values: np.ndarray, level: float) -> np.ndarray:
     return np.where((values > level).any(0), (values > level).argmax(0), len(values))
 
 
-def disorder(numbers: np.ndarray) -> int:
-    """Count pairs of which the later one is smaller.
+def ordered(numbers: np.ndarray) -> float:
+    """Return the share of pairs of which the later number is the larger.
 
     Args:
         numbers: in a row.
     """
-    return int(sum((numbers[k + 1 :] < number).sum() for k, number in enumerate(numbers)))
+    later = numbers[None] > numbers[:, None]
+    return float(later[np.triu_indices(len(numbers), 1)].mean())
 
 
 EXPERIMENT = Experiment("saturation", package.__doc__ or "", PRESETS, run, claims, figures.draw)

@@ -6,7 +6,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.saturation.bands import CHANCE
 from experiments.saturation.results import Results
 from experiments.saturation.settings import ARMS
 from experiments.saturation.training import edges
@@ -114,8 +113,8 @@ def accuracy(results: Results) -> Figure:
         for number, run in enumerate(results.arms[arm].accuracy):
             label = f"{name}, {depth} layers" if number == 0 else None
             axes.plot(results.arms[arm].steps, run, label=label, markevery=0.2, **style)
-    axes.axhline(CHANCE / 2, color=GREY, linewidth=1)
-    axes.annotate("chance", (0.99, CHANCE / 2), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY)
+    axes.axhline(1 / 10, color=GREY, linewidth=1)
+    axes.annotate("chance", (0.99, 1 / 10), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=GREY)
     axes.set_xlabel("training step")
     axes.set_ylabel("test accuracy")
     axes.set_ylim(0, 1)

@@ -4,9 +4,10 @@ Paper:    Poole et al. 2016; Schoenholz et al. 2017; Yang et al. 2019; Zhang et 
 Figure:   Schoenholz et al. Fig. 5 (heat map with 6 xi_c); Poole et al. Figs 1, 2 (q*, c*, chi_1, convergence)
 Command:  python -m experiments.trainability
 Minutes:  2.5 on two cores (smoke: 20 seconds; paper: MNIST, width 300, 10 to 300 layers, days on a CPU)
-Expected: tanh networks learn where depth < 6 xi_c and stay at chance beyond twice that; chi_1 .759 ... 1.342 and
-          6 xi_c 22 ... 151 ... 42 over sigma_w^2 = 1 ... 4; critical sigma_w^2 1.761; squared gradients of finite
-          networks follow chi_1 within 4 %; 1.467 a layer with batch norm and ReLU.
+Expected: tanh networks learn where depth < 6 xi_c (Schoenholz et al.) and stay at chance beyond twice that, 6 xi_c
+          22 ... 151 ... 42 over sigma_w^2 = 1 ... 4; ReLU is at its best at sigma_w^2 = 2 (He et al.); squared
+          gradients of finite networks follow chi within the law of finite widths; 1.467 a layer with batch norm and
+          ReLU (Yang et al.).
 
 z_l = W_l phi(z_(l-1)) + b_l with W ~ N(0, sigma_w^2 / n) and b ~ N(0, sigma_b^2). Two inputs come closer or apart by
 the correlation map, whose slope at its fixed point c* sets the depth xi_c over which a network forgets what it was

@@ -6,12 +6,11 @@ import numpy as np
 
 import experiments.trainability as package
 import gradflow as gf
-from experiments.framework import claims as check
 from experiments.framework.bands import gradient_rate
 from experiments.framework.claims import Claim
 from experiments.framework.images import load, rows
 from experiments.framework.runner import Experiment
-from experiments.trainability import bands, figures, signal, table, training
+from experiments.trainability import bands, figures, signal, training
 from experiments.trainability.results import Grid, Remedies, Results
 from experiments.trainability.settings import PRESETS, REMEDIES, Config
 from experiments.trainability.signal import BIAS_VARIANCE, MEASURED, PROFILES, SHOWN, Compared
@@ -41,7 +40,7 @@ def run(config: Config) -> Results:
         config.profiles, images, config.profile_depth, config.profile_width, config.profile_networks, config.seed
     )
     return Results(
-        config.width, config.profile_images, grid, remedies, table.compute(), curves, layers, end, gradients
+        config.width, config.profile_width, config.profile_images, grid, remedies, curves, layers, end, gradients
     )  # fmt: skip
 
 
@@ -90,7 +89,6 @@ def claims(results: Results) -> list[Claim]:
         The claims.
     """
     return [
-        *table.claims(results.table),
         *training_claims(results),
         *remedy_claims(results),
         *signal_claims(results),
@@ -100,25 +98,19 @@ def claims(results: Results) -> list[Claim]:
 
 def training_claims(results: Results) -> list[Claim]:
     """The heat map: who learns and who does not, by depth in units of 6 xi_c."""
-    source = "Schoenholz et al. 2017, Fig. 5"
-    accuracy = results.grid.accuracy[:, :, -1]
-    relative = relative_depths(results)
-    at_limit = results.grid.accuracy[np.argmin(np.abs(results.grid.depths - 40)), :, -1]
-    best = results.grid.variances[np.argmax(at_limit)]
+    accuracy, relative = results.grid.accuracy[:, :, -1], relative_depths(results)
+    if accuracy.size < bands.GRID:
+        return []
+    learnt = accuracy > bands.LEARNT
     return [
-        check.above(
-            f"trained: lowest test accuracy where depth <= {bands.SHALLOW:g} x 6 xi_c", source,
-            bands.TRAINED, accuracy[relative <= bands.SHALLOW].min(),
-        ),
-        check.below(
-            f"trained: highest test accuracy where depth >= {bands.DEEP:g} x 6 xi_c", source,
-            bands.UNTRAINED, accuracy[relative >= bands.DEEP].max(),
-        ),
-        check.above(
-            "depth / 6 xi_c orders the networks: how often, of one that learnt and one that did not, the first is "
-            "less deep", source, 0.95, ordering(relative, accuracy > bands.TRAINED),
-        ),
-        check.between("sigma_w^2 that trains best about 40 layers deep; critical is 1.761", source, 1.5, 2.25, best),
+        Claim("six-xi", "depth / xi_c that parts the networks that learn from those that do not",
+              bands.six_xi(results.grid.depths), 6 * parting(relative, learnt)),
+        Claim("trained", f"lowest test accuracy where depth <= {bands.SHALLOW:g} x 6 xi_c", bands.trained(),
+              accuracy[relative <= bands.SHALLOW].min()),
+        Claim("untrained", f"highest test accuracy where depth >= {bands.DEEP:g} x 6 xi_c", bands.untrained(),
+              accuracy[relative >= bands.DEEP].max()),
+        Claim("ordering", "how often, of one network that learnt and one that did not, the first has the smaller "
+              "depth / xi_c", bands.ordering(), ordering(relative, learnt)),
     ]  # fmt: skip
 
 
@@ -128,10 +120,10 @@ def remedy_claims(results: Results) -> list[Claim]:
     if "ReLU" not in names:
         return []
     row = np.argmin(np.abs(results.remedies.depths - 32))
-    best = results.remedies.variances[np.argmax(results.remedies.accuracy[names.index("ReLU"), row])]
-    critical = gf.theory.critical_weight_variance("relu", bias_variance=0.0)
+    variances = results.remedies.variances
+    best = variances[np.argmax(results.remedies.accuracy[names.index("ReLU"), row])]
     claim = f"sigma_w^2 that trains ReLU best, {results.remedies.depths[row]} layers deep"
-    return [check.close(claim, "He et al. 2015; chi_1 = 1", critical, best, absolute=0.25)]
+    return [Claim("best-relu", claim, bands.best_relu(variances), best)]
 
 
 def relative_depths(results: Results) -> np.ndarray:
@@ -156,29 +148,34 @@ def ordering(relative: np.ndarray, learnt: np.ndarray) -> float:
     return float(np.mean(pairs)) if pairs.size else np.nan
 
 
+def parting(relative: np.ndarray, learnt: np.ndarray) -> float:
+    """Relative depth that parts the networks with the fewest on the wrong side; the middle of several as good.
+
+    Args:
+        relative: depth over 6 xi_c.
+        learnt: whether a network learnt.
+    """
+    order = np.argsort(relative, axis=None)
+    depths, good = relative.ravel()[order], learnt.ravel()[order]
+    # Wrong if the k least deep are said to learn: those of them that did not, and those of the others that did.
+    wrong = np.concatenate([[0], np.cumsum(~good)]) + np.concatenate([np.cumsum(good[::-1])[::-1], [0]])
+    cuts = np.convolve(np.log(np.concatenate([depths[:1], depths, depths[-1:]])), (0.5, 0.5), "valid")
+    return float(np.exp(np.median(cuts[wrong == wrong.min()])))
+
+
 def signal_claims(results: Results) -> list[Claim]:
     """Finite networks against the maps of theory, in the standard errors that theory gives them."""
     found = []
     for name, words in (("q", "variance q"), ("c", "correlation c")):
         errors = standard_errors(results.signal[name], networks=-2)[..., 1:]
-        found += [
-            check.below(
-                f"{words}_l against its map, tanh, sigma_w^2 = {variance:g}: rms deviation in standard errors",
-                "Poole et al. 2016",
-                bands.RMS_ERROR,
-                np.sqrt(np.mean(error**2)),
-            )
-            for variance, error in zip(SHOWN, errors, strict=True)
-        ]
+        rms = np.sqrt(np.mean(errors**2, axis=(1, 2)))
         at_end = np.abs(standard_errors(results.end[name], networks=-1))
-        found.append(
-            check.below(
-                f"{words}* against theory at {len(MEASURED)} sigma_w: worst deviation in standard errors",
-                "Poole et al. 2016",
-                bands.WORST_ERROR,
-                at_end.max(),
-            )
-        )
+        found += [
+            Claim(f"layers-{name}", f"tanh: {words}_l against its map, rms deviation in standard errors, largest of "
+                  f"{len(SHOWN)} sigma_w^2", bands.deviation(len(SHOWN)), rms.max()),
+            Claim(f"end-{name}", f"tanh: {words}* against theory, largest deviation in standard errors of "
+                  f"{len(MEASURED)} sigma_w", bands.deviation(len(MEASURED)), at_end.max()),
+        ]  # fmt: skip
     return found
 
 
@@ -195,24 +192,31 @@ def standard_errors(compared: Compared, networks: int) -> np.ndarray:
 
 
 def profile_claims(results: Results) -> list[Claim]:
-    """The gradient over depth at initialization: its rate against chi_1 and against batch norm's."""
-    found = []
-    measured = gradient_rate(results.profile.measured, signal.SETTLED)
-    predicted = gradient_rate(results.profile.theory, signal.SETTLED)
-    for index, rates, theory in zip(results.profile.index, measured, predicted, strict=True):
-        profile = PROFILES[index]
-        batch = results.profile_images
-        found.append(
-            check.close(
-                f"squared gradient a layer, {profile.name}, sigma_w^2 = {profile.weight_variance:g}, "
-                f"{rates.size} networks",
-                "Yang et al. 2019" if profile.normalization else "Schoenholz et al. 2017: chi",
-                theory,
-                rates.mean(),
-                relative=bands.FINITE_BATCH / batch if profile.normalization else bands.RATE_BAND,
-            )
-        )
-    return found
+    """The gradient over depth at initialization: its rate against theory's, and against batch norm's."""
+    plain: dict[str, list[float]] = {}
+    normalized: dict[str, list[float]] = {}
+    for index, rates in zip(
+        results.profile.index, gradient_rate(results.profile.measured, signal.SETTLED), strict=True
+    ):
+        profile, depth = PROFILES[index], results.profile.measured.shape[-1]
+        if profile.normalization:
+            ratio = rates.mean() / gf.theory.batchnorm_rate(profile.activation)
+            normalized.setdefault(profile.activation, []).append(float(ratio))
+        else:
+            away = bands.rate_deviation(profile, rates, depth, results.profile_width)
+            plain.setdefault(profile.activation, []).append(away)
+    return [
+        *(
+            Claim(f"rate-{name}", f"{name}: squared gradient a layer against chi, largest deviation in standard "
+                  f"errors of {len(away)} sigma_w^2", bands.deviation(len(away)), max(away))
+            for name, away in plain.items()
+        ),
+        *(
+            Claim(f"rate-{name}-batchnorm", f"{name} with batch norm: squared gradient a layer over E[phi'^2] / "
+                  "Var[phi], farthest from 1", bands.batchnorm_rate(name), max(ratios, key=lambda x: abs(x - 1)))
+            for name, ratios in normalized.items()
+        ),
+    ]  # fmt: skip
 
 
 EXPERIMENT = Experiment("trainability", package.__doc__ or "", PRESETS, run, claims, figures.draw, smoke_computes=True)

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from experiments.trainability.signal import Compared, Curves, Gradients
-from experiments.trainability.table import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +38,10 @@ class Results:
 
     Attributes:
         width: units a layer of the trained networks.
+        profile_width: of the networks whose gradient profile is measured.
         profile_images: that gradients at initialization are taken over.
         grid: of tanh networks.
         remedies: other activations, and batch norm.
-        table: special cases of theory.
         curves: fixed points over sigma_w.
         signal: variance q and correlation c in every layer.
         end: the same in the last layer.
@@ -50,10 +49,10 @@ class Results:
     """
 
     width: int
+    profile_width: int
     profile_images: int
     grid: Grid
     remedies: Remedies
-    table: Table
     curves: Curves
     signal: dict[str, Compared]
     end: dict[str, Compared]

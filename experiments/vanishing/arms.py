@@ -62,3 +62,5 @@ ARMS = (
     Arm("batch norm", ARCHITECTURE, batch_norm=True),
     Arm("all together", ARCHITECTURE, "relu", "he_normal", residual=True, batch_norm=True),
 )
+
+BY_NAME = {arm.name: arm for arm in ARMS}

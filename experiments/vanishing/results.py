@@ -21,6 +21,7 @@ class Results:
         width: units of each.
         theory_rate: chi_1 of the sick network.
         theory_profile: gradient relative to the last hidden layer, as theory predicts it.
+        theory_variance: variance of what the activation of each hidden layer is applied to, by theory.
         tanh: the table of tanh networks.
         training: of all arms.
     """
@@ -31,5 +32,6 @@ class Results:
     width: int
     theory_rate: float
     theory_profile: Float[np.ndarray, "arms depth"]
+    theory_variance: Float[np.ndarray, "arms depth"]
     tanh: tanh.Table
     training: training.History

@@ -79,6 +79,7 @@ def loss(params: dict, images: Float[Array, "batch pixels"], labels: Int[Array, 
 class Table:
     """Gradient over depth at initialization: chi_1, the rate fitted to each network, and dL/dz by layer."""
 
+    width: int
     variance: Float[np.ndarray, " variances"]
     theory: Float[np.ndarray, " variances"]
     rate: Float[np.ndarray, "variances seeds"]
@@ -118,6 +119,7 @@ def measure(data: gf.data.ImageDataset, depth: int, width: int, seeds: int, seed
         theory.append(float(point.chi_1))
         measured.append(np.asarray(profiles(keys, jnp.float32(variance), jnp.float32(point.q_star))))
     return Table(
+        width=width,
         variance=np.array(WEIGHT_VARIANCES),
         theory=np.array(theory),
         rate=np.stack([gradient_rate(profile) for profile in measured]),

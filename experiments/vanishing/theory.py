@@ -16,15 +16,27 @@ from gradflow.theory import Moments
 
 
 class Layer(NamedTuple):
-    """One hidden layer: E[phi'^2] / s^2 and sigma_w^2, s the scale that batch norm divides by (1 without)."""
+    """One hidden layer.
+
+    Attributes:
+        slope: E[phi'^2] / s^2, s the scale that batch norm divides by (1 without).
+        weight_variance: sigma_w^2.
+        variance: of what the activation is applied to.
+    """
 
     slope: float
     weight_variance: float
+    variance: float
 
 
-def gradient_profile(
-    arm: Arm, depth: int, width: int, pixels: int, pixel_variance: float
-) -> Float[np.ndarray, " depth"]:
+class Prediction(NamedTuple):
+    """What theory says of one arm: rms of dL/dz relative to the last layer, and variance ahead of the activation."""
+
+    profile: Float[np.ndarray, " depth"]
+    variance: Float[np.ndarray, " depth"]
+
+
+def predict(arm: Arm, depth: int, width: int, pixels: int, pixel_variance: float) -> Prediction:
     """Predict the rms of dL/dz by hidden layer, relative to the last one, at initialization.
 
     Forward, x_l = phi(z_l / s_l), z_l = W_l x_(l-1), plus x_(l-1) with a skip connection; z_l ~ N(0, q_l),
@@ -48,7 +60,7 @@ def gradient_profile(
         pixel_variance: variance of a pixel over images, mean over pixels, after that normalization.
 
     Returns:
-        The profile, 1 at the last layer.
+        The profile, 1 at the last layer, and the variances.
     """
     layers = _forward(arm, depth, _first_weight_variance(arm, width, pixels), pixel_variance)
     squared_gradient, squares = 1.0, []
@@ -57,7 +69,7 @@ def gradient_profile(
         skipped = 1.0 if arm.residual and number > 0 else 0.0
         squared_gradient *= layer.weight_variance * layer.slope + skipped
     profile = np.sqrt(squares[::-1])
-    return profile / profile[-1]
+    return Prediction(profile / profile[-1], np.array([layer.variance for layer in layers]))
 
 
 def _forward(arm: Arm, depth: int, first_variance: float, pixel_variance: float) -> list[Layer]:
@@ -71,7 +83,7 @@ def _forward(arm: Arm, depth: int, first_variance: float, pixel_variance: float)
         else:
             scale_square, pre_activation = 1.0, weight_variance * mean_square
         branch_mean, branch_variance, slope_square = _moments(arm.activation, pre_activation)
-        layers.append(Layer(slope_square / scale_square, weight_variance))
+        layers.append(Layer(slope_square / scale_square, weight_variance, pre_activation))
         if arm.residual and number > 0:
             mean, variance = mean + branch_mean, variance + branch_variance
         else:

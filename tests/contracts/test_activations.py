@@ -152,12 +152,29 @@ def hard_tanh_moments(q):
     return 0, 1 - inside + q * (inside - t * math.sqrt(2 / math.pi) * math.exp(-t * t / 2)), inside, inside
 
 
+def exponential_moments(scale, alpha):
+    """ELU and SELU, by E[e^(az); z < 0] = e^(a^2 q / 2) Phi(-a sqrt(q))."""
+
+    def of(q):
+        one, two = (math.exp(a**2 * q / 2) * math.erfc(a * math.sqrt(q / 2)) / 2 for a in (1, 2))
+        return (
+            scale * (math.sqrt(q / (2 * math.pi)) + alpha * (one - 0.5)),
+            scale**2 * (q / 2 + alpha**2 * (two - 2 * one + 0.5)),
+            scale * (0.5 + alpha * one),
+            scale**2 * (0.5 + alpha**2 * two),
+        )
+
+    return of
+
+
 # E[phi], E[phi^2], E[phi'], E[phi'^2] over N(0, q); None where no closed form is at hand.
 CLOSED_FORMS = {
     "identity": lambda q: (0, q, 1, 1),
     "relu": leaky_moments(0.0),
     "leaky_relu": leaky_moments(0.01),
     "prelu": leaky_moments(0.25),
+    "elu": exponential_moments(1.0, 1.0),
+    "selu": exponential_moments(1.0507009873554805, 1.6732632423543772),  # Klambauer et al. 2017, equation 14
     "hard_tanh": hard_tanh_moments,
     "erf": lambda q: (
         0,

@@ -13,6 +13,7 @@ from PIL import Image
 
 from experiments.framework import catalogue, gallery
 from experiments.framework.catalogue import Head
+from experiments.framework.claims import Claim, theory
 
 HEAD = Head("toy", "A toy | and its claims.", "Nobody 2000", "1", "1", "nothing", False)
 ROOT = Path(__file__).parents[2]
@@ -21,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 def result(folder, seed, measured, claim="|x| < 1"):
     folder = folder / "toy" / "laptop"
     folder.mkdir(parents=True)
-    record = {"claim": claim, "source": "s", "expected": [0, 1], "measured": measured, "tolerance": "t"}
-    (folder / "claims.json").write_text(json.dumps([record | {"holds": measured < 1}]))
+    record = Claim("c", claim, theory("s", 0.5, low=0, high=1), measured).record()
+    (folder / "claims.json").write_text(json.dumps([record]))
     config = {"config": {"seed": seed}, "figures": ["first", "second"], "seconds": 60.0 * (seed + 1)}
     (folder / "config.json").write_text(json.dumps(config))
     figure = Figure(figsize=(10, 5))
@@ -52,9 +53,9 @@ def test_a_page_has_the_figure_the_command_the_minutes_and_claims_over_seeds(roo
     assert "(toy.png)" in text
     assert "python -m experiments.toy\n" in text
     assert "**Minutes:** 1 on two cores; 2.0 in the run shown here." in text
-    assert "| \\|x\\| &lt; 1 | s | 0 … 1 | 0.5 | 0.25 | 1.5 | t | **2 of 3** |" in text
-    assert "0 of 1 hold on seeds 0, 1 and 2" in text
-    assert "0 of 1 hold on seeds 0, 1 and 2" in index
+    assert "| \\|x\\| &lt; 1 | s | theory | 0 … 1 | 0.5 | 0.25 | 1.5 | -100 % | **2 of 3** |" in text
+    assert "**Claims:** on seeds 0, 1 and 2, 1 fails: 1 theory." in text
+    assert "|  | 0 of 1 |  |  | on seeds 0, 1 and 2, 1 fails: 1 theory | 1 |" in index
     assert 'src="toy.png" width="260"' in index
     assert "[toy](toy.md): A toy \\| and its claims." in index
     with Image.open(root / "pages" / "toy.png") as image:
@@ -66,20 +67,22 @@ def test_a_page_has_the_figure_the_command_the_minutes_and_claims_over_seeds(roo
 def test_one_seed_is_a_column_of_its_own(root):
     assert gallery.main(["--out", str(root / "seed2")]) == 0
     text = (root / "pages" / "toy.md").read_text()
-    assert "| claim | source | expected | seed 2 | tolerance | holds |" in text
-    assert "| 1.5 | t | **no** |" in text
+    assert "| claim | source | basis | band | seed 2 | margin | holds |" in text
+    assert "| 1.5 | -100 % | **no** |" in text
 
 
 def test_an_experiment_without_new_results_keeps_its_page(root, monkeypatch):
     other, without = (dataclasses.replace(HEAD, name=name) for name in ("other", "without"))
     monkeypatch.setattr(gallery.catalogue, "heads", lambda: [other, HEAD, without])
     (root / "pages").mkdir()
-    (root / "pages" / "other.md").write_text("its own\n\n**Claims:** 3 of 3 hold on seed 5.\n")
+    (root / "pages" / "other.md").write_text(
+        "its own\n\n**Claims:** on seed 5, 3 hold: 1 paper, 2 pilot; 1 fails: 1 pilot.\n"
+    )
     assert gallery.main(["--out", str(root / "seed0")]) == 0
     assert (root / "pages" / "other.md").read_text().startswith("its own")
     index = (root / "pages" / "index.md").read_text()
     assert re.findall(r"\]\((\w+).md\)", index) == ["other", "toy"]
-    assert "3 of 3 hold on seed 5" in index
+    assert "| 1 of 1 |  | 2 of 3 |  | on seed 5, 3 hold: 1 paper, 2 pilot; 1 fails: 1 pilot |" in index
 
 
 def test_missing_results_and_claims_that_differ_between_seeds_are_bad_usage(root, capsys):

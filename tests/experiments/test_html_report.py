@@ -19,9 +19,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.__main__ import main as list_main
-from experiments.framework import claims as checks
 from experiments.framework import commandline, html_report, run_all, storage
 from experiments.framework.catalogue import Head
+from experiments.framework.claims import Claim, paper, theory
 from experiments.framework.runner import Experiment, execute
 
 HEADS = [
@@ -44,8 +44,8 @@ class Config:
 
 def claims(results):
     return [
-        checks.close("mean < 1 & > -1", "theory", 0, float(results["x"].mean()), absolute=1),
-        checks.below("x is small", "Nobody 2000", 0.5, 2.0),
+        Claim("mean", "mean < 1 & > -1", theory("symmetry", 0, absolute=1), results["x"].mean()),
+        Claim("small", "x is small", paper("Nobody 2000", high=0.5), 2.0),
     ]
 
 
@@ -105,7 +105,7 @@ def test_the_page_shows_every_figure_and_claim_and_needs_no_other_file(results):
     assert reader.tags.count("section") == 3
     assert not re.search(r"(src|href)=\"(?!data:|#)", text)
     for words in (
-        "2 of 4 claims of 2 experiments hold",
+        "2 experiments. Claims: 2 hold: 2 theory; 2 fail: 2 paper.",
         "mean &lt; 1 &amp; &gt; -1",
         "A toy &amp; its claims.",
         "does not hold",
@@ -220,7 +220,7 @@ def test_one_that_fails_stops_no_other_and_what_measures_runs_last_and_alone(res
     again = run_all.run(HEADS[:2], order(results), lines.append)
     assert started == []
     assert [outcome.seconds for outcome in again] == [0, 0]
-    assert lines[-1].endswith("1 of 2 claims hold (smoke), done before")
+    assert lines[-1].endswith("1 holds: 1 theory; 1 fails: 1 paper (smoke), done before")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_the_list_fits_the_terminal_and_breaks_no_word(results, capsys, monkeypa
     assert list_main(["--out", str(results)]) == 0
     lines = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) <= columns
-    for words in ("a_name_of_some_length", "1 of 2 claims hold (smoke)", "not run", "Nobody 2000"):
+    for words in ("a_name_of_some_length", "1 holds: 1 theory", "not run", "Nobody 2000"):
         assert any(words in line for line in lines)
 
 

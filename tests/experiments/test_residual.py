@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from experiments.framework.bands import worst_of
 from experiments.framework.images import Images
+from experiments.residual import bands, network
 from experiments.residual import experiment as residual
-from experiments.residual import network
 from experiments.residual import normfree as residual_normfree
 from experiments.residual import paths as residual_paths
 from experiments.residual import profile as residual_profile
 from experiments.residual import shattering as residual_shattering
-from tests.experiments.nested import changed
+from experiments.residual.results import Results
+from tests.experiments.nested import made, replaced
+from tests.experiments.spoiled import claims_that_stand
 
 TINY = dataclasses.replace(
     residual.PRESETS["smoke"], depths=(2, 4), width=8, steps=20, paths=3, shatter_depths=(1, 3), shatter_width=16,
@@ -114,9 +117,9 @@ def test_binomial_and_its_middle():
 def test_autocorrelation_of_noise_and_of_a_line():
     points = residual_shattering.POINTS
     noise = np.random.default_rng(0).normal(size=(200, points))
-    np.testing.assert_allclose(residual_shattering.autocorrelation(noise, 3), [1, 0, 0], atol=0.02)
+    np.testing.assert_allclose(residual_shattering.autocorrelation(noise, 3).mean(0), [1, 0, 0], atol=0.02)
     line = np.linspace(-1, 1, points)[None]
-    assert residual_shattering.autocorrelation(line, 2)[1] > 0.98
+    assert residual_shattering.autocorrelation(line, 2)[0, 1] > 0.98
 
 
 def test_predicted_correlations_tend_to_those_of_independent_masks(monkeypatch):
@@ -149,7 +152,9 @@ def test_autocorrelation_of_one_block_of_a_wide_network_is_that_of_the_process()
     w, b, v = rng.normal(size=(3, 400, 1, 300))
     gradients = (v * w * (w * x[:, None] + b > 0)).sum(-1)
     theory = residual_shattering.predicted_autocorrelation(1, 10, skip=False)
-    np.testing.assert_allclose(residual_shattering.autocorrelation(gradients, 10), theory, atol=0.02)
+    found = residual_shattering.autocorrelation(gradients, 10)
+    np.testing.assert_allclose(found.mean(0), theory.mean(0), atol=0.02)
+    np.testing.assert_allclose(found.std(0)[1:], theory.std(0)[1:], rtol=0.25)
 
 
 @pytest.mark.parametrize("name", residual_shattering.KINDS)
@@ -276,7 +281,7 @@ def test_forms_learn_what_they_have_and_nothing_else():
 
 
 def test_growth_of_a_stack_of_two_layer_branches_spreads_as_the_band_says():
-    """Over 24 networks: the mean shifted down by half the variance, three deviations within the band."""
+    """Over 24 networks: the mean shifted down by half the variance, the spread that of the band."""
     x = jax.random.normal(jax.random.key(1), (residual_normfree.PROBED, 20))
     _, form = KINDS["residual"]
     options = {"layers": 2, "depth": 16}
@@ -286,8 +291,18 @@ def test_growth_of_a_stack_of_two_layer_branches_spreads_as_the_band_says():
         return residual_normfree.beginning(form, Images(x, jnp.zeros(64, int)), **options, seed=seed)["gradient"][0]
 
     rates = np.array([2 * np.log2(gradient(seed)) / 8 for seed in range(24)])
-    assert abs(rates.mean() - 1) < residual_normfree.doubling_band(8) / np.sqrt(24) + 3.5 / 128
-    assert 3 * rates.std() < residual_normfree.doubling_band(8)
+    band = bands.doubling(8, residual_normfree.WIDTH)
+    assert rates.mean() in band
+    assert rates.std() < (band.high - 1) / worst_of(2)
+
+
+@pytest.mark.parametrize("name", ["ReZero", "SkipInit", "Fixup"])
+def test_stacks_whose_branches_start_at_nothing_are_the_identity(name):
+    layers, form = KINDS[name]
+    params = residual_normfree.init(jax.random.key(0), form, layers=layers, depth=4, inputs=7)
+    x = jax.random.normal(jax.random.key(1), (residual_normfree.WIDTH,))
+    jacobian = jax.jacrev(lambda x: residual_normfree.stack(params, x[None], form)[0])(x)
+    np.testing.assert_array_equal(jacobian, np.eye(residual_normfree.WIDTH))
 
 
 def test_results_and_figures_are_whole(results):
@@ -304,37 +319,61 @@ def test_results_and_figures_are_whole(results):
     assert all(axes.get_lines() for name in ("depth", "shattering") for axes in figures[name].axes)
 
 
-def without_progress(networks):
-    """The same networks, whose loss stays at 1."""
-    return {name: dataclasses.replace(network, loss=np.ones_like(network.loss)) for name, network in networks.items()}
+def good() -> Results:
+    """Results in which every claim holds, as a full run gives them."""
+    depths, over = np.array([5, 20, 54]), np.array([1, 5, 20])
+    grown = np.full((3, 2), 0.1)
+    grown[2] += [0.6, 0.0]
+    lost = np.array([[0.6], [0.005]])
+    weights = np.array([residual_profile.predicted(54, 1.0, skip=skip) for skip in (False, True)])
+    correlation = np.tile(0.5 * (over / 5.0) ** -0.5, (4, 1))
+    neighbours = [0.9, 0.0, 0.85, 0.5, 0.88, 0.87]
+    lengths = np.linspace(0, 30, 11).astype(int)
+    trained = 0.5
+    names = ("ReZero", "SkipInit", "Fixup")
+    return made(Results, {
+        "depths": depths,
+        "training.training_error": grown,
+        "training.test_accuracy": np.full((3, 2), 0.8),
+        "training.responses": {5: np.array([[1.0], [0.2]]), 20: np.array([[1.0], [0.1]]), 54: np.array([[1.0], [0.1]])},
+        "training.deleted": {20: 0.8 - lost * np.ones((2, 20)), 54: 0.8 - lost * np.ones((2, 54))},
+        "paths.lengths": lengths,
+        "paths.sampled": (-1.3 * lengths[:, None] * np.ones((1, 3))),
+        "profile.theory": weights,
+        "profile.measured": np.tile(weights[:, None], (1, 32, 1)),
+        "along.autocorrelation": np.stack([np.ones(6), np.array(neighbours)], 1),
+        "along.theory": np.array([[1.0, 0.89], [1.0, 0.88]]),
+        "along.error": np.full((2, 2), 0.01),
+        "over_depth.depths": over,
+        "over_depth.theory": correlation,
+        "over_depth.measured": correlation + 0.01,
+        "over_depth.error": np.full((4, 3), 0.01),
+        "normfree_depth": 64,
+        "normfree.residual.signal": 2 ** (np.arange(32) / 2),
+        "normfree.residual.gradient": 2 ** (np.arange(32, 0, -1) / 2),
+        "normfree.residual.loss": np.full(180, 1.0),
+        "normfree.vanilla.loss": np.full(180, 2.25),
+        **{f"normfree.{name}.loss": np.full(180, trained) for name in names},
+        "cifar": None,
+    })  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name, change, words",
-    [
-        (
-            "training.training_error",
-            lambda x: x[:, ::-1] * 0 + np.array([[0.0, 0.0], [0.0, 0.5]]),
-            "residual: training error",
-        ),
-        ("paths.error", lambda x: x + 1, "against backpropagation"),
-        ("over_depth.measured", lambda x: x + 0.2, "largest error of theory"),
-        ("along.autocorrelation", lambda x: x * 0, "Gaussian"),
-        ("profile.measured", lambda x: x * 0 + 1, "plain, at initialization"),
-        ("profile.measured", lambda x: x[::-1], "residual, at initialization"),
-        ("normfree.Fixup.jacobian", lambda x: x + 1e-6, "Jacobian"),
-        ("normfree.residual.gradient", lambda x: x * 0 + 1, "squared gradient's growth"),
-        ("normfree.residual.signal", lambda x: x * 0 + 1, "squared signal's growth"),
-        ("normfree", without_progress, "vanilla over the worst"),
-        ("normfree", without_progress, "SkipInit: loss at the end"),
-        ("normfree", without_progress, "Fixup: loss at the end"),
-        ("normfree", without_progress, "over SkipInit: loss at the end"),
-        ("normfree", without_progress, "over SkipInit: loss at first"),
-    ],
-)
-def test_claims_fail_on_results_that_are_false(results, name, change, words):
-    claims = residual.claims(changed(results, name, change))
-    assert not all(claim.holds for claim in claims if words in claim.claim + claim.source)
+def test_every_claim_holds_on_good_results_and_fails_on_some_spoiled_ones():
+    claims = residual.claims(good())
+    assert [claim.id for claim in claims if not claim.holds] == []
+    assert len(claims) == 19
+    given = ("*.theory", "depths", "over_depth.depths", "paths.lengths", "normfree_depth")
+    assert claims_that_stand(residual.claims, good(), theory=given) == ["path-decay"]  # no spoil bends a line
+    bent = replaced(good(), {"paths.sampled": np.where(good().paths.sampled < -20, 0.0, good().paths.sampled)})
+    assert [claim.id for claim in residual.claims(bent) if not claim.holds and claim.id == "path-decay"]
+
+
+def test_little_is_claimed_of_shallow_networks(results):
+    names = {claim.id for claim in residual.claims(results)}
+    assert names == {
+        "responses", "gradient-plain", "gradient-residual", "correlation-over-depth", "neighbours-plain",
+        "neighbours-residual", "neighbours-bare", "stream-doubles",
+    }  # fmt: skip
 
 
 def test_settings_that_cannot_be_run_are_refused():
@@ -345,15 +384,3 @@ def test_settings_that_cannot_be_run_are_refused():
     ):
         with pytest.raises(ValueError, match=words):
             dataclasses.replace(TINY, **changes)
-
-
-def test_power_of_depth_is_claimed_of_deep_networks_only_and_can_fail(results):
-    depths = np.array([5, 20])
-    for power, holds in ((0.5, True), (1.1, False)):
-        correlation = np.tile(0.5 * (depths / 5.0) ** -power, (4, 1))
-        deep = residual_shattering.Correlation(depths, correlation, correlation)
-        (claim,) = [claim for claim in residual_shattering.claims(results.along, deep) if "L^-p" in claim.claim]
-        assert claim.holds is holds
-    assert not [
-        claim for claim in residual_shattering.claims(results.along, results.over_depth) if "L^-p" in claim.claim
-    ]

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 
 import gradflow as gf
 from experiments.__main__ import main as list_main
-from experiments.framework import claims as checks
 from experiments.framework import commandline, images, progress, storage
 from experiments.framework.catalogue import heads, read_head
+from experiments.framework.claims import Claim, theory
 from experiments.framework.runner import Experiment, main
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def run(config):
 
 
 def claims(results):
-    return [checks.close("the mean is zero", "theory", 0, results["values"].mean(), absolute=0.5)]
+    return [Claim("mean", "the mean is zero", theory("symmetry", 0, absolute=0.5), results["values"].mean())]
 
 
 def figures(results):
@@ -80,7 +80,7 @@ def test_a_run_writes_everything_and_exits_0(tmp_path, capsys):
         np.testing.assert_array_equal(data["values"], run(Config(40, seed=3))["values"])
         assert data["names"].tolist() == ["a", "b"]
     assert [record["holds"] for record in json.loads((folder / "claims.json").read_text())] == [True]
-    assert "1 of 1 claims hold" in capsys.readouterr().out
+    assert "1 holds: 1 theory" in capsys.readouterr().out
 
 
 def test_a_false_claim_exits_1_and_the_result_is_still_written(tmp_path, capsys):
@@ -89,7 +89,7 @@ def test_a_false_claim_exits_1_and_the_result_is_still_written(tmp_path, capsys)
     assert [record["holds"] for record in records] == [False]
     printed = capsys.readouterr().out
     assert "NO" in printed
-    assert "0 of 1 claims hold" in printed
+    assert "1 fails: 1 theory" in printed
 
 
 def test_presets_set_the_defaults_and_options_override_them(tmp_path):
@@ -323,7 +323,7 @@ def test_list_names_every_experiment_with_its_last_verdict(tmp_path, capsys, mon
     invoke(tmp_path)
     invoke(tmp_path, "--preset", "smoke", "--shift", "5")
     os.utime(tmp_path / "toy" / "laptop" / "claims.json", (0, 0))
-    assert storage.verdict(tmp_path / "toy") == "0 of 1 claims hold (smoke)"
+    assert storage.verdict(tmp_path / "toy") == "1 fails: 1 theory (smoke)"
 
 
 @pytest.mark.parametrize(

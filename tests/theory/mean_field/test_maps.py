@@ -122,6 +122,7 @@ def test_selu_keeps_variance_one() -> None:
     point = theory.fixed_point("selu", weight_variance=1.0, bias_variance=0.0)
     assert point.q_star == pytest.approx(1, abs=1e-6)
     assert point.chi_1 == pytest.approx(1.0714, abs=0.005)
+    assert theory.moments("selu", 1.0).mean == pytest.approx(0, abs=1e-6)
 
 
 def test_batchnorm_rates() -> None:
