@@ -100,6 +100,7 @@ def residual(params, x, gain=1.0, wrap=lambda f: f):
     return jnp.mean((x @ params["out"] - 2) ** 2)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("gain", [0.3, -0.9])
 def test_a_residual_stream_and_its_shares(gain):
     """The shares are projections on the whole: cut out by hand, and negative where a branch pulls back."""
@@ -125,6 +126,7 @@ def test_a_residual_stream_and_its_shares(gain):
     assert_adds_up(book)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "wrap", [jax.jit, jax.checkpoint, lambda f: jax.checkpoint(jax.jit(f))], ids=["jit", "remat", "both"]
 )

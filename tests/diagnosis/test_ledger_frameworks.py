@@ -49,6 +49,7 @@ def test_a_module_keeps_its_state():
     assert causes == [("weights", "head"), ("activation", "first"), ("normalization", "norm")]
 
 
+@pytest.mark.slow
 def test_linen_transformer_block():
     from flax import linen as nn
 
@@ -79,6 +80,7 @@ def test_linen_transformer_block():
     assert "residual stream" in book.path
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("cell", ["OptimizedLSTMCell", "GRUCell", "SimpleCell"])
 def test_linen_recurrent_cells(cell):
     from flax import linen as nn
@@ -101,6 +103,7 @@ def test_linen_recurrent_cells(cell):
     assert gates == (reset if cell == "GRUCell" else set())
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("scan", [False, True])
 def test_models_of_gradflow(scan):
     model = gf.models.MLP(depth=4, width=8, outputs=3, activation="tanh", scan=scan)
@@ -110,6 +113,7 @@ def test_models_of_gradflow(scan):
     assert ("scan over layers" in book.path) == scan
 
 
+@pytest.mark.slow
 def test_resnet():
     model = gf.models.ResNet(depth=8, outputs=3)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))

@@ -81,7 +81,7 @@ CASES = {
 }
 
 
-@pytest.mark.quick_cases(3)
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", CASES)
 def test_layers_are_seen_in_forward_order_by_the_names_of_their_parameters(name):
     model, shape, layers = CASES[name]

@@ -100,6 +100,7 @@ def predicted(module: nn.Module, *args: Any, seed: int = 0) -> theory.Prediction
     )
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("module", "shape", "ends"),
     [

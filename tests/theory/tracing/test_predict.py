@@ -170,6 +170,7 @@ class Separable(nn.Module):
 IMAGES, SEQUENCES, VECTORS = (16, 8, 8, 3), (16, 7, 30), (EXAMPLES, 100)
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize(
     ("module", "shape"),
     [

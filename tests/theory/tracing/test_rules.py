@@ -117,12 +117,14 @@ def failed_rules(fn: Any, dtype: Any, operands: int) -> set[str]:
     return failed
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
 def test_no_rule_fails_on_any_value_of_one_operand(dtype: Any) -> None:
     failed = set().union(*(failed_rules(fn, dtype, 1) for fn in ONE))
     assert not failed, sorted(failed)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bool_], ids=lambda d: np.dtype(d).name)
 def test_no_rule_fails_on_any_values_of_two_operands(dtype: Any) -> None:
     failed = set().union(*(failed_rules(fn, dtype, 2) for fn in TWO))
