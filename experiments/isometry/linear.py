@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+import gradflow as gf
 from experiments.framework.progress import track
 
 STRENGTHS = (3.0, 2.0, 1.0)  # singular values of the map that is learnt
@@ -160,4 +161,4 @@ def measure(*, depths: tuple[int, ...], draws: int, steps: int, saxe_steps: int,
 
 
 def _orthogonal(key: Array, size: int) -> Array:
-    return jax.nn.initializers.orthogonal()(key, (size, size), jnp.float32)
+    return gf.initializers.orthogonal()(key, (size, size), jnp.float32)

@@ -15,6 +15,8 @@ from jaxtyping import Float
 from gradflow.instrument.causes import Stage
 from gradflow.instrument.sites import Site
 
+__all__ = ["Budget", "Expected", "activation_slopes", "slope_gain", "weight_gain", "weight_statistics"]
+
 _DEVIATIONS = 3.0
 _LARGEST = 2**22
 

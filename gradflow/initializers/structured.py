@@ -24,7 +24,7 @@ def orthogonal(gain: float = 1.0, *, stacked: int = 0) -> Initializer:
         gain: factor; all singular values of W equal it.
         stacked: number of leading axes along which independent kernels are stacked.
     """
-    return _each_kernel(jax.nn.initializers.orthogonal(gain), stacked)
+    return _each_kernel(_one_at_a_time(jax.nn.initializers.orthogonal(gain)), stacked)
 
 
 def delta_orthogonal(gain: float = 1.0, *, stacked: int = 0) -> Initializer:
@@ -39,7 +39,7 @@ def delta_orthogonal(gain: float = 1.0, *, stacked: int = 0) -> Initializer:
     Raises:
         ValueError: when called for a kernel that is not of a convolution, or has fewer outputs than inputs.
     """
-    draw = jax.nn.initializers.delta_orthogonal(gain)
+    draw = _one_at_a_time(jax.nn.initializers.delta_orthogonal(gain))
 
     def checked(key: Array, shape: Sequence[int], dtype: Any) -> Array:
         if len(shape) not in (3, 4, 5) or shape[-1] < shape[-2]:
@@ -51,6 +51,20 @@ def delta_orthogonal(gain: float = 1.0, *, stacked: int = 0) -> Initializer:
         return draw(key, shape, dtype)
 
     return _each_kernel(checked, stacked)
+
+
+def _one_at_a_time(draw: Initializer) -> Callable[[Array, Sequence[int], Any], Array]:
+    """Draw kernels one after the other under `vmap`.
+
+    On a CPU, QR decompositions of batches wait for JAX's threads inside of these threads (JAX 0.10). As many of them as
+    there are threads, side by side in one program, wait for ever.
+    """
+
+    def init(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+        one: Callable[[Array], Array] = jax.custom_batching.sequential_vmap(lambda key: draw(key, shape, dtype))
+        return one(key)
+
+    return init
 
 
 def scaled_identity(scale: float = 1.0, *, stacked: int = 0) -> Initializer:

@@ -297,3 +297,18 @@ def test_get_passes_functions_and_rejects_the_rest():
         initializers.gaussian(-1.0)
     with pytest.raises(ValueError, match="standard deviation"):
         initializers.small_gaussian(-0.1)
+
+
+def test_orthogonal_kernels_side_by_side_under_vmap_do_not_wait_for_each_other():
+    """More batched QR decompositions in one program than XLA has threads stood still for ever (JAX 0.10, CPU)."""
+
+    @jax.jit
+    @jax.vmap
+    def draw(key):
+        return sum(initializers.orthogonal()(k, (100, 100), jnp.float32) for k in jax.random.split(key, 8))
+
+    keys = jax.random.split(KEY, 4)
+    alone = sum(initializers.orthogonal()(k, (100, 100), jnp.float32) for k in jax.random.split(keys[2], 8))
+    for _ in range(3):
+        drawn = draw(keys)
+    np.testing.assert_allclose(drawn[2], alone, atol=1e-5)

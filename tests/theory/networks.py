@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradflow import activations
+from gradflow import activations, initializers
 
 
 def jacobian(
@@ -30,7 +30,7 @@ def jacobian(
     for layer in keys:
         for_weight, for_bias = jax.random.split(layer)
         if orthogonal:
-            weight = math.sqrt(weight_variance) * jax.random.orthogonal(for_weight, width)
+            weight = initializers.orthogonal(math.sqrt(weight_variance))(for_weight, (width, width), jnp.float32)
         else:
             weight = math.sqrt(weight_variance / width) * jax.random.normal(for_weight, (width, width))
         z = weight @ x + math.sqrt(bias_variance) * jax.random.normal(for_bias, (width,))
@@ -61,7 +61,7 @@ def growth(
     for layer in keys:
         for_weight, for_bias = jax.random.split(layer)
         if orthogonal:
-            weight = math.sqrt(weight_variance) * jax.random.orthogonal(for_weight, width)
+            weight = initializers.orthogonal(math.sqrt(weight_variance))(for_weight, (width, width), jnp.float32)
         else:
             weight = math.sqrt(weight_variance / width) * jax.random.normal(for_weight, (width, width))
         z = weight @ x + math.sqrt(bias_variance) * jax.random.normal(for_bias, (width,))

@@ -16,7 +16,7 @@ from gradflow.theory.tracing.positions import Window, through_windows
 from gradflow.theory.tracing.random_fields import NODES, WEIGHTS, Gaussian, correlation_of, gaussian_signal
 from gradflow.theory.tracing.rules.table import random_field_rule, shape_of
 
-__all__ = ["average_pool", "max_pool", "maximum_over", "mean_over"]
+__all__ = ["average_pool", "global_max_pool", "max_pool", "maximum_over", "mean_over"]
 
 _DIPS = 0.15  # slope of a function that counts as rising, such as GELU, over its largest slope
 
