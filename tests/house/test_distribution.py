@@ -29,7 +29,7 @@ import gradflow as gf
 import jax
 import jax.numpy as jnp
 
-for absent in ("matplotlib", "tyro", "tensorflow_datasets", "orbax", "pytest"):
+for absent in ("matplotlib", "tyro", "tensorflow_datasets", "pytest"):
     assert importlib.util.find_spec(absent) is None, absent
 model = gf.models.MLP(depth=2, width=4, outputs=3)
 data = gf.data.load()
@@ -49,7 +49,7 @@ import matplotlib
 
 matplotlib.use("agg")
 _, _, flow = gf.value_grad_and_flow(lambda p: jnp.mean((jnp.ones((2, 3)) @ p["w"]) ** 2))({"w": jnp.ones((3, 4))})
-gf.plots.flow({"a layer": flow}).savefig("flow.png")
+gf.plots.flow(flow).savefig("flow.png")
 """,
     "test": """
 import importlib, pkgutil
