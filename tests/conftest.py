@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
-# XLA's pool of threads inside an operation can wait for itself forever, seen where cores are few. Two workers of pytest
+# Where cores are few, operations that share XLA's pool of threads can wait for it inside of it. Two workers of pytest
 # fill two cores without it.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4 --xla_cpu_multi_thread_eigen=false"

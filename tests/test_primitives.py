@@ -17,6 +17,7 @@ from gradflow import primitives
 from gradflow.instrument import FlowError
 from gradflow.instrument.jaxprs import CUSTOM_RULES, INLINED, REMAT
 from gradflow.theory.tracing.rules import rule_of
+from tests.theory.networks import chain, square_weights
 from tests.user_errors import without_type_checker
 
 CALLS = CUSTOM_RULES | INLINED | REMAT | {"scan"}
@@ -31,25 +32,12 @@ def table() -> Iterator[dict[str, primitives.Rules]]:
     primitives.RULES.update(before)
 
 
-def chain(between: Any) -> Any:
-    """Three layers, with a function between the first two."""
-
-    def model(params: Any, x: jax.Array) -> jax.Array:
-        return jnp.tanh(between(x @ params[0]) @ params[1]) @ params[2]
-
-    return model
-
-
-def weights() -> list[jax.Array]:
-    return [jax.random.normal(key, (100, 100)) / 10 for key in jax.random.split(jax.random.key(0), 3)]
-
-
 def test_a_rule_of_theory(table: Any) -> None:
     """Without one the layer behind a sorted signal is outside; sorting changes no mean square, and the rule says so."""
     x = jax.random.normal(jax.random.key(1), (16, 100))
-    assert "sort" in gf.theory.predict(chain(jnp.sort), weights(), x).outside["1"]
+    assert "sort" in gf.theory.predict(chain(jnp.sort), square_weights(), x).outside["1"]
     gf.register_rule("sort", random_field=lambda algebra, eqn, values: values[0])
-    prediction = gf.theory.predict(chain(jnp.sort), weights(), x)
+    prediction = gf.theory.predict(chain(jnp.sort), square_weights(), x)
     assert not prediction.outside
     assert prediction.layers[1].output_rms == pytest.approx(prediction.layers[1].measured_output_rms, rel=0.3)
 

@@ -13,15 +13,15 @@ from experiments.framework.bands import (
     mean_limit,
     product_variance,
 )
-from experiments.framework.claims import Band, goal, paper, pilot, theory
+from experiments.framework.claims import Band, goal, paper, theory
+from experiments.framework.pilots import at_least
 
 LEARNED = WORKS = 0.7  # test accuracy that counts as learned, and a rate as one that works
 SWEEP = 3  # rates, with fewer of which nothing is claimed about the largest that works
 TRAINED = 500  # steps of pilot runs in the landscape, with fewer of which nothing is claimed about it
 EARLY = 500  # steps
 
-# Limits from pilot runs on two seeds, before a third was asked for; `pilot_limits` of three runs are to replace them.
-EARLY_SEEDS = (10, 11)
+# Limits from the early pilot runs (`framework/pilots.py`).
 NORMALIZED_ACCURACY = 0.7
 SMOOTHER = 1.5
 # Thresholds of ours, of which no pilot run is on record.
@@ -32,7 +32,7 @@ NOISE_GAIN = -0.03
 
 def normalized_accuracy() -> Band:
     """Least accuracy of three layers of sigmoids with batch norm."""
-    return pilot("Ioffe & Szegedy 2015, Fig. 1a: learns at once", EARLY_SEEDS, low=NORMALIZED_ACCURACY)
+    return at_least(NORMALIZED_ACCURACY, "Ioffe & Szegedy 2015, Fig. 1a: learns at once")
 
 
 def plain_accuracy() -> Band:
@@ -53,7 +53,7 @@ def largest_rate() -> Band:
 
 def smoother() -> Band:
     """Change along the gradient, plain over batch norm: above 1 by Santurkar et al., from pilot runs here."""
-    return pilot("Santurkar et al. 2018, Fig. 4: smoother", EARLY_SEEDS, low=SMOOTHER)
+    return at_least(SMOOTHER, "Santurkar et al. 2018, Fig. 4: smoother")
 
 
 def wobble() -> Band:

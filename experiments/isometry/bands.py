@@ -10,13 +10,12 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.framework.bands import DEVIATIONS, gain_variance, mean_limit
-from experiments.framework.claims import Band, paper, pilot, theory
+from experiments.framework.claims import Band, paper, theory
 from experiments.isometry.linear import RATE, START, course
 
 PILOT_DEPTHS = {"linear": 100, "tanh": 200, "cnn": 10_000}  # below which nothing is claimed that pilot runs showed
 
-# Limits from pilot runs on two seeds, before a third was asked for; `pilot_limits` of three runs are to replace them.
-EARLY = (10, 11)
+# Limits from the early pilot runs (`framework/pilots.py`).
 LINEAR_TIME = 1.5
 LINEAR_LEFT = 0.3
 LOSS_RATIO = 0.75
@@ -27,26 +26,6 @@ CNN_LEARNT = 2.2
 CNN_STUCK = 2.25
 
 _RARE = 2 * statistics.NormalDist().cdf(-DEVIATIONS)  # chance of a miss
-
-
-def at_least(limit: float, source: str) -> Band:
-    """Lower limit from pilot runs.
-
-    Args:
-        limit: one of those above.
-        source: what it shows.
-    """
-    return pilot(source, EARLY, low=limit)
-
-
-def at_most(limit: float, source: str) -> Band:
-    """Upper limit from pilot runs.
-
-    Args:
-        limit: one of those above.
-        source: what it shows.
-    """
-    return pilot(source, EARLY, high=limit)
 
 
 def saxe(strengths: Sequence[float], time: Float[np.ndarray, " records"]) -> Band:

@@ -7,6 +7,7 @@ import numpy as np
 import experiments.isometry as package
 from experiments.framework.claims import Claim
 from experiments.framework.images import load
+from experiments.framework.pilots import at_least, at_most
 from experiments.framework.runner import Experiment
 from experiments.isometry import bands, cnn, figures, linear, spectrum, training
 from experiments.isometry.results import Results
@@ -64,9 +65,9 @@ def linear_claims(results: Results) -> list[Claim]:
     return [
         *found,
         Claim("linear-time", f"linear, orthogonal: learning time at {deepest} layers over that at 10",
-              bands.at_most(bands.LINEAR_TIME, f"{source}: saturates"), orthogonal[-1] / orthogonal[depths.index(10)]),
+              at_most(bands.LINEAR_TIME, f"{source}: saturates"), orthogonal[-1] / orthogonal[depths.index(10)]),
         Claim("linear-gaussian", f"linear, Gaussian, {deepest} layers: least part of the loss left by any rate",
-              bands.at_least(bands.LINEAR_LEFT, f"{source}: slower with depth"), results.linear.loss[1, -1].min()),
+              at_least(bands.LINEAR_LEFT, f"{source}: slower with depth"), results.linear.loss[1, -1].min()),
     ]  # fmt: skip
 
 
@@ -107,11 +108,11 @@ def learning_claims(results: Results) -> list[Claim]:
     level, paper = f"steps to a loss of {training.REACHED:g}", "Pennington et al. 2017"
     return [
         Claim("tanh-loss", f"tanh, {deepest} layers: training loss at the end, orthogonal over Gaussian, best rates",
-              bands.at_most(bands.LOSS_RATIO, f"{paper}, Fig. 2: lower"), losses[-1, 0] / losses[-1, 1]),
+              at_most(bands.LOSS_RATIO, f"{paper}, Fig. 2: lower"), losses[-1, 0] / losses[-1, 1]),
         Claim("tanh-slowed", f"tanh, {deepest} layers: {level}, Gaussian (all of them, if never) over orthogonal",
-              bands.at_least(bands.SLOWED, f"{paper}: slower"), times[-1, 1] / times[-1, 0]),
+              at_least(bands.SLOWED, f"{paper}: slower"), times[-1, 1] / times[-1, 0]),
         Claim("tanh-steady", f"tanh, orthogonal: {level}, {deepest} layers over {shallowest}",
-              bands.at_most(bands.STEADY, f"{paper}: about sqrt(L)"), times[-1, 0] / times[0, 0]),
+              at_most(bands.STEADY, f"{paper}: about sqrt(L)"), times[-1, 0] / times[0, 0]),
     ]  # fmt: skip
 
 
@@ -132,7 +133,7 @@ def cnn_claims(results: Results) -> list[Claim]:
         return found
     found.append(
         Claim("cnn-gaussian", f"{line}, Gaussian: largest over smallest gradient of a layer",
-              bands.at_least(bands.CNN_RANGE, f"{xiao}: vanishes"), ranges[1])
+              at_least(bands.CNN_RANGE, f"{xiao}: vanishes"), ranges[1])
     )  # fmt: skip
     if not cnn.loss.size:
         return found
@@ -141,9 +142,9 @@ def cnn_claims(results: Results) -> list[Claim]:
     return [
         *found,
         Claim("cnn-learnt", f"{line}, delta-orthogonal: training loss",
-              bands.at_most(bands.CNN_LEARNT, f"{xiao}: trains"), orthogonal),
+              at_most(bands.CNN_LEARNT, f"{xiao}: trains"), orthogonal),
         Claim("cnn-stuck", f"{line}, Gaussian: training loss",
-              bands.at_least(bands.CNN_STUCK, f"{xiao}: does not"), gaussian),
+              at_least(bands.CNN_STUCK, f"{xiao}: does not"), gaussian),
     ]  # fmt: skip
 
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 
 from experiments.framework.claims import Band, paper, pilot, theory
-from experiments.framework.pilots import around
+from experiments.framework.pilots import EARLY, around
 from experiments.recurrent.theory import TINY, chrono_retention
 
-EARLY = (10, 11)  # seeds of pilots whose numbers were not kept
 LEARNED = 0.02  # loss on the adding problem; the baseline is 1/6
 LONG = 100  # T from which a tanh RNN has not learned it in 3,000 steps; at T = 50 it has begun to
 SHORT = 20  # T of copy memory up to which an LSTM remembers after 1,500 steps
 RECORDS = 3  # last ones, over which a loss is averaged
 SEQUENCES = {100: 74_000, 500: 209_000, 1000: 853_000}  # that the LSTM of 1997 needed, by length
 DEVIATIONS = 4.0
-READOUT = math.sqrt(
-    9 / 5
-)  # spread of a mean of squares weighted by the squares of a uniform read-out, sqrt(E r^4) / E r^2
+# Spread of a mean of squares weighted by the squares of a uniform read-out r: sqrt(E r^4) / E r^2.
+READOUT = math.sqrt(9 / 5)
 
 
 def retention(steps: int, width: int) -> Band:

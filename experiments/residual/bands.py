@@ -8,11 +8,11 @@ import numpy as np
 
 from experiments.framework.bands import DEVIATIONS, gain_variance, worst_of
 from experiments.framework.claims import Band, paper, pilot, theory
+from experiments.framework.pilots import EARLY
 
 PILOT_BLOCKS = 54  # of the deepest networks of pilot runs, with fewer of which nothing is claimed about trained ones
 
-# Limits from pilot runs on two seeds, before a third was asked for; `pilot_limits` of three runs are to replace them.
-EARLY = (10, 11)
+# Limits from the early pilot runs (`framework/pilots.py`).
 PLAIN_GROWTH = 0.2
 RESIDUAL_GROWTH = 0.05
 RESIDUAL_LOSS = 0.02
@@ -30,26 +30,6 @@ SHATTERED, WHOLE = 0.15, 0.8  # autocorrelation
 # Test error in %, Table 6; that of ResNet-110 is the mean of five runs, the best of which had 6.43.
 CIFAR = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61}
 CIFAR_DEVIATION = 0.16  # of those five runs
-
-
-def at_least(limit: float, source: str) -> Band:
-    """Lower limit from pilot runs.
-
-    Args:
-        limit: one of those above.
-        source: what it shows.
-    """
-    return pilot(source, EARLY, low=limit)
-
-
-def at_most(limit: float, source: str) -> Band:
-    """Upper limit from pilot runs.
-
-    Args:
-        limit: one of those above.
-        source: what it shows.
-    """
-    return pilot(source, EARLY, high=limit)
 
 
 def responses() -> Band:

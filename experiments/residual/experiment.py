@@ -12,6 +12,7 @@ import numpy as np
 import experiments.residual as package
 from experiments.framework.claims import Claim, goal
 from experiments.framework.images import Images, load, rows
+from experiments.framework.pilots import at_least, at_most
 from experiments.framework.progress import side_by_side
 from experiments.framework.runner import Experiment
 from experiments.residual import bands, cifar, figures, network, normfree, paths, profile, shattering
@@ -197,13 +198,13 @@ def depth_claims(results: Results) -> list[Claim]:
     return [
         *found,
         Claim("degradation-plain", f"plain: {errors}",
-              bands.at_least(bands.PLAIN_GROWTH, "He et al. 2016, Fig. 6: degrades"),
+              at_least(bands.PLAIN_GROWTH, "He et al. 2016, Fig. 6: degrades"),
               plain[-1] - plain[0]),
         Claim("degradation-residual", f"residual: {errors}",
-              bands.at_most(bands.RESIDUAL_GROWTH, "He et al. 2016, Fig. 6: does not"),
+              at_most(bands.RESIDUAL_GROWTH, "He et al. 2016, Fig. 6: does not"),
               residual[-1] - residual[0]),
         Claim("deleted-residual", f"residual, {last} blocks: accuracy lost by deleting one, mean",
-              bands.at_most(bands.RESIDUAL_LOSS, f"{veit}: hardly any"), lost[last][1].mean()),
+              at_most(bands.RESIDUAL_LOSS, f"{veit}: hardly any"), lost[last][1].mean()),
         Claim("deleted-plain", f"plain, {shallow} blocks: accuracy lost by deleting one, mean",
               goal(f"{veit}: nearly all; a threshold of ours", low=bands.PLAIN_LOSS), lost[shallow][0].mean()),
     ]  # fmt: skip
@@ -220,7 +221,7 @@ def path_claims(results: Results) -> list[Claim]:
     mean = np.arange(blocks + 1) @ weights / weights.sum()
     line = f"ln(gradient by a path) falls linearly with its length (factor {factor:.2f} a branch): R^2"
     return [
-        Claim("path-decay", line, bands.at_least(bands.LINEAR_FIT, f"{source}: exponential decay"), explained),
+        Claim("path-decay", line, at_least(bands.LINEAR_FIT, f"{source}: exponential decay"), explained),
         Claim("path-length", f"mean length of the paths that carry the gradient, of {blocks} blocks",
               bands.path_length(blocks), mean),
         Claim("path-share", f"part of all paths that is as long as those with the middle 95 % ({low} to {high})",
@@ -246,12 +247,12 @@ def normfree_claims(results: Results) -> list[Claim]:
     return [
         *found,
         Claim("normfree-loss", f"ReZero, SkipInit, Fixup: loss at the end, worst of the three ({slowest})",
-              bands.at_most(bands.NORMFREE_LOSS, "Bachlechner et al. 2020; Zhang et al. 2019: train"),
+              at_most(bands.NORMFREE_LOSS, "Bachlechner et al. 2020; Zhang et al. 2019: train"),
               last[slowest]),
         Claim("vanilla-slower", "vanilla over the worst of these: loss at the end",
-              bands.at_least(bands.SLOWER, "Bachlechner et al. 2020: does not"), last["vanilla"] / last[slowest]),
+              at_least(bands.SLOWER, "Bachlechner et al. 2020: does not"), last["vanilla"] / last[slowest]),
         Claim("residual-burden", "residual without normalization over SkipInit: loss at the end",
-              bands.at_least(bands.BURDEN, "De & Smith 2020: the worse for it"),
+              at_least(bands.BURDEN, "De & Smith 2020: the worse for it"),
               last["residual"] / last["SkipInit"]),
     ]  # fmt: skip
 

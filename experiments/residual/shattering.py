@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import gradflow as gf
 from experiments.framework.claims import Claim, goal
+from experiments.framework.pilots import at_most
 from experiments.residual import bands, network
 from experiments.residual.network import Form, Params
 
@@ -291,7 +292,7 @@ def claims(along: Lines, over_depths: Correlation) -> list[Claim]:
     errors = np.abs(along.autocorrelation[list(bare.values()), 1] - along.theory[:, 1]) / along.error[:, 1]
     found = [
         Claim("correlation-over-depth", f"{over}: largest error of theory ({worst})",
-              bands.at_most(bands.CORRELATION_ERROR, "theory of infinite width"), away.max()),
+              at_most(bands.CORRELATION_ERROR, "theory of infinite width"), away.max()),
         Claim("neighbours-plain", f"{plain}: {near}",
               goal("Balduzzi et al. 2017, Fig. 2: noise; a threshold of ours", high=bands.SHATTERED), neighbour[plain]),
         Claim("neighbours-residual", f"{residual}: {near}",

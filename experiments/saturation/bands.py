@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from experiments.framework.bands import Spread, signal_spread, worst_of
 from experiments.framework.claims import goal, paper, pilot, theory
+from experiments.framework.pilots import EARLY
 
 GLOROT = "Glorot & Bengio 2010"
-EARLY = (10, 11)
 SATURATED = 0.9  # of the largest activation; a layer is saturated once its 98th percentile is beyond
 LEARNING = 10_000  # steps, with fewer of which nothing is claimed about training
 

@@ -10,10 +10,9 @@ from jaxtyping import Float
 import gradflow as gf
 from experiments.framework.bands import gain_variance, worst_of
 from experiments.framework.claims import Band, paper, pilot, theory
-from experiments.framework.pilots import around
+from experiments.framework.pilots import EARLY, around
 from experiments.trainability.signal import SETTLED, Profile
 
-EARLY = (10, 11)  # seeds of pilots whose numbers were not kept
 LEARNT = 0.4  # test accuracy; chance is 0.1
 SHALLOW, DEEP = 0.7, 2.0  # in units of 6 xi_c
 DRAWN = 40  # layers that the law of rates is worked out for; deeper ones change as the last of them does

@@ -150,8 +150,7 @@ class Book:
 
         Args:
             width: columns, at least 60; by default those of the terminal.
-            rows: lines at most; entries of the same cause and operation are folded to those with the largest gains.
-                None for all.
+            rows: lines at most; the entries that change least are counted and added up in one line. None for all.
         """
         return render(self, width, rows)
 

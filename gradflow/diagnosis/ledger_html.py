@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradflow.diagnosis.ledger_table import cells, chosen, notes, running
+from gradflow.diagnosis.ledger_table import COLUMNS, cells, chosen, notes, running
 from gradflow.instrument.html import cell_html, table_html
 
 if TYPE_CHECKING:
@@ -23,9 +23,8 @@ def book_html(book: Book) -> str:
         bad = bool(entry.remark) or bool(entry.beyond_chance)
         written = [cell_html(text, left=k < 3, bad=bad and k == 3) for k, text in enumerate(texts)]
         lines.append(f'<tr style="background:transparent">{"".join(written)}</tr>')
-    header = ["cause", "where", "operation", "gain", "so far", "expected", "forward"]
     more = [f"{len(hidden)} entries that change less are not shown"] if hidden else []
-    return table_html(header if shown else [], lines, [*notes(book), *more], repr(book))
+    return table_html(COLUMNS if shown else [], lines, [*notes(book), *more], repr(book))
 
 
 __all__ = ["book_html"]

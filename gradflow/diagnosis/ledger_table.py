@@ -8,10 +8,15 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from gradflow.instrument.footnotes import names_and_more
+from gradflow.instrument.labels import shorten
+
 if TYPE_CHECKING:
     from gradflow.diagnosis.ledger import Book, Entry
 
+COLUMNS = ("cause", "where", "operation", "gain", "so far", "expected", "forward")
 _NARROWEST = 60
+_MOST_NAMES = 4
 _SMALL = 0.05  # decades: below this a cause is not named
 _OWNERS = {
     "weights": "the weights'",
@@ -54,7 +59,7 @@ def render(book: Book, width: int | None, rows: int | None) -> str:
     if rows is not None and rows < 2:
         raise ValueError(f"Book.table(rows=...): expected at least 2 lines, or None for all, got {rows}")
     shown, hidden = chosen(book.entries, rows)
-    lines = [["cause", "where", "operation", "gain", "so far", "expected", "forward"]]
+    lines = [list(COLUMNS)]
     so_far = running(book)
     for entry in shown:
         lines.append(cells(entry, so_far[entry]))
@@ -116,8 +121,7 @@ def notes(book: Book) -> list[str]:
     for name, why in book.aside.items():
         by_reason.setdefault(why, []).append(name)
     for why, names in by_reason.items():
-        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        out.append(f"not on the path ({why}): {', '.join(names[:4])}{more}")
+        out.append(f"not on the path ({why}): {names_and_more(names, _MOST_NAMES)}")
     return out
 
 
@@ -135,7 +139,9 @@ def _laid_out(lines: list[list[str]], width: int) -> list[str]:
         limit = max(widths[k] - over, 6, sorted(widths)[1])
         if limit >= widths[k]:
             limit = widths[k] - 1
-        lines = [[_short(text, limit) if j == k else text for j, text in enumerate(line)] for line in lines]
+        distinct = list(dict.fromkeys(line[k] for line in lines))
+        short = dict(zip(distinct, shorten(distinct, limit), strict=True))
+        lines = [[short[text] if j == k else text for j, text in enumerate(line)] for line in lines]
     widths = [max(len(line[k]) for line in lines) for k in range(len(order))]
     out = []
     for line in lines:
@@ -149,8 +155,4 @@ def _total(lines: list[list[str]]) -> int:
     return sum(max(len(line[k]) for line in lines) for k in range(count)) + 2 * (count - 1)
 
 
-def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else "…" + text[len(text) - limit + 1 :]
-
-
-__all__ = ["cells", "chosen", "notes", "render", "running", "sentence"]
+__all__ = ["COLUMNS", "cells", "chosen", "notes", "render", "running", "sentence"]

@@ -39,10 +39,10 @@ def first_place(flow: FlowView) -> NonfinitePlace | None:
     return flow.first_nonfinite if "nonfinite" in flow.statistics else None
 
 
-def names_and_more(names: Sequence[str]) -> str:
-    """List some names, and say how many more there are."""
-    more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+def names_and_more(names: Sequence[str], most: int = _MOST_NAMES) -> str:
+    """List the first `most` names, and say how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _nonfinite(flow: FlowView, rows: Sequence[Row], began: NonfinitePlace | None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +69,20 @@ def growth(
         z = weight @ x + math.sqrt(bias_variance) * jax.random.normal(for_bias, (width,))
         x, u = phi(z), phi.derivative(z) * (weight @ u)
     return jnp.log(jnp.mean(z**2)), jnp.log(jnp.sum(u**2) / before)
+
+
+def chain(between: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    """Three layers, with a function between the first two."""
+
+    def model(params: Any, x: jax.Array) -> jax.Array:
+        return jnp.tanh(between(x @ params[0]) @ params[1]) @ params[2]
+
+    return model
+
+
+def square_weights() -> list[jax.Array]:
+    """Weights of `chain`, of 100 units each."""
+    return [jax.random.normal(key, (100, 100)) / 10 for key in jax.random.split(jax.random.key(0), 3)]
 
 
 def within(measured: float, predicted: float, error: float, deviations: float = 4.0) -> None:

@@ -28,6 +28,7 @@ from gradflow.theory.tracing.abstract_values import (
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.propagation import Propagation
 from gradflow.theory.tracing.random_fields import Gaussian, gaussian_signal
+from tests.theory.networks import chain, square_weights
 
 SHAPE = (4, 6)
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.int32, jnp.bool_]
@@ -138,23 +139,10 @@ def test_a_rule_that_fails_costs_one_layer_its_prediction(monkeypatch: pytest.Mo
         raise RuntimeError("no such thing")
 
     monkeypatch.setitem(primitives.RULES, "cumsum", primitives.Rules(random_field=broken))
-    prediction = theory.predict(chain(lambda x: jnp.cumsum(x, 1)), weights(), batch())
+    prediction = theory.predict(chain(lambda x: jnp.cumsum(x, 1)), square_weights(), batch())
     assert list(prediction.outside) == ["1"]
     assert "rule for cumsum failed: RuntimeError: no such thing" in prediction.outside["1"]
     assert prediction.layers[2].output_rms == pytest.approx(prediction.layers[2].measured_output_rms, rel=0.3)
-
-
-def chain(between: Any) -> Any:
-    """Three layers, with a function between the first two."""
-
-    def model(params: Any, x: jax.Array) -> jax.Array:
-        return jnp.tanh(between(x @ params[0]) @ params[1]) @ params[2]
-
-    return model
-
-
-def weights() -> list[jax.Array]:
-    return [jax.random.normal(key, (100, 100)) / 10 for key in jax.random.split(jax.random.key(0), 3)]
 
 
 def batch() -> jax.Array:
@@ -181,7 +169,7 @@ def test_a_zero_signal_into_a_narrow_layer() -> None:
     ids=["constant", "noise", "dropout", "rms norm as a power", "std", "group norm"],
 )
 def test_operations_that_are_inside_the_theory(between: Any) -> None:
-    prediction = theory.predict(chain(lambda x: jnp.tanh(between(x))), weights(), batch())
+    prediction = theory.predict(chain(lambda x: jnp.tanh(between(x))), square_weights(), batch())
     assert set(prediction.outside.values()) <= {"approximate: a nonlinearity of a sum that is not Gaussian"}
     assert not prediction.outliers
     for layer in prediction.layers:
@@ -197,7 +185,7 @@ def test_dropout_whose_key_comes_with_the_batch() -> None:
         x = jnp.where(jax.random.bernoulli(key, 0.7, x.shape), x / 0.7, 0.0)
         return jnp.tanh(x @ params[1]) @ params[2]
 
-    prediction = theory.predict(model, weights(), batch(), jax.random.key(7))
+    prediction = theory.predict(model, square_weights(), batch(), jax.random.key(7))
     assert not prediction.outside
     assert not prediction.outliers
 
@@ -206,7 +194,7 @@ def test_dropout_whose_key_comes_with_the_batch() -> None:
         x = jnp.where(jnp.arange(len(x))[:, None] < lengths, x, 0.0)
         return jnp.tanh(x @ params[1]) @ params[2]
 
-    prediction = theory.predict(padded, weights(), batch(), jnp.int32(9))
+    prediction = theory.predict(padded, square_weights(), batch(), jnp.int32(9))
     assert "not Gaussian" in prediction.outside["1"]
     assert not prediction.outliers
 
@@ -214,7 +202,7 @@ def test_dropout_whose_key_comes_with_the_batch() -> None:
         x = jnp.where(jnp.arange(10)[:, None] < 4, x.reshape(16, 10, 10) @ params[0][:10], 0.0)
         return jnp.tanh(x @ params[1]) @ params[2]
 
-    assert "select_n" in theory.predict(by_position, weights(), batch()).outside["1"]
+    assert "select_n" in theory.predict(by_position, square_weights(), batch()).outside["1"]
 
 
 def group_norm(x: jax.Array, groups: int) -> jax.Array:
