@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from gradflow.plots.style import COLORS, styled
@@ -58,9 +60,14 @@ def waterfall(book: Book, *, title: str = "") -> Figure:
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.axvline(0, color="#000000", lw=0.8)
     axes.set(xlabel=r"$\log_{10}$ of $|\partial L/\partial$value$|$, relative to the last layer's output")
-    causes = [c for c in _CAUSES if any(e.cause == c for e in entries)]
-    if causes:
-        axes.legend(handles=[Patch(color=_COLORS[c], label=c) for c in causes], loc="best")
+    axes.use_sticky_edges = False  # bars at the edge would look cut off
+    axes.margins(x=0.03)
+    axes.autoscale_view(scaley=False)
+    handles: list[Artist] = [Patch(color=_COLORS[c], label=c) for c in _CAUSES if any(e.cause == c for e in entries)]
+    if any(e.expected is not None for e in entries):
+        handles.append(Line2D([], [], color="#000000", lw=0.8, label="expected by theory"))
+    if handles:
+        axes.legend(handles=handles, loc="best")
     figure.suptitle(title or book.summary, x=0.01, ha="left", fontsize=10)
     return figure
 
