@@ -13,6 +13,8 @@ from jax import lax
 
 from gradflow import theory
 from gradflow.theory.tracing.positions import Window, autocorrelation, through_windows
+from gradflow.theory.tracing.random_fields import WEIGHTS
+from gradflow.theory.tracing.rules import pooling
 
 WINDOWS = [
     Window(7, 7, 1),
@@ -74,6 +76,17 @@ def test_autocorrelation_is_the_mean_over_pairs_of_either_sign() -> None:
             means.append(np.mean(pairs))
         np.testing.assert_allclose(found[down, right], np.clip(np.mean(means) / (x**2).mean(), -1, 1), atol=1e-12)
     assert autocorrelation(np.zeros((2, 3, 1))) is None
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("taps", [4, 9])
+def test_the_largest_of_a_window_is_that_of_drawn_ones(correlation: float, taps: int) -> None:
+    normal = np.random.default_rng(0).normal(size=(100_000, taps + 1))
+    drawn = (np.sqrt(correlation) * normal[:, :1] + np.sqrt(1 - correlation) * normal[:, 1:]).max(1)
+    largest = pooling._largest(correlation, taps)
+    mean = WEIGHTS @ largest.mean(1)
+    assert mean == pytest.approx(drawn.mean(), abs=0.02)
+    assert WEIGHTS @ (largest**2).mean(1) - mean**2 == pytest.approx(drawn.var(), rel=0.05)
 
 
 @pytest.mark.parametrize("pool", ["average", "maximum"])
