@@ -23,15 +23,20 @@ def retention(steps: int, width: int) -> Band:
 
     A gate is s(b + w x_t + ...), w ~ N(0, TINY^2), x_t uniform on (0, 1): the logarithm of a unit's product moves by
     (1 - s(b)) w sum x_t, with a deviation of at most TINY T / 4 for b >= 0. Its mean over n units, weighted by the
-    read-out, has 1 / sqrt(n) of that times sqrt(9/5). What goes through gates and states instead of the cell is of
-    order TINY^2; T products in float32 are off by T 2^-23 at most.
+    read-out, has 1 / sqrt(n) of that times sqrt(9/5).
+
+    The state carries credit beside the cell: a step back multiplies by s(b) + U / 4, U the recurrent matrix of the
+    candidate, because input and output gate are 1/2. So T steps add e r^T U r / |r|^2 to the gradient's norm, with
+    e = T / (4 s(b)) <= T / 2 and the read-out r, which has the deviation TINY e; in second order they add
+    n (TINY e)^2 / 2. T products in float32 are off by T 2^-23 at most.
 
     Args:
         steps: T.
         width: n.
     """
-    spread = TINY * steps / 4 * READOUT / math.sqrt(width)
-    return theory("product of forget gates s(b)^T", 1.0, absolute=DEVIATIONS * spread + steps * 2.0**-23)
+    gates, states = TINY * steps / 4 * READOUT / math.sqrt(width), TINY * steps / 2
+    absolute = DEVIATIONS * math.hypot(gates, states) + width * states**2 / 2 + steps * 2.0**-23
+    return theory("product of forget gates s(b)^T", 1.0, absolute=absolute)
 
 
 def chrono(steps: int, width: int) -> Band:
