@@ -94,5 +94,5 @@ def even_gradient() -> Band:
 
 
 def steady_signal() -> Band:
-    """Ln of the last layer's signal over theory, in standard deviations of the law of finite width."""
-    return theory("gf.theory.width_profile, orthogonal", 0.0, absolute=DEVIATIONS)
+    """Ln of the last layer's signal over theory and the shift of `cnn.spreads`, in deviations of finite width."""
+    return theory("gf.theory.width_profile, orthogonal; a sphere in place of a Gaussian", 0.0, absolute=DEVIATIONS)

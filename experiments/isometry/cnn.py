@@ -138,6 +138,7 @@ class Convolutions:
         theory: both by theory, for delta-orthogonal kernels.
         spread: standard deviation of the logarithm of the gradient between networks of this width.
         signal_spread: that of the last layer's signal.
+        signal_shift: of ln of that signal, by the finite width.
     """
 
     kernels: Shaped[np.ndarray, " kernels"]
@@ -148,6 +149,7 @@ class Convolutions:
     theory: Float[np.ndarray, "2 layers"]
     spread: Float[np.ndarray, " layers"]
     signal_spread: float
+    signal_shift: float
 
 
 def measure(
@@ -220,12 +222,17 @@ def spreads(depth: int, channels: int) -> dict[str, Any]:
     Over delta-orthogonal kernels and of one position, where such a network is a fully connected one of orthogonal
     weights; a mean over positions strays less, as far as their masks differ.
 
+    Orthogonal weights keep |h|^2, so the n pre-activations lie on a sphere and E[h^4] = 3 q^2 n / (n + 2), not 3 q^2.
+    The map of tanh, q -> sigma_w^2 (q - (2/3) E[h^4] + ...) + sigma_b^2, then gains 4 q^2 / (n + 2) a layer. At
+    criticality it gives back 2 q of a deviation a layer, so that after L layers q is larger by 2 (1 - exp(-2 q* L)) /
+    (n + 2), and ln of the rms by half of that.
+
     Args:
         depth: layers.
         channels: of each.
 
     Returns:
-        `spread` (depth,) of the gradient, `signal_spread` of the signal.
+        `spread` (depth,) of the gradient, `signal_spread` of the signal, `signal_shift` of the signal's mean.
     """
     best = gf.theory.best_variances("tanh", depth)
     law = gf.theory.width_profile(
@@ -233,4 +240,8 @@ def spreads(depth: int, channels: int) -> dict[str, Any]:
         bias_variance=best.bias_variance, ensemble="orthogonal",
     )  # fmt: skip
     gradient = np.append(np.sqrt(law.jacobian_variance[:-1])[::-1] / 2, 0.0)
-    return {"spread": gradient, "signal_spread": math.sqrt(law.signal_variance[-1]) / 2}
+    return {
+        "spread": gradient,
+        "signal_spread": math.sqrt(law.signal_variance[-1]) / 2,
+        "signal_shift": -math.expm1(-2 * input_scale(depth) ** 2 * depth) / (channels + 2),
+    }

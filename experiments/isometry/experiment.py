@@ -121,7 +121,7 @@ def cnn_claims(results: Results) -> list[Claim]:
     cnn, deepest, xiao = results.cnn, results.cnn.backward.shape[1], "Xiao et al. 2018"
     # What float32 cannot hold counts as its smallest number.
     ranges = cnn.backward.max(1) / np.maximum(cnn.backward.min(1), np.finfo(np.float32).tiny)
-    settled = np.log(cnn.forward[0, -1] / cnn.theory[0, -1]) / cnn.signal_spread
+    settled = (np.log(cnn.forward[0, -1] / cnn.theory[0, -1]) - cnn.signal_shift) / cnn.signal_spread
     line = f"CNN, {deepest} layers before training"
     found = [
         Claim("cnn-even", f"{line}, delta-orthogonal: ln of largest over smallest gradient of a layer, in deviations",

@@ -335,3 +335,22 @@ def test_every_claim_holds_on_good_results_and_fails_on_some_spoiled_ones():
 def test_settings_that_cannot_be_run_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(TINY, **options)
+
+
+def test_signal_of_narrow_orthogonal_networks_settles_above_the_mean_field():
+    rng = np.random.default_rng(0)
+    channels, networks = 16, 200
+    best = gf.theory.best_variances("tanh", 10_000)
+    sigma_w, sigma_b = best.weight_variance**0.5, best.bias_variance**0.5
+    q = float(gf.theory.fixed_point(
+        "tanh", weight_variance=best.weight_variance, bias_variance=best.bias_variance
+    ).q_star)  # fmt: skip
+    rotations = np.linalg.qr(rng.standard_normal((500, channels, channels)))[0]
+    h = q**0.5 * rng.standard_normal((networks, channels))
+    for _ in range(1500):
+        turned = np.einsum("bij,bj->bi", rotations[rng.integers(0, 500, networks)], np.tanh(h))
+        h = sigma_w * turned + sigma_b * rng.standard_normal((networks, channels))
+    logs = np.log(np.mean(h**2, axis=1) / q) / 2
+    expected = isometry_cnn.spreads(10_000, channels)
+    assert logs.mean() == pytest.approx(expected["signal_shift"], abs=4 * logs.std() / networks**0.5 + 0.1 / channels)
+    assert logs.std() == pytest.approx(expected["signal_spread"], rel=0.3)
