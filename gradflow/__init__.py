@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow import plots as plots
     from gradflow import theory as theory
     from gradflow import training as training
+    from gradflow.diagnosis import diagnose as diagnose
     from gradflow.diagnosis import ledger as ledger
     from gradflow.initializers.lsuv import lsuv as lsuv
     from gradflow.instrument import Flow as Flow
@@ -35,6 +36,7 @@ _HOMES = {
     "LayerFlow": "gradflow.instrument",
     "activations": "",
     "data": "",
+    "diagnose": "gradflow.diagnosis",
     "diagnosis": "",
     "initializers": "",
     "ledger": "gradflow.diagnosis",

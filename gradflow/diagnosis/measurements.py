@@ -1,0 +1,220 @@
+"""What a diagnosis looks at: flow and ledger of a batch, the gradient beside a nearby one, some steps of the optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from gradflow.diagnosis.ledger import Book, ledger
+from gradflow.diagnosis.objective import Objective
+from gradflow.diagnosis.trial import Trial, take_steps
+from gradflow.instrument import Flow, value_grad_and_flow
+
+__all__ = ["Leaf", "Measurements", "measure"]
+
+STATISTICS = ("output_rms", "output_grad_rms", "dead_fraction", "similarity", "nonfinite")
+NEARBY = 1e-2  # relative size of the change of all weights after which the gradient is looked at again
+SMALL_STEPS = 3  # along the gradient, after which a factor of 0 has a gradient if the others of its product have moved
+_LEAST_RANK = 2  # of a leaf that is a matrix or a kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One differentiated leaf and its gradient.
+
+    Attributes:
+        path: its names, joined by "/".
+        shape: of the leaf.
+        norm, gradient_norm: Euclidean norms.
+        same: axes along which all slices of the leaf are equal, and all slices of its gradient, while that is not 0:
+            units that compute the same and stay the same.
+        coherence: cosine between its gradient and that with all weights changed by `NEARBY`, at random; NaN where a
+            gradient is 0.
+        later_gradient_norm: of the gradient after `SMALL_STEPS` along the gradients, each `NEARBY` of the parameters' norm.
+        lost: how much of its gradient was flushed to 0: norm of (gradient - gradient of a scaled loss over the scale)
+            over that of the latter. Scaling by a power of 2 changes no other bit. NaN where that gradient is 0.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    norm: float
+    gradient_norm: float
+    same: tuple[int, ...]
+    coherence: float
+    later_gradient_norm: float
+    lost: float
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is a matrix or a kernel of more than one unit each way."""
+        return sum(n > 1 for n in self.shape) >= _LEAST_RANK
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measurements:
+    """All that the rules of diagnosis read.
+
+    Attributes:
+        value: the loss.
+        flow: of the batch.
+        book: its ledger; where a layer that starts from 0 cuts the path, that after `SMALL_STEPS`.
+        leaves: by path.
+        trial: steps of the optimizer; None without one.
+        later: the flow after these steps.
+    """
+
+    value: float
+    flow: Flow
+    book: Book
+    leaves: dict[str, Leaf]
+    trial: Trial | None
+    later: Flow | None
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradients are."""
+        return math.isfinite(self.value) and all(math.isfinite(leaf.gradient_norm) for leaf in self.leaves.values())
+
+
+def measure(
+    loss_fn: Callable[..., Any],
+    params: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    has_aux: bool,
+    optimizer: Any,
+    batches: Sequence[tuple[Any, ...]] | None,
+    steps: int,
+    say: Callable[[str], None],
+) -> Measurements:
+    """Measure a network.
+
+    Args:
+        loss_fn, params, args, kwargs, has_aux: as for `diagnose`.
+        optimizer: None to take no step.
+        batches: other arguments for these steps; None for `args`.
+        steps: how many.
+        say: is told what begins.
+    """
+    say("tracing")
+    objective = Objective.of(loss_fn, params, args, kwargs, has_aux)
+    say("measuring the flow")
+
+    def flow_of(leaves: list[Any], arrays: list[Any]) -> tuple[Any, Flow]:
+        measured = value_grad_and_flow(objective.of_tree, statistics=STATISTICS, data_gradients=False)
+        value, _, flow = measured(objective.tree(leaves), arrays)
+        return value, flow
+
+    compiled = jax.jit(flow_of)
+    value, flow = compiled(objective.leaves, objective.arrays)
+    say("comparing gradients")
+    leaves, moved = _leaves(objective)
+    say("following the signal")
+    book = ledger(objective.of_tree, objective.tree(objective.leaves), objective.arrays)
+    if _starts_from_zero(book, leaves):
+        book = ledger(objective.of_tree, objective.tree(moved), objective.arrays)
+    trial = later = None
+    if optimizer is not None and steps > 0:
+        say(f"taking {steps} steps")
+        arrays = [objective.arrays] if batches is None else [objective.arrays_of(batch) for batch in batches]
+        trial = take_steps(objective, optimizer, arrays, steps)
+        _, later = compiled(trial.leaves, objective.arrays)
+    return Measurements(float(value), flow, book, leaves, trial, later)
+
+
+def _starts_from_zero(book: Book, leaves: dict[str, Leaf]) -> bool:
+    """Tell whether the path is cut by weights that are 0 and do not stay there."""
+    cut = any(entry.log10_gain == -math.inf for entry in book.entries)
+    return cut and any(leaf.norm == 0 and leaf.gradient_norm > 0 for leaf in leaves.values() if leaf.is_weight)
+
+
+def _leaves(objective: Objective) -> tuple[dict[str, Leaf], list[Any]]:
+    """Return the leaves, and their values after some small steps along the gradient."""
+    scale = _scale(objective.leaves)
+
+    @jax.jit
+    def gradient(leaves: list[Any], arrays: list[Any], scale: Any) -> list[Any]:
+        def scaled(leaves: list[Any]) -> Any:
+            loss = objective.value(leaves, arrays)
+            return loss * scale.astype(loss.dtype)
+
+        return jax.grad(scaled)(leaves)
+
+    one, moved = jnp.float32(1.0), objective.leaves
+    with jax.debug_nans(False):
+        here = later = [_host(g) for g in gradient(objective.leaves, objective.arrays, one)]
+        there = [_host(g) for g in gradient(_nearby(objective.leaves), objective.arrays, one)]
+        large = [_host(g) / scale for g in gradient(objective.leaves, objective.arrays, jnp.float32(scale))]
+        for _ in range(SMALL_STEPS if any(_norm(_host(w)) == 0 for w in objective.leaves) else 0):
+            moved = _downhill(moved, later)
+            later = [_host(g) for g in gradient(moved, objective.arrays, one)]
+    out = {}
+    for path, leaf, g, n, s, l in zip(objective.paths, objective.leaves, here, there, large, later, strict=True):
+        w = _host(leaf)
+        out[path] = Leaf(path, w.shape, _norm(w), _norm(g), _same(w, g), _cosine(g, n), _norm(l), _lost(g, s))
+    return out, moved
+
+
+def _downhill(leaves: Sequence[Any], gradients: Sequence[Float[np.ndarray, "..."]]) -> list[Any]:
+    """Take a step along the gradient, of `NEARBY` of the norm of all parameters."""
+    size = math.hypot(*(_norm(g) for g in gradients))
+    if not 0 < size < math.inf:
+        return list(leaves)
+    rate = NEARBY * math.hypot(*(_norm(_host(w)) for w in leaves)) / size
+    return [jnp.asarray((_host(w) - rate * g).astype(w.dtype)) for w, g in zip(leaves, gradients, strict=True)]
+
+
+def _scale(leaves: Sequence[Any]) -> float:
+    """Return a power of 2 that lifts what the narrowest type has flushed, and is far from its largest number."""
+    narrow = any(leaf.dtype == jnp.float16 for leaf in leaves)
+    return 2.0**8 if narrow else 2.0**40
+
+
+def _nearby(leaves: Sequence[Any]) -> list[Any]:
+    """Return the leaves with every entry changed at random, by `NEARBY` of the leaf's rms."""
+    rng = np.random.default_rng(0)
+    out = []
+    for leaf in leaves:
+        w = np.asarray(leaf)
+        change = NEARBY * _norm(_host(leaf)) / math.sqrt(max(w.size, 1)) * rng.standard_normal(w.shape)
+        out.append(jnp.asarray((_host(leaf) + change).astype(w.dtype)))
+    return out
+
+
+def _host(x: Any) -> Float[np.ndarray, "..."]:
+    array = np.asarray(x)
+    return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+
+
+def _norm(x: Float[np.ndarray, "..."]) -> float:
+    return float(np.linalg.norm(x.reshape(-1)))
+
+
+def _cosine(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]) -> float:
+    size = _norm(a) * _norm(b)
+    return float(np.real(np.vdot(a, b))) / size if size > 0 and math.isfinite(size) else math.nan
+
+
+def _lost(small: Float[np.ndarray, "..."], whole: Float[np.ndarray, "..."]) -> float:
+    size = _norm(whole)
+    return _norm(whole - small) / size if size > 0 and math.isfinite(size) else math.nan
+
+
+def _same(weight: Float[np.ndarray, "..."], gradient: Float[np.ndarray, "..."]) -> tuple[int, ...]:
+    largest = float(np.max(np.abs(gradient), initial=0.0))
+    if not largest > 0 or not math.isfinite(largest):
+        return ()
+    rounding = 1e-5 * largest  # sums of equal terms in another order
+    axes = []
+    for axis in range(max(weight.ndim - _LEAST_RANK, 0), weight.ndim):
+        first = np.take(weight, [0], axis)
+        if weight.shape[axis] > 1 and np.all(weight == first):
+            axes.append(axis) if np.max(np.abs(gradient - np.take(gradient, [0], axis))) <= rounding else None
+    return tuple(axes)

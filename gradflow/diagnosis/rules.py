@@ -1,0 +1,323 @@
+"""The rules of diagnosis: from measurements to findings. None reads a number that the scale of the loss moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from gradflow.diagnosis import remedies, thresholds
+from gradflow.diagnosis.finding import Evidence, Finding
+from gradflow.diagnosis.ledger import Book, Entry
+from gradflow.diagnosis.measurements import Leaf, Measurements
+from gradflow.diagnosis.trial import MULTIPLES
+from gradflow.instrument.layer_flow import LayerFlow
+
+__all__ = ["RULES", "findings"]
+
+_INF = math.inf
+_SATURATING = {"tanh": 1.0, "logistic": 0.25, "erf": 2 / math.sqrt(math.pi)}  # their largest slopes
+_CELLS = ("recurrent state",)
+
+
+def nonfinite(m: Measurements) -> Iterator[Finding]:
+    """NaN or Inf in the loss or a gradient."""
+    place = m.flow.first_nonfinite
+    if m.finite and place is None:
+        return
+    where = () if place is None else (place.label,)
+    said = "a gradient is not finite" if place is None else f"it began {place}"
+    evidence = Evidence("the loss", m.value, -_INF, _INF)
+    yield Finding("nonfinite", "fatal", where, (evidence,), said, (), "certain")
+
+
+def zeros(m: Measurements) -> Iterator[Finding]:
+    """Weights of zeros whose gradient is zero as well: no step leaves this point."""
+    stuck = [p for p in m.leaves.values() if p.is_weight and p.norm == 0 and p.later_gradient_norm == 0]
+    stuck = [p for p in stuck if m.flow.parameters[p.path].reached] if stuck else stuck
+    if stuck:
+        evidence = Evidence("norm of weight and gradient", 0.0, 0.0, _INF)
+        cause = "factors of a product that are both 0 give each other no gradient"
+        yield Finding("poor_initialization", "fatal", tuple(p.path for p in stuck), (evidence,), cause,
+                      remedies.AGAINST_ZEROS, "certain", "depth")  # fmt: skip
+
+
+def symmetry(m: Measurements) -> Iterator[Finding]:
+    """Units that all compute the same, and get the same gradient."""
+    alike = [p for p in m.leaves.values() if p.same and p.is_weight]
+    if alike:
+        count = max(max(p.shape[axis] for axis in p.same) for p in alike)
+        evidence = Evidence("units of a layer that differ", 1.0, float(count), float(count))
+        cause = "a constant initialization: equal units get equal gradients for ever, and count as one"
+        yield Finding("poor_initialization", "fatal", tuple(p.path for p in alike), (evidence,), cause,
+                      remedies.AGAINST_SYMMETRY, "certain", "depth")  # fmt: skip
+
+
+def path(m: Measurements) -> Iterator[Finding]:
+    """A cotangent that vanishes or explodes between the last layer and the first, or over time."""
+    book = m.book
+    if not book.entries:
+        return
+    cut = next((e for e in book.entries if e.log10_gain == -_INF), None)
+    if cut is not None:
+        yield from _cut(cut, m)
+        return
+    total = book.total - sum(e.log10_gain for e in book.entries if e.cause == "weights" and _from_zero(e, m))
+    if total < thresholds.VANISHED:
+        yield _of_path(book, total, "vanishing", thresholds.VANISHED)
+    elif total > thresholds.EXPLODED:
+        yield _of_path(book, total, "exploding", thresholds.EXPLODED)
+
+
+def _from_zero(entry: Entry, m: Measurements) -> bool:
+    """Tell whether an entry's weights started from 0, so that their size says nothing yet."""
+    owned = [p for p in m.leaves.values() if p.path == entry.where or p.path.startswith(entry.where + "/")]
+    return any(p.is_weight and p.norm == 0 for p in owned)
+
+
+def _of_path(book: Book, total: float, kind: str, limit: float) -> Finding:
+    sign = -1 if kind == "vanishing" else 1
+    by_cause = sorted(book.by_cause.items(), key=lambda item: -sign * item[1])
+    cause = by_cause[0][0]
+    time = sum(e.log10_gain for e in book.entries if e.cause == "time" or e.steps is not None and _shared(book))
+    over_time = cause == "time" or abs(time) > abs(total) / 2
+    worst = sorted((e for e in book.entries if e.cause == cause), key=lambda e: sign * -e.log10_gain)
+    layers = tuple(dict.fromkeys(e.where for e in worst))
+    low, high = (limit, _INF) if kind == "vanishing" else (-_INF, limit)
+    evidence = [Evidence(f"log10 |dL/d({book.first})| / |dL/d({book.last})|", total, low, high)]
+    if book.expected is not None:
+        evidence.append(Evidence("the same, beside what these weights and activations do by chance", book.total,
+                                 book.expected.low, book.expected.high))  # fmt: skip
+    help_ = remedies.against_vanishing(cause, over_time=over_time) if sign < 0 else remedies.AGAINST_EXPLODING
+    severity = "severe" if abs(total) < 2 * abs(limit) else "fatal"
+    return Finding(kind, severity, layers, tuple(evidence), book.summary, help_, "likely",  # type: ignore[arg-type]
+                   "time" if over_time else "depth")  # fmt: skip
+
+
+def _shared(book: Book) -> bool:
+    return any(word in book.path for word in _CELLS)
+
+
+def _cut(entry: Entry, m: Measurements) -> Iterator[Finding]:
+    """The signal becomes exactly 0 at one place."""
+    flushed = "flushed" in entry.remark
+    evidence = (Evidence(f"norm of the cotangent below {entry.operation} at {entry.where}", 0.0, 0.0, _INF),)
+    cause = f"{entry.operation} ({entry.cause}) at {entry.where}: {entry.remark}"
+    emptied = [e for e in m.book.entries if e.cause == "normalization" and e.forward_log10_gain == -_INF]
+    if emptied:
+        at = tuple(e.where for e in emptied)
+        cause = f"{emptied[-1].operation} at {at[-1]} subtracts all there is: the signal does not vary along its axis"
+        yield Finding("batch_norm", "fatal", at, evidence, cause, remedies.AGAINST_CONSTANT_NORMALIZATION, "certain")
+    elif flushed:
+        yield Finding("underflow", "fatal", (entry.where,), evidence, cause, remedies.AGAINST_FLUSHING, "likely")
+    elif entry.cause == "normalization":
+        yield Finding("batch_norm", "fatal", (entry.where,), evidence, cause,
+                      remedies.AGAINST_CONSTANT_NORMALIZATION, "certain")  # fmt: skip
+    elif entry.cause == "activation" and entry.operation not in _SATURATING:
+        yield Finding("dead_units", "fatal", (entry.where,), evidence, cause, remedies.AGAINST_DEATH, "certain")
+    else:
+        yield Finding("vanishing", "fatal", (entry.where,), evidence, cause,
+                      remedies.against_vanishing(entry.cause, over_time=False), "certain")  # fmt: skip
+
+
+def shattered(m: Measurements) -> Iterator[Finding]:
+    """A gradient that a change of 1 % turns to another direction, though its size is fine."""
+    seen = [p for p in m.leaves.values() if p.is_weight and not math.isnan(p.coherence)]
+    bad = sorted((p for p in seen if p.coherence < thresholds.INCOHERENT), key=lambda p: p.coherence)
+    if bad and not m.book.total > thresholds.EXPLODED:
+        evidence = Evidence("cosine of the gradient with that after a change of all weights by 1 %",
+                            bad[0].coherence, thresholds.INCOHERENT, 1.0)  # fmt: skip
+        cause = "a signal that many layers bend: what is near at the input is far apart at the output"
+        yield Finding("shattered", "severe", tuple(p.path for p in bad), (evidence,), cause,
+                      remedies.AGAINST_SHATTERING, "possible", "depth")  # fmt: skip
+
+
+def severed(m: Measurements) -> Iterator[Finding]:
+    """Layers behind which an operation without a derivative stands; a stop_gradient is somebody's intention."""
+    cut = {name: m.flow[name].cut for name in m.flow.layers if set(m.flow[name].cut) - {"stop_gradient"}}
+    cut = {name: by for name, by in cut.items() if not np.any(m.flow[name].backward_calls)}
+    if cut:
+        by = ", ".join(dict.fromkeys(op for ops in cut.values() for op in ops if op != "stop_gradient"))
+        evidence = Evidence("layers that no cotangent reaches", float(len(cut)), 0.0, 0.0)
+        yield Finding("vanishing", "fatal", tuple(cut), (evidence,), f"{by} between them and the loss has no derivative",
+                      remedies.AGAINST_CUTS, "certain", "depth")  # fmt: skip
+
+
+def rank_collapse(m: Measurements) -> Iterator[Finding]:
+    """Examples that all look alike behind the last hidden layer, though they differ in front of the first."""
+    hidden = [layer for name in m.flow.layers[:-1] if _compares(layer := m.flow[name])]
+    if len(hidden) < _TWO:
+        return
+    first, last = _distance(hidden[0]), _distance(hidden[-1])
+    if not first > 0 or math.isnan(last):
+        return
+    fall = math.log10(max(last, _FINEST) / first)
+    if fall < thresholds.COLLAPSED:
+        evidence = (
+            Evidence("log10 of the squared distance between examples, last hidden layer over first", fall,
+                     thresholds.COLLAPSED, _INF),
+            Evidence("similarity of two examples there", 1 - last, -1.0, 1 - first * 10**thresholds.COLLAPSED),
+        )  # fmt: skip
+        cause = "every layer makes examples more alike, so that the loss cannot tell them apart"
+        severity = "fatal" if fall < 2 * thresholds.COLLAPSED else "severe"
+        yield Finding("rank_collapse", severity, (hidden[-1].name,), evidence, cause,
+                      remedies.AGAINST_COLLAPSE, "likely", "depth")  # fmt: skip
+
+
+_TWO = 2
+_FINEST = 2.0**-23  # what a similarity in float32 can tell from 1
+
+
+def _compares(layer: LayerFlow) -> bool:
+    return layer.kind == "layer" and not layer.lengths and bool(np.all(layer.compares_examples))
+
+
+def _distance(layer: LayerFlow) -> float:
+    return max(0.0, 1.0 - float(layer.similarity))
+
+
+def dead_units(m: Measurements) -> Iterator[Finding]:
+    """More units without a gradient than chance allows, at the start or after the steps."""
+    yield from _dead(m, "")
+    if m.later is not None:
+        yield from _dead(m, " after the steps")
+
+
+def _dead(m: Measurements, when: str) -> Iterator[Finding]:
+    flow = m.later if when and m.later is not None else m.flow
+    bad: list[tuple[float, float, str]] = []
+    for name in flow.layers[:-1]:
+        layer = flow[name]
+        if layer.kind != "layer" or layer.cut or not np.any(layer.backward_calls):
+            continue
+        share, limit = float(np.nanmax(np.asarray(layer.dead_fraction))), thresholds.dead_limit(layer.units)
+        began = float(np.nanmax(np.asarray(m.flow[name].dead_fraction)))
+        if share > limit and _negative(layer) and not (when and began > limit):
+            bad.append((share, limit, name))
+    if bad and not all(share == 1 for share, _, _ in bad[: len(flow.layers)] if not when and len(bad) > 1):
+        share, limit, name = max(bad)
+        evidence = Evidence(f"share of units of {name} without a gradient{when}", share, 0.0, limit)
+        cause = "pre-activations that are negative for all examples, which takes a bias or a mean that is not 0"
+        severity = "fatal" if share == 1 else "severe"
+        yield Finding("dead_units", severity, tuple(n for *_, n in sorted(bad, reverse=True)), (evidence,), cause,
+                      remedies.AGAINST_DEATH, "likely")  # fmt: skip
+
+
+def _negative(layer: LayerFlow) -> bool:
+    """Tell whether the layer has examples enough for a unit to be alive by chance in one of them."""
+    return bool(np.all(layer.compares_examples))
+
+
+def saturation(m: Measurements) -> Iterator[Finding]:
+    """A saturating activation that works where it is flat."""
+    bad = []
+    for entry in m.book.entries:
+        slope = _SATURATING.get(entry.operation)
+        if entry.cause != "activation" or slope is None or not math.isfinite(entry.log10_gain):
+            continue
+        steps = 1 if entry.steps is None else max(len(entry.steps), 1)
+        relative = entry.log10_gain / steps - math.log10(slope)
+        if relative < thresholds.SATURATED:
+            bad.append((relative, entry.where))
+    if bad:
+        relative, _ = min(bad)
+        evidence = Evidence("log10 of the rms slope over the largest slope", relative, thresholds.SATURATED, 0.0)
+        cause = "pre-activations that are far too large: unscaled data, or weights that are too large"
+        yield Finding("saturation", "severe", tuple(where for _, where in sorted(bad)), (evidence,), cause,
+                      remedies.AGAINST_SATURATION, "likely")  # fmt: skip
+
+
+def underflow(m: Measurements) -> Iterator[Finding]:
+    """A gradient that is another one, and larger, when the loss is scaled by a power of 2."""
+    bad = sorted((p for p in m.leaves.values() if p.lost > thresholds.FLUSHED), key=lambda p: -p.lost)
+    if bad:
+        evidence = Evidence("share of the gradient that was flushed to 0", bad[0].lost, 0.0, thresholds.FLUSHED)
+        cause = "cotangents below the smallest number of their type"
+        yield Finding("underflow", "fatal" if bad[0].lost == 1 else "severe", tuple(p.path for p in bad), (evidence,),
+                      cause, remedies.AGAINST_FLUSHING, "certain")  # fmt: skip
+
+
+def steps(m: Measurements) -> Iterator[Finding]:
+    """Steps of the optimizer that make the loss worse, or are far too small."""
+    t = m.trial
+    if t is None:
+        return
+    if not np.all(np.isfinite(t.losses)) or not np.all(np.isfinite(t.after)):
+        at = int(np.argmin(np.isfinite(t.losses)))
+        evidence = Evidence(f"loss after {at} steps", float(t.losses[at]), -_INF, _INF)
+        yield Finding("unstable_update", "fatal", (), (evidence,), "steps that carry the loss out of its type's range",
+                      remedies.AGAINST_LARGE_STEPS, "certain")  # fmt: skip
+        return
+    change = t.after - t.before
+    overshoot = _overshoot(t.probe, t.probe_start)
+    if float(np.mean(change)) > 0 and overshoot <= thresholds.OVERSHOT:
+        evidence_pair = (
+            Evidence("change of the loss on the same batches over the steps", float(np.mean(change)), -_INF, 0.0),
+            Evidence("multiple of an update from which on the loss is no lower than before", overshoot,
+                     MULTIPLES[MULTIPLES.index(thresholds.OVERSHOT) + 1], _INF),
+        )  # fmt: skip
+        yield Finding("learning_rate", "severe", (), evidence_pair, "a rate that is too large for the curvature",
+                      remedies.AGAINST_LARGE_STEPS, "likely")  # fmt: skip
+    best = _best(t.probe, t.probe_start)
+    sizes = np.max(np.where(np.isfinite(t.update_ratios), t.update_ratios, 0.0), axis=1)
+    steady = len(sizes) > 1 and not np.all(np.diff(sizes) > 0)
+    if best > thresholds.TIMID and steady:
+        evidence = Evidence("multiple of an update at which the loss is lowest", best, 0.0, thresholds.TIMID)
+        yield Finding("learning_rate", "severe", (), (evidence,), "a rate that is too small",
+                      remedies.AGAINST_SMALL_STEPS, "likely")  # fmt: skip
+
+
+def _overshoot(probe: np.ndarray, start: float) -> float:
+    """Return the smallest multiple from which on the loss is not lower than at the start; inf if it stays lower."""
+    worse = ~(probe < start)
+    return float(MULTIPLES[int(np.argmax(worse))]) if worse.any() else _INF
+
+
+def _best(probe: np.ndarray, start: float) -> float:
+    low = np.where(np.isfinite(probe), probe, _INF)
+    return 0.0 if low.min() >= start else float(MULTIPLES[int(np.argmin(low))])
+
+
+def stalled(m: Measurements) -> Iterator[Finding]:
+    """Weights that the steps moved far less than the others, though a gradient arrives."""
+    t = m.trial
+    if t is None or not np.all(np.isfinite(t.losses)):
+        return
+    moved = {p.path: float(x) for p, x in zip(m.leaves.values(), t.movements, strict=True) if _can_move(p)}
+    moved = {path: x for path, x in moved.items() if math.isfinite(x)}
+    if len(moved) < _TWO:
+        return
+    middle = float(np.median(list(moved.values())))
+    bad = sorted((x, path) for path, x in moved.items() if 0 < middle and x < middle * 10**thresholds.STALLED)
+    if bad:
+        least, path = bad[0]
+        log = math.log10(least / middle) if least > 0 else -_INF
+        evidence = Evidence(f"log10 of the movement of {path} over that of the median weight", log,
+                            thresholds.STALLED, _INF)  # fmt: skip
+        yield Finding("stalled_layer", "severe", tuple(path for _, path in bad), (evidence,),
+                      "its gradient is too small beside those of the other layers", remedies.AGAINST_STALLING,
+                      "likely")  # fmt: skip
+
+
+def _can_move(leaf: Leaf) -> bool:
+    return leaf.is_weight and leaf.norm > 0 and leaf.gradient_norm > 0
+
+
+RULES: tuple[Callable[[Measurements], Iterator[Finding]], ...] = (
+    zeros, symmetry, severed, path, rank_collapse, dead_units, saturation, shattered, underflow, steps, stalled,
+)  # fmt: skip
+_ORDER = {"fatal": 0, "severe": 1, "mild": 2}
+
+
+def findings(m: Measurements) -> tuple[Finding, ...]:
+    """Return all findings, the most severe first; of numbers that are not finite nothing else can be said.
+
+    Args:
+        m: what was measured.
+    """
+    first = tuple(nonfinite(m))
+    if first:
+        return first
+    found = [finding for rule in RULES for finding in rule(m)]
+    return tuple(sorted(found, key=lambda finding: _ORDER[finding.severity]))

@@ -1,0 +1,67 @@
+"""Where a number stops being healthy. Each limit is scale-free, and says what it rests on."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = [
+    "COLLAPSED",
+    "EXPLODED",
+    "FLUSHED",
+    "INCOHERENT",
+    "OVERSHOT",
+    "SATURATED",
+    "STALLED",
+    "TIMID",
+    "VANISHED",
+    "dead_limit",
+]
+
+# A signal that shrinks by exp(-1/(2 xi)) a layer can be used over 6 xi layers (Schoenholz et al. 2017, Fig. 5: networks
+# up to 6 xi_c train). That is a factor exp(-6) of the squared norm.
+_USABLE = 6.0 / math.log(10)
+
+COLLAPSED = -_USABLE
+"""log10 of (1 - similarity of two examples) at the last hidden layer over that at the first: exp(-6), as `_USABLE`.
+1 - c is a squared distance."""
+
+VANISHED = -_USABLE
+"""log10 of the norm of the cotangent at the first layer over that at the last: exp(-6), of the norm and not its square:
+a step moves both layers by as much as their gradients, so the first one needs exp(6) = 403 times the steps of the last."""
+
+EXPLODED = _USABLE
+"""The same, upwards: a rate that the first layer bears leaves the last one standing still."""
+
+INCOHERENT = 0.5
+"""Cosine between the gradient and that after a random change of all weights by 1 %. At 1/2, two gradients have as much
+in common as not: a step along one improves the loss by half of what it promises."""
+
+SATURATED = -1.0
+"""log10 of the rms slope of a saturating activation over its largest slope. For tanh of a Gaussian of deviation s the
+mean squared slope is about 4 / (3 sqrt(2 pi) s): a tenth of the rms slope means s = 53, and 1 entry in 75 that has one."""
+
+STALLED = -_USABLE
+"""log10 of how far steps moved a weight relative to its norm, over the median of all weights."""
+
+OVERSHOT = 1.0
+"""Multiple of the user's update from which on the loss is no lower than without it. At 1 and below, the update makes the
+loss worse on the batch that it was made for."""
+
+TIMID = 4.0**5
+"""Multiple of the user's update at which the loss on its batch is lowest. 1024 updates in a straight line reach it."""
+
+FLUSHED = 0.5
+"""Share of a gradient's norm that was flushed to 0 because numbers were too small for their type."""
+
+
+def dead_limit(units: int, deviations: float = 4.0) -> float:
+    r"""Return the largest share of dead units that chance allows.
+
+    A unit of an initialized layer is 0 over all examples with probability at most 1/2, whatever their correlation, since
+    its pre-activation is positive and negative equally often. So of n units n/2 + k sqrt(n)/2 are dead by chance.
+
+    Args:
+        units: n.
+        deviations: k; 4 leaves 3 layers in 100,000.
+    """
+    return min(1.0, 0.5 + deviations * 0.5 / math.sqrt(max(units, 1)))
