@@ -1,4 +1,4 @@
-"""What a diagnosis looks at: flow and ledger of a batch, the gradient beside a nearby one, some steps of the optimizer."""
+"""What a diagnosis looks at: flow and ledger of a batch, the gradient beside a nearby one, some steps."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import numpy as np
 from jaxtyping import Float
 
 from gradflow.diagnosis.ledger import Book, ledger
+from gradflow.diagnosis.look import Look
 from gradflow.diagnosis.objective import Objective
 from gradflow.diagnosis.trial import Trial, take_steps
-from gradflow.instrument import Flow, value_grad_and_flow
+from gradflow.instrument import Flow
 
 __all__ = ["Leaf", "Measurements", "measure"]
 
-STATISTICS = ("output_rms", "output_grad_rms", "dead_fraction", "similarity", "nonfinite")
 NEARBY = 1e-2  # relative size of the change of all weights after which the gradient is looked at again
 SMALL_STEPS = 3  # along the gradient, after which a factor of 0 has a gradient if the others of its product have moved
+SCALES = (2.0**40, 2.0**24, 2.0**16, 2.0**8)  # of the loss; the largest that keeps all gradients finite is used
 _LEAST_RANK = 2  # of a leaf that is a matrix or a kernel
 
 
@@ -37,7 +38,8 @@ class Leaf:
             units that compute the same and stay the same.
         coherence: cosine between its gradient and that with all weights changed by `NEARBY`, at random; NaN where a
             gradient is 0.
-        later_gradient_norm: of the gradient after `SMALL_STEPS` along the gradients, each `NEARBY` of the parameters' norm.
+        later_gradient_norm: of the gradient after `SMALL_STEPS` along the gradients, each `NEARBY` of the parameters'
+            norm.
         lost: how much of its gradient was flushed to 0: norm of (gradient - gradient of a scaled loss over the scale)
             over that of the latter. Scaling by a power of 2 changes no other bit. NaN where that gradient is 0.
     """
@@ -97,35 +99,34 @@ def measure(
     """Measure a network.
 
     Args:
-        loss_fn, params, args, kwargs, has_aux: as for `diagnose`.
+        loss_fn: as for `diagnose`.
+        params: its first argument.
+        args: its other positional arguments.
+        kwargs: of the call.
+        has_aux: whether it returns (loss, aux).
         optimizer: None to take no step.
         batches: other arguments for these steps; None for `args`.
         steps: how many.
         say: is told what begins.
     """
     say("tracing")
-    objective = Objective.of(loss_fn, params, args, kwargs, has_aux)
-    say("measuring the flow")
-
-    def flow_of(leaves: list[Any], arrays: list[Any]) -> tuple[Any, Flow]:
-        measured = value_grad_and_flow(objective.of_tree, statistics=STATISTICS, data_gradients=False)
-        value, _, flow = measured(objective.tree(leaves), arrays)
-        return value, flow
-
-    compiled = jax.jit(flow_of)
-    value, flow = compiled(objective.leaves, objective.arrays)
-    say("comparing gradients")
-    leaves, moved = _leaves(objective)
-    say("following the signal")
-    book = ledger(objective.of_tree, objective.tree(objective.leaves), objective.arrays)
-    if _starts_from_zero(book, leaves):
-        book = ledger(objective.of_tree, objective.tree(moved), objective.arrays)
-    trial = later = None
-    if optimizer is not None and steps > 0:
-        say(f"taking {steps} steps")
-        arrays = [objective.arrays] if batches is None else [objective.arrays_of(batch) for batch in batches]
-        trial = take_steps(objective, optimizer, arrays, steps)
-        _, later = compiled(trial.leaves, objective.arrays)
+    with jax.debug_nans(False):
+        objective = Objective.of(loss_fn, params, args, kwargs, has_aux)
+        look = Look.compiled(objective)
+        say("measuring the flow")
+        value, here, flow = look(objective.leaves, objective.arrays)
+        say("comparing gradients")
+        leaves, moved = _leaves(objective, look, here)
+        say("following the signal")
+        book = ledger(objective.of_tree, objective.tree(objective.leaves), objective.arrays)
+        if _starts_from_zero(book, leaves):
+            book = ledger(objective.of_tree, objective.tree(moved), objective.arrays)
+        trial = later = None
+        if optimizer is not None and steps > 0:
+            say(f"taking {steps} steps")
+            arrays = [objective.arrays] if batches is None else [objective.arrays_of(batch) for batch in batches]
+            trial = take_steps(objective, look, optimizer, arrays, steps)
+            later = look(trial.leaves, objective.arrays).flow
     return Measurements(float(value), flow, book, leaves, trial, later)
 
 
@@ -135,30 +136,33 @@ def _starts_from_zero(book: Book, leaves: dict[str, Leaf]) -> bool:
     return cut and any(leaf.norm == 0 and leaf.gradient_norm > 0 for leaf in leaves.values() if leaf.is_weight)
 
 
-def _leaves(objective: Objective) -> tuple[dict[str, Leaf], list[Any]]:
-    """Return the leaves, and their values after some small steps along the gradient."""
-    scale = _scale(objective.leaves)
+def _leaves(objective: Objective, look: Look, here: Sequence[Any]) -> tuple[dict[str, Leaf], list[Any]]:
+    """Return the leaves, and their values after some small steps along the gradient.
 
-    @jax.jit
-    def gradient(leaves: list[Any], arrays: list[Any], scale: Any) -> list[Any]:
-        def scaled(leaves: list[Any]) -> Any:
-            loss = objective.value(leaves, arrays)
-            return loss * scale.astype(loss.dtype)
+    Args:
+        objective: the loss.
+        look: at it.
+        here: gradients of the leaves.
+    """
 
-        return jax.grad(scaled)(leaves)
+    def gradients(leaves: Sequence[Any], scale: float = 1.0) -> list[Float[np.ndarray, "..."]]:
+        return [_host(g) / scale for g in look(leaves, objective.arrays, scale).gradients]
 
-    one, moved = jnp.float32(1.0), objective.leaves
-    with jax.debug_nans(False):
-        here = later = [_host(g) for g in gradient(objective.leaves, objective.arrays, one)]
-        there = [_host(g) for g in gradient(_nearby(objective.leaves), objective.arrays, one)]
-        large = [_host(g) / scale for g in gradient(objective.leaves, objective.arrays, jnp.float32(scale))]
-        for _ in range(SMALL_STEPS if any(_norm(_host(w)) == 0 for w in objective.leaves) else 0):
-            moved = _downhill(moved, later)
-            later = [_host(g) for g in gradient(moved, objective.arrays, one)]
+    here = later = [_host(g) for g in here]
+    moved = objective.leaves
+    there = gradients(_nearby(objective.leaves))
+    large = here
+    for scale in SCALES:
+        large = gradients(objective.leaves, scale)
+        if all(np.all(np.isfinite(g)) for g in large):
+            break
+    for _ in range(SMALL_STEPS if any(_norm(_host(w)) == 0 for w in objective.leaves) else 0):
+        moved = _downhill(moved, later)
+        later = gradients(moved)
     out = {}
-    for path, leaf, g, n, s, l in zip(objective.paths, objective.leaves, here, there, large, later, strict=True):
+    for path, leaf, g, n, s, after in zip(objective.paths, objective.leaves, here, there, large, later, strict=True):
         w = _host(leaf)
-        out[path] = Leaf(path, w.shape, _norm(w), _norm(g), _same(w, g), _cosine(g, n), _norm(l), _lost(g, s))
+        out[path] = Leaf(path, w.shape, _norm(w), _norm(g), _same(w, g), _cosine(g, n), _norm(after), _lost(g, s))
     return out, moved
 
 
@@ -169,12 +173,6 @@ def _downhill(leaves: Sequence[Any], gradients: Sequence[Float[np.ndarray, "..."
         return list(leaves)
     rate = NEARBY * math.hypot(*(_norm(_host(w)) for w in leaves)) / size
     return [jnp.asarray((_host(w) - rate * g).astype(w.dtype)) for w, g in zip(leaves, gradients, strict=True)]
-
-
-def _scale(leaves: Sequence[Any]) -> float:
-    """Return a power of 2 that lifts what the narrowest type has flushed, and is far from its largest number."""
-    narrow = any(leaf.dtype == jnp.float16 for leaf in leaves)
-    return 2.0**8 if narrow else 2.0**40
 
 
 def _nearby(leaves: Sequence[Any]) -> list[Any]:
@@ -215,6 +213,7 @@ def _same(weight: Float[np.ndarray, "..."], gradient: Float[np.ndarray, "..."]) 
     axes = []
     for axis in range(max(weight.ndim - _LEAST_RANK, 0), weight.ndim):
         first = np.take(weight, [0], axis)
-        if weight.shape[axis] > 1 and np.all(weight == first):
-            axes.append(axis) if np.max(np.abs(gradient - np.take(gradient, [0], axis))) <= rounding else None
+        differs = np.max(np.abs(gradient - np.take(gradient, [0], axis)))
+        if weight.shape[axis] > 1 and np.all(weight == first) and differs <= rounding:
+            axes.append(axis)
     return tuple(axes)

@@ -1,4 +1,4 @@
-"""A loss as a function of its differentiated leaves and of its arrays, so that one compiled program serves all batches."""
+"""A loss as a function of its differentiated leaves and of its arrays, so that one program serves all batches."""
 
 from __future__ import annotations
 
@@ -54,8 +54,16 @@ class Objective:
             tree: as `tree` gives it.
             arrays: of the other arguments.
         """
+        return self.value(self.leaves_of(tree), arrays)
+
+    def leaves_of(self, tree: Any) -> list[Any]:
+        """Return the leaves of nested dicts in the order of `leaves`.
+
+        Args:
+            tree: as `tree` gives it, or of the same structure.
+        """
         by_place = dict(zip(self.places, jax.tree.leaves(tree), strict=True))
-        return self.value([by_place[k] for k in range(len(by_place))], arrays)
+        return [by_place[k] for k in range(len(by_place))]
 
     @classmethod
     def of(
@@ -94,7 +102,7 @@ class Objective:
                     f"batches: expected arguments of the structure of the call's, {tree}, got {structure}. Likely "
                     "cause: a batch that is one argument given as a tuple. Fix: a tuple of all arguments behind params"
                 )
-            return [leaf for d, leaf in zip(dynamic, leaves, strict=True) if d]
+            return [_strong(leaf) for d, leaf in zip(dynamic, leaves, strict=True) if d]
 
         with trace(loss_fn, 0, has_aux, (params, *args), kwargs) as traced:
             inside = [*traced.leaves, *opened(traced.jaxpr)[1]]
@@ -106,9 +114,14 @@ class Objective:
                 fix="call it outside; it compiles what it runs itself",
             )
         paths = tuple("/".join(path) for path in traced.paths)
-        leaves = [jnp.asarray(leaf) for leaf in traced.leaves]
+        leaves = [_strong(leaf) for leaf in traced.leaves]
         places = tuple(jax.tree.leaves(_nested(paths, range(len(paths)))))
         return cls(leaves, paths, arrays_of(args), traced.rebuild_grads, value, places, arrays_of)
+
+
+def _strong(x: Any) -> Any:
+    """Return an array that is not of a weak type, as results are, so that both run the same program."""
+    return jnp.asarray(x, x.dtype) if getattr(x, "weak_type", False) else jnp.asarray(x)
 
 
 def _nested(paths: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:

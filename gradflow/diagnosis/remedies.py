@@ -5,16 +5,27 @@ from __future__ import annotations
 from gradflow.diagnosis.finding import Remedy
 
 __all__ = [
-    "AGAINST_COLLAPSE", "AGAINST_CUTS", "AGAINST_DEATH", "AGAINST_EXPLODING", "AGAINST_FLUSHING", "AGAINST_SATURATION",
-    "AGAINST_SHATTERING", "AGAINST_SMALL_STEPS", "AGAINST_STALLING", "AGAINST_SYMMETRY", "AGAINST_LARGE_STEPS",
-    "AGAINST_ZEROS", "AGAINST_CONSTANT_NORMALIZATION", "against_vanishing",
+    "AGAINST_COLLAPSE",
+    "AGAINST_CONSTANT_NORMALIZATION",
+    "AGAINST_CUTS",
+    "AGAINST_DEATH",
+    "AGAINST_EXPLODING",
+    "AGAINST_FLUSHING",
+    "AGAINST_LARGE_STEPS",
+    "AGAINST_SATURATION",
+    "AGAINST_SHATTERING",
+    "AGAINST_SMALL_STEPS",
+    "AGAINST_STALLING",
+    "AGAINST_SYMMETRY",
+    "AGAINST_ZEROS",
+    "against_vanishing",
 ]  # fmt: skip
 
 _SKIP = Remedy("Let every block add to a stream, with normalization before it.", "x = x + block(norm(x))")
 _NORMALIZE = Remedy("Normalize in front of every activation.", "x = nn.LayerNorm()(x)")
 _RECTIFY = Remedy(
     "Replace saturating activations inside the network by rectifiers, with weights of variance 2 / fan_in.",
-    'nn.Dense(width, kernel_init=jax.nn.initializers.he_normal()); x = nn.relu(x)',
+    "nn.Dense(width, kernel_init=jax.nn.initializers.he_normal()); x = nn.relu(x)",
 )
 _CRITICAL = Remedy(
     "Scale the initial weights so that every layer keeps the size of its signal on your batch.",
@@ -61,9 +72,7 @@ AGAINST_DEATH = (
     Remedy("Use an activation with a slope everywhere.", "x = nn.leaky_relu(x)"),
     Remedy("Take a smaller rate, if they died in training."),
 )
-AGAINST_SYMMETRY = (
-    Remedy("Draw the weights at random.", "kernel_init=jax.nn.initializers.lecun_normal()"),
-)
+AGAINST_SYMMETRY = (Remedy("Draw the weights at random.", "kernel_init=jax.nn.initializers.lecun_normal()"),)
 AGAINST_ZEROS = (
     Remedy("Draw all but one of the factors at random; only one of a product may start at 0.",
            "kernel_init=jax.nn.initializers.lecun_normal()"),

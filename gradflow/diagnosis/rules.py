@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from gradflow.diagnosis import remedies, thresholds
-from gradflow.diagnosis.finding import Evidence, Finding
+from gradflow.diagnosis.finding import Evidence, Finding, Remedy
 from gradflow.diagnosis.ledger import Book, Entry
 from gradflow.diagnosis.measurements import Leaf, Measurements
 from gradflow.diagnosis.trial import MULTIPLES
+from gradflow.instrument import Flow
 from gradflow.instrument.layer_flow import LayerFlow
 
 __all__ = ["RULES", "findings"]
@@ -80,7 +82,7 @@ def _of_path(book: Book, total: float, kind: str, limit: float) -> Finding:
     sign = -1 if kind == "vanishing" else 1
     by_cause = sorted(book.by_cause.items(), key=lambda item: -sign * item[1])
     cause = by_cause[0][0]
-    time = sum(e.log10_gain for e in book.entries if e.cause == "time" or e.steps is not None and _shared(book))
+    time = sum(e.log10_gain for e in book.entries if e.cause == "time" or (e.steps is not None and _shared(book)))
     over_time = cause == "time" or abs(time) > abs(total) / 2
     worst = sorted((e for e in book.entries if e.cause == cause), key=lambda e: sign * -e.log10_gain)
     layers = tuple(dict.fromkeys(e.where for e in worst))
@@ -140,8 +142,8 @@ def severed(m: Measurements) -> Iterator[Finding]:
     if cut:
         by = ", ".join(dict.fromkeys(op for ops in cut.values() for op in ops if op != "stop_gradient"))
         evidence = Evidence("layers that no cotangent reaches", float(len(cut)), 0.0, 0.0)
-        yield Finding("vanishing", "fatal", tuple(cut), (evidence,), f"{by} between them and the loss has no derivative",
-                      remedies.AGAINST_CUTS, "certain", "depth")  # fmt: skip
+        cause = f"{by} between them and the loss has no derivative"
+        yield Finding("vanishing", "fatal", tuple(cut), (evidence,), cause, remedies.AGAINST_CUTS, "certain", "depth")
 
 
 def rank_collapse(m: Measurements) -> Iterator[Finding]:
@@ -179,34 +181,46 @@ def _distance(layer: LayerFlow) -> float:
 
 def dead_units(m: Measurements) -> Iterator[Finding]:
     """More units without a gradient than chance allows, at the start or after the steps."""
-    yield from _dead(m, "")
+    began = _dead(m.flow)
+    if began:
+        yield _of_dead(began, "")
     if m.later is not None:
-        yield from _dead(m, " after the steps")
+        died = {name: found for name, found in _dead(m.later).items() if name not in began}
+        if died:
+            yield _of_dead(died, " after the steps")
 
 
-def _dead(m: Measurements, when: str) -> Iterator[Finding]:
-    flow = m.later if when and m.later is not None else m.flow
-    bad: list[tuple[float, float, str]] = []
-    for name in flow.layers[:-1]:
+def _dead(flow: Flow) -> dict[str, tuple[float, float]]:
+    """Return share and limit of the layers with too many dead units.
+
+    A layer that is dead as a whole lets nothing through, so nothing is known of those below it.
+    """
+    out: dict[str, tuple[float, float]] = {}
+    for name in reversed(flow.layers[:-1]):
         layer = flow[name]
-        if layer.kind != "layer" or layer.cut or not np.any(layer.backward_calls):
+        # By chance a unit is alive in one of many examples; a layer that compares none has one.
+        if (
+            layer.kind != "layer"
+            or layer.cut
+            or not np.any(layer.backward_calls)
+            or not np.all(layer.compares_examples)
+        ):
             continue
         share, limit = float(np.nanmax(np.asarray(layer.dead_fraction))), thresholds.dead_limit(layer.units)
-        began = float(np.nanmax(np.asarray(m.flow[name].dead_fraction)))
-        if share > limit and _negative(layer) and not (when and began > limit):
-            bad.append((share, limit, name))
-    if bad and not all(share == 1 for share, _, _ in bad[: len(flow.layers)] if not when and len(bad) > 1):
-        share, limit, name = max(bad)
-        evidence = Evidence(f"share of units of {name} without a gradient{when}", share, 0.0, limit)
-        cause = "pre-activations that are negative for all examples, which takes a bias or a mean that is not 0"
-        severity = "fatal" if share == 1 else "severe"
-        yield Finding("dead_units", severity, tuple(n for *_, n in sorted(bad, reverse=True)), (evidence,), cause,
-                      remedies.AGAINST_DEATH, "likely")  # fmt: skip
+        if share > limit:
+            out[name] = (share, limit)
+        if share == 1:
+            break
+    return out
 
 
-def _negative(layer: LayerFlow) -> bool:
-    """Tell whether the layer has examples enough for a unit to be alive by chance in one of them."""
-    return bool(np.all(layer.compares_examples))
+def _of_dead(bad: dict[str, tuple[float, float]], when: str) -> Finding:
+    layers = tuple(sorted(bad, key=lambda name: -bad[name][0]))
+    share, limit = bad[layers[0]]
+    evidence = Evidence(f"share of units of {layers[0]} without a gradient{when}", share, 0.0, limit)
+    cause = "pre-activations that are negative for all examples, which takes a bias or a mean that is not 0"
+    return Finding("dead_units", "fatal" if share == 1 else "severe", layers, (evidence,), cause,
+                   remedies.AGAINST_DEATH, "likely")  # fmt: skip
 
 
 def saturation(m: Measurements) -> Iterator[Finding]:
@@ -289,7 +303,7 @@ def stalled(m: Measurements) -> Iterator[Finding]:
     if len(moved) < _TWO:
         return
     middle = float(np.median(list(moved.values())))
-    bad = sorted((x, path) for path, x in moved.items() if 0 < middle and x < middle * 10**thresholds.STALLED)
+    bad = sorted((x, path) for path, x in moved.items() if middle > 0 and x < middle * 10**thresholds.STALLED)
     if bad:
         least, path = bad[0]
         log = math.log10(least / middle) if least > 0 else -_INF
@@ -319,5 +333,22 @@ def findings(m: Measurements) -> tuple[Finding, ...]:
     first = tuple(nonfinite(m))
     if first:
         return first
-    found = [finding for rule in RULES for finding in rule(m)]
+    found = _joined([finding for rule in RULES for finding in rule(m)])
     return tuple(sorted(found, key=lambda finding: _ORDER[finding.severity]))
+
+
+def _joined(found: list[Finding]) -> list[Finding]:
+    """Make one of findings of the same kind and remedies, which two rules have seen."""
+    out: dict[tuple[str, tuple[Remedy, ...]], Finding] = {}
+    for finding in found:
+        key = (finding.kind, finding.remedies)
+        if key in out:
+            first = out[key]
+            worst = min(first.severity, finding.severity, key=_ORDER.__getitem__)
+            layers = tuple(dict.fromkeys((*first.layers, *finding.layers)))
+            out[key] = dataclasses.replace(
+                first, severity=worst, layers=layers, evidence=(*first.evidence, *finding.evidence)
+            )
+        else:
+            out[key] = finding
+    return list(out.values())

@@ -26,8 +26,8 @@ COLLAPSED = -_USABLE
 1 - c is a squared distance."""
 
 VANISHED = -_USABLE
-"""log10 of the norm of the cotangent at the first layer over that at the last: exp(-6), of the norm and not its square:
-a step moves both layers by as much as their gradients, so the first one needs exp(6) = 403 times the steps of the last."""
+"""log10 of the norm of the cotangent at the first layer over that at the last: exp(-6), of the norm and not its square.
+A step moves both layers by as much as their gradients, so the first one needs exp(6) = 403 times the steps."""
 
 EXPLODED = _USABLE
 """The same, upwards: a rate that the first layer bears leaves the last one standing still."""
@@ -38,14 +38,14 @@ in common as not: a step along one improves the loss by half of what it promises
 
 SATURATED = -1.0
 """log10 of the rms slope of a saturating activation over its largest slope. For tanh of a Gaussian of deviation s the
-mean squared slope is about 4 / (3 sqrt(2 pi) s): a tenth of the rms slope means s = 53, and 1 entry in 75 that has one."""
+mean squared slope is about 4 / (3 sqrt(2 pi) s): a tenth of the rms slope is s = 53, and 1 entry in 75 that has one."""
 
 STALLED = -_USABLE
 """log10 of how far steps moved a weight relative to its norm, over the median of all weights."""
 
 OVERSHOT = 1.0
-"""Multiple of the user's update from which on the loss is no lower than without it. At 1 and below, the update makes the
-loss worse on the batch that it was made for."""
+"""Multiple of the user's update from which on the loss is no lower than without it. At 1 and below, the update makes
+the loss worse on the batch that it was made for."""
 
 TIMID = 4.0**5
 """Multiple of the user's update at which the loss on its batch is lowest. 1024 updates in a straight line reach it."""
@@ -57,8 +57,8 @@ FLUSHED = 0.5
 def dead_limit(units: int, deviations: float = 4.0) -> float:
     r"""Return the largest share of dead units that chance allows.
 
-    A unit of an initialized layer is 0 over all examples with probability at most 1/2, whatever their correlation, since
-    its pre-activation is positive and negative equally often. So of n units n/2 + k sqrt(n)/2 are dead by chance.
+    A unit of an initialized layer is 0 over all examples with probability at most 1/2, whatever their correlation,
+    since its pre-activation is positive and negative equally often. So of n units n/2 + k sqrt(n)/2 are dead by chance.
 
     Args:
         units: n.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from gradflow.diagnosis.look import Look
 from gradflow.diagnosis.objective import Objective
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ class Trial:
         before, after: losses on the same few batches at the start and in the end.
         update_ratios: per step and leaf, norm of the update over norm of the leaf; NaN for a leaf of zeros.
         movements: per leaf, norm of (end - start) over norm of the start; inf for a leaf that left zero.
-        probe: loss on the first batch after `MULTIPLES` times the largest of the updates, taken from where it was.
+        probe: loss on the first batch after `MULTIPLES` times the last finite update, taken from where it was. By the
+            last one, the optimizer's state has settled and a weight that started from 0 has a size.
         probe_start: loss on the first batch from where the probe starts.
         leaves: the parameters in the end.
     """
@@ -49,67 +52,76 @@ _COMPARED = 4  # batches on which the loss is compared before and after
 
 
 def take_steps(
-    objective: Objective, optimizer: optax.GradientTransformation, batches: Sequence[list[Any]], steps: int
+    objective: Objective,
+    look: Look,
+    optimizer: optax.GradientTransformation,
+    batches: Sequence[list[Any]],
+    steps: int,
 ) -> Trial:
     """Train for some steps.
 
     Args:
         objective: the loss.
+        look: at it.
         optimizer: of the user.
         batches: arrays of each batch; taken in turn.
         steps: how many.
     """
+    update, first = _update(objective, optimizer), batches[0]
+    start = leaves = objective.leaves
+    direction = leaves
+
+    def loss_at(arrays: list[Any], multiple: float = 0.0) -> Any:
+        return look.loss(leaves, direction, jnp.float32(multiple), arrays)
+
+    before = [loss_at(arrays) for arrays in batches[:_COMPARED]]
+    state = jax.jit(lambda leaves: optimizer.init(objective.rebuild(leaves)))(leaves)
+    losses, ratios, last = [], [], (leaves, leaves)
+    for number in range(steps):
+        seen = look(leaves, batches[number % len(batches)])
+        old, (leaves, state, moved, ratio) = leaves, update(leaves, seen.gradients, state)
+        losses.append(seen.value)
+        ratios.append(np.asarray(ratio, np.float64))
+        if not np.isfinite(np.asarray(seen.value, np.float64)):
+            break
+        last = (old, moved)
+    losses.append(loss_at(first))
+    after = [loss_at(arrays) for arrays in batches[:_COMPARED]]
+    end, (leaves, direction) = leaves, last
+    probed = [loss_at(first, multiple) for multiple in (0.0, *MULTIPLES)]
+    return Trial(
+        np.asarray(losses, np.float64),
+        np.asarray(before, np.float64),
+        np.asarray(after, np.float64),
+        np.stack(ratios),
+        np.asarray([_moved(s, e) for s, e in zip(start, end, strict=True)]),
+        np.asarray(probed[1:], np.float64),
+        float(probed[0]),
+        end,
+    )
+
+
+def _update(objective: Objective, optimizer: optax.GradientTransformation) -> Callable[..., tuple[Any, ...]]:
+    """Return (leaves, gradients, state) -> new leaves, new state, what was added, its norm over that of the leaf."""
     import optax
 
-    first = batches[0]
-
     @jax.jit
-    def step(leaves: list[Any], state: Any, arrays: list[Any]) -> tuple[Any, ...]:
-        loss, grads = jax.value_and_grad(objective.value)(leaves, arrays)
+    def update(leaves: list[Any], gradients: list[Any], state: Any) -> tuple[Any, ...]:
         params = objective.rebuild(leaves)
-        updates, state = optimizer.update(objective.rebuild(grads), state, params)
+        updates, state = optimizer.update(objective.rebuild(gradients), state, params)
         new = jax.tree.leaves(optax.apply_updates(params, updates))
         moved = [n - o for n, o in zip(new, leaves, strict=True)]
         ratios = jnp.stack([_norm(m) / _norm(o) for m, o in zip(moved, leaves, strict=True)])
-        return loss, new, state, moved, ratios
+        return new, state, moved, ratios
 
-    @jax.jit
-    def probe(leaves: list[Any], moved: list[Any], arrays: list[Any]) -> Float[Array, " multiples"]:
-        def at(multiple: Any) -> Any:
-            there = [o + (multiple * m).astype(o.dtype) for o, m in zip(leaves, moved, strict=True)]
-            return objective.value(there, arrays).astype(jnp.float32)
+    return update
 
-        return jax.lax.map(at, jnp.asarray((0.0, *MULTIPLES), jnp.float32))
 
-    value = jax.jit(objective.value)
-    compared = batches[:_COMPARED]
-    start = leaves = objective.leaves
-    state = optimizer.init(objective.rebuild(leaves))
-    losses, ratios = [], []
-    before = [value(leaves, arrays) for arrays in compared]
-    largest: tuple[float, Any, Any] = (-1.0, leaves, None)
-    for number in range(steps):
-        old = leaves
-        loss, leaves, state, moved, ratio = step(leaves, state, batches[number % len(batches)])
-        losses.append(loss)
-        ratios.append(np.asarray(ratio, np.float64))
-        size = float(np.nansum(np.square(ratios[-1])))
-        if size > largest[0]:
-            largest = (size, old, moved)
-        if not np.isfinite(np.asarray(loss, np.float64)):
-            break
-    probed = np.asarray(probe(largest[1], largest[2], first), np.float64)
-    moved = [float(_norm(e - s) / _norm(s)) for e, s in zip(leaves, start, strict=True)]
-    return Trial(
-        np.asarray([*losses, value(leaves, first)], np.float64),
-        np.asarray(before, np.float64),
-        np.asarray([value(leaves, arrays) for arrays in compared], np.float64),
-        np.stack(ratios),
-        np.asarray(moved),
-        probed[1:],
-        float(probed[0]),
-        leaves,
-    )
+def _moved(start: Any, end: Any) -> float:
+    """Return norm of (end - start) over norm of the start; inf for what left zero, NaN for what stays there."""
+    s, e = (np.asarray(x).astype(np.complex128 if np.iscomplexobj(x) else np.float64) for x in (start, end))
+    size, way = float(np.linalg.norm(s.reshape(-1))), float(np.linalg.norm((e - s).reshape(-1)))
+    return way / size if size > 0 else math.inf if way > 0 else math.nan
 
 
 def _norm(x: Any) -> Float[Array, ""]:

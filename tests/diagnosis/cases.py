@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ def cross_entropy(logits, y):
 def layers(widths, scale, key=0, bias=0.0):
     """Weights N(0, scale^2 / fan_in)."""
     keys = jax.random.split(jax.random.key(key), len(widths))
-    pairs = zip(widths[:-1], widths[1:], strict=True)
+    pairs = itertools.pairwise(widths)
     return {
         f"layer_{k:02}": {"w": scale * jax.random.normal(keys[k], (n, m)) / n**0.5, "b": jnp.full((m,), bias)}
         for k, (n, m) in enumerate(pairs)
