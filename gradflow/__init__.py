@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow import training as training
     from gradflow.diagnosis import diagnose as diagnose
     from gradflow.diagnosis import ledger as ledger
+    from gradflow.diagnosis.treatment import treat as treat
     from gradflow.initializers.lsuv import lsuv as lsuv
     from gradflow.instrument import Flow as Flow
     from gradflow.instrument import LayerFlow as LayerFlow
@@ -48,6 +49,7 @@ _HOMES = {
     "tap": "gradflow.instrument",
     "theory": "",
     "training": "",
+    "treat": "gradflow.diagnosis.treatment",
     "value_grad_and_flow": "gradflow.instrument",
 }
 

@@ -19,7 +19,7 @@ from gradflow.instrument import Flow
 if TYPE_CHECKING:
     import optax
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Diagnosis", "diagnose", "first_batches"]
 
 _PATIENCE = 3.0  # seconds after which progress is said
 
@@ -146,7 +146,7 @@ def diagnose(
     if steps < 0:
         raise ValueError(f"diagnose(steps=...): expected a number of steps, got {steps}. Fix: 20, or 0 for none")
     begun = time.monotonic()
-    taken = None if batches is None else _first(batches, steps)
+    taken = None if batches is None else first_batches(batches, steps)
 
     def say(what: str) -> None:
         if progress and time.monotonic() - begun > _PATIENCE:
@@ -156,7 +156,16 @@ def diagnose(
     return Diagnosis(findings(measured), measured, time.monotonic() - begun)
 
 
-def _first(batches: Iterable[Any], count: int) -> list[tuple[Any, ...]]:
+def first_batches(batches: Iterable[Any], count: int) -> list[tuple[Any, ...]]:
+    """Return the first batches, each as the tuple of a loss's other arguments.
+
+    Args:
+        batches: of the user.
+        count: at most.
+
+    Raises:
+        ValueError: if there is none.
+    """
     out: list[tuple[Any, ...]] = []
     for batch in batches:
         if len(out) == count:
@@ -164,7 +173,7 @@ def _first(batches: Iterable[Any], count: int) -> list[tuple[Any, ...]]:
         out.append(batch if isinstance(batch, tuple) else (batch,))
     if not out and count:
         raise ValueError(
-            "diagnose(batches=...): expected at least one batch, got none. Likely cause: an iterator that is used up. "
+            "batches: expected at least one batch, got none. Likely cause: an iterator that is used up. "
             "Fix: a list of batches, or a new iterator"
         )
     return out

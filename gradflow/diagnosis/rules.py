@@ -321,6 +321,8 @@ def _can_move(leaf: Leaf) -> bool:
 RULES: tuple[Callable[[Measurements], Iterator[Finding]], ...] = (
     zeros, symmetry, severed, path, rank_collapse, dead_units, saturation, shattered, underflow, steps, stalled,
 )  # fmt: skip
+# What equal or zero weights bring with them, and what says nothing of the network once they are drawn.
+_CONSEQUENCES = ("vanishing", "exploding", "rank_collapse", "shattered", "stalled_layer", "dead_units", "learning_rate")
 _ORDER = {"fatal": 0, "severe": 1, "mild": 2}
 
 
@@ -334,6 +336,8 @@ def findings(m: Measurements) -> tuple[Finding, ...]:
     if first:
         return first
     found = _joined([finding for rule in RULES for finding in rule(m)])
+    if any(finding.kind == "poor_initialization" for finding in found):
+        found = [finding for finding in found if finding.kind not in _CONSEQUENCES]
     return tuple(sorted(found, key=lambda finding: _ORDER[finding.severity]))
 
 

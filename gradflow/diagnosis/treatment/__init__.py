@@ -1,0 +1,7 @@
+"""Treatment: remedies as data, tried for a short budget beside the untreated network and beside a random remedy."""
+
+from gradflow.diagnosis.treatment.changes import CHANGES, Change
+from gradflow.diagnosis.treatment.plan import Plan
+from gradflow.diagnosis.treatment.treat import Arm, Treatment, treat
+
+__all__ = ["CHANGES", "Arm", "Change", "Plan", "Treatment", "treat"]

@@ -1,0 +1,129 @@
+"""Short trainings of plans: one compiled step serves all plans of a loss, whose numbers are data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from gradflow.diagnosis.objective import Objective
+from gradflow.diagnosis.treatment.plan import ADAM_RATE, Plan
+
+if TYPE_CHECKING:
+    import optax
+
+__all__ = ["Outcome", "Trials"]
+
+EVALUATED = 8  # batches on which the loss is compared at most
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a plan reached.
+
+    Attributes:
+        start: mean loss on the same few batches before the first step.
+        ends: the same after the last step, one for each seed; inf where it is not finite.
+        norms: of the whole gradient, by seed and step.
+    """
+
+    start: float
+    ends: Float[np.ndarray, " seeds"]
+    norms: Float[np.ndarray, "seeds steps"]
+
+    @property
+    def gains(self) -> Float[np.ndarray, " seeds"]:
+        """How far the loss fell; -inf where it left its range."""
+        return self.start - self.ends
+
+
+class Trials:
+    """Trains plans on the same batches.
+
+    Args:
+        optimizer: the user's.
+        batches: arrays of each batch.
+        budget: steps.
+        seeds: orders of the batches.
+    """
+
+    def __init__(
+        self, optimizer: optax.GradientTransformation, batches: Sequence[list[Any]], budget: int, seeds: int
+    ) -> None:
+        self._optimizer, self._batches, self._budget = optimizer, batches, budget
+        # One batch has one order.
+        self.seeds = seeds if len(batches) > 1 else 1
+        self._programs: dict[tuple[Objective, bool], tuple[Callable[..., Any], ...]] = {}
+
+    def run(self, plan: Plan) -> Outcome:
+        """Train a plan from its start, once for each seed.
+
+        Args:
+            plan: to be tried.
+        """
+        starts, ends, norms = [], [], []
+        with jax.debug_nans(False):
+            for seed in range(self.seeds):
+                started, ended, norm = self._run(plan, self._order(seed))
+                starts.append(started)
+                ends.append(ended if np.isfinite(ended) else np.inf)
+                norms.append(norm)
+        return Outcome(starts[0], np.asarray(ends), np.asarray(norms, np.float64))
+
+    def _order(self, seed: int) -> list[int]:
+        """Return which batch each step takes: every epoch is a permutation of its own."""
+        rng, count = np.random.default_rng(seed), len(self._batches)
+        epochs = -(-self._budget // count)
+        return [int(k) for _ in range(epochs) for k in rng.permutation(count)][: self._budget]
+
+    def _run(self, plan: Plan, order: list[int]) -> tuple[float, float, Float[np.ndarray, " steps"]]:
+        start, step, loss = self._compiled(plan)
+        compared = self._batches[:EVALUATED]
+        leaves, state, norms = plan.leaves, start(plan.leaves), []
+        begun = [loss(leaves, arrays) for arrays in compared]
+        numbers = jnp.asarray((plan.clip, plan.loss_scale), jnp.float32)
+        for number, batch in enumerate(order):
+            leaves, state, norm = step(leaves, state, self._batches[batch], numbers, plan.scale(np.float32(number)))
+            norms.append(norm)
+        ended = [loss(leaves, arrays) for arrays in compared]
+        return float(np.mean(begun)), float(np.mean(ended)), np.asarray(norms)
+
+    def _compiled(self, plan: Plan) -> tuple[Callable[..., Any], ...]:
+        key = (plan.objective, plan.adam)
+        if key not in self._programs:
+            import optax
+
+            optimizer = optax.adam(ADAM_RATE) if plan.adam else self._optimizer
+            self._programs[key] = _programs(plan.objective, optimizer)
+        return self._programs[key]
+
+
+def _programs(objective: Objective, optimizer: optax.GradientTransformation) -> tuple[Callable[..., Any], ...]:
+    """Return compiled functions: leaves -> state; a step; (leaves, arrays) -> loss in float32."""
+    import optax
+
+    @jax.jit
+    def step(leaves: list[Any], state: Any, arrays: list[Any], numbers: Any, rate: Any) -> tuple[Any, ...]:
+        clip, scale = numbers
+
+        def scaled(leaves: list[Any]) -> Any:
+            value = objective.value(leaves, arrays)
+            return value * scale.astype(value.dtype)
+
+        gradients = [g / scale.astype(g.dtype) for g in jax.grad(scaled)(leaves)]
+        norm = optax.global_norm(gradients)
+        factor = jnp.where(norm > clip, clip / norm, jnp.ones_like(norm))
+        gradients = [g * factor.astype(g.dtype) for g in gradients]
+        params = objective.rebuild(leaves)
+        updates, state = optimizer.update(objective.rebuild(gradients), state, params)
+        updates = jax.tree.map(lambda u: u * rate.astype(u.dtype), updates)
+        return jax.tree.leaves(optax.apply_updates(params, updates)), state, norm
+
+    start = jax.jit(lambda leaves: optimizer.init(objective.rebuild(leaves)))
+    loss = jax.jit(lambda leaves, arrays: objective.value(leaves, arrays).astype(jnp.float32))
+    return start, step, loss
