@@ -108,7 +108,8 @@ def _update(objective: Objective, optimizer: optax.GradientTransformation) -> Ca
     @jax.jit
     def update(leaves: list[Any], gradients: list[Any], state: Any) -> tuple[Any, ...]:
         params = objective.rebuild(leaves)
-        updates, state = optimizer.update(objective.rebuild(gradients), state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optimizers are written for it
+            updates, state = optimizer.update(objective.rebuild(gradients), state, params)
         new = jax.tree.leaves(optax.apply_updates(params, updates))
         moved = [n - o for n, o in zip(new, leaves, strict=True)]
         ratios = jnp.stack([_norm(m) / _norm(o) for m, o in zip(moved, leaves, strict=True)])

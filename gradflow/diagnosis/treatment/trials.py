@@ -116,11 +116,12 @@ def _programs(objective: Objective, optimizer: optax.GradientTransformation) -> 
             return value * scale.astype(value.dtype)
 
         gradients = [g / scale.astype(g.dtype) for g in jax.grad(scaled)(leaves)]
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         factor = jnp.where(norm > clip, clip / norm, jnp.ones_like(norm))
         gradients = [g * factor.astype(g.dtype) for g in gradients]
         params = objective.rebuild(leaves)
-        updates, state = optimizer.update(objective.rebuild(gradients), state, params)
+        with jax.numpy_dtype_promotion("standard"):  # optimizers are written for it
+            updates, state = optimizer.update(objective.rebuild(gradients), state, params)
         updates = jax.tree.map(lambda u: u * rate.astype(u.dtype), updates)
         return jax.tree.leaves(optax.apply_updates(params, updates)), state, norm
 
