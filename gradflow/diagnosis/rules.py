@@ -180,10 +180,14 @@ def _distance(layer: LayerFlow) -> float:
 
 
 def dead_units(m: Measurements) -> Iterator[Finding]:
-    """More units without a gradient than chance allows, at the start or after the steps."""
+    """More units without a gradient than chance allows, at the start or after the steps.
+
+    A layer without any gradient at the start is a matter of the path, or lies in a branch that starts from 0.
+    """
     began = _dead(m.flow)
-    if began:
-        yield _of_dead(began, "")
+    partly = {name: found for name, found in began.items() if found[0] < 1}
+    if partly:
+        yield _of_dead(partly, "")
     if m.later is not None:
         died = {name: found for name, found in _dead(m.later).items() if name not in began}
         if died:

@@ -1,0 +1,16 @@
+"""What is wrong with networks that do not train: a zoo of generated networks, each trained, treated and diagnosed.
+
+Paper:    Cao et al. 2022 (DeepDiagnosis), Zhang et al. 2021 (AutoTrainer), Amazon SageMaker Debugger's built-in rules
+Figure:   detection and false alarms of their rules, and of this project's verdict, on the same networks
+Command:  python -m experiments.diagnosis
+Minutes:  25 on two cores (smoke: 2; paper: 600 networks, 5 hours)
+Expected: at least 95 % of the sick networks of the held-out families are found and at most 2 % of the healthy ones are
+          called sick; absolute thresholds of other tools do either far worse.
+
+A network is sick by its outcome, not by its design: over three orders of the same batches its loss falls by less than
+90 % of what its twin's falls by. The twin is the best of a fixed set of treatments of the same network, none among
+them: weights rescaled, weights drawn anew, Adam, a hundredth, a tenth, ten and a hundred times the rate. A healthy
+network is its own twin. The verdict sees the initialization and 20 steps.
+
+Families are split: nothing was tuned on the held-out ones. Faults that were planted have known kinds and places.
+"""

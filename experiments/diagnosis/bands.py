@@ -1,0 +1,35 @@
+"""Bands of the claims of `diagnosis`: the targets that the project sets itself."""
+
+from __future__ import annotations
+
+from experiments.framework.claims import Band, goal
+
+
+def detection() -> Band:
+    """Share of sick networks that are found: at least 95 %."""
+    return goal("a verdict that can be trusted finds 19 of 20", low=0.95, high=1.0)
+
+
+def false_alarms() -> Band:
+    """Share of healthy networks that are called sick: at most 2 %."""
+    return goal("a verdict that is believed cries wolf once in 50", low=0.0, high=0.02)
+
+
+def false_alarms_at_most() -> Band:
+    """Upper 95 % limit of that share: at most 4 %."""
+    return goal("so many networks that chance alone does not pass", low=0.0, high=0.04)
+
+
+def cause() -> Band:
+    """Share of found faults whose kind is right: at least 90 %."""
+    return goal("the right remedy needs the right cause", low=0.9, high=1.0)
+
+
+def place() -> Band:
+    """Share of found faults whose layer is among the three worst: at least 90 %."""
+    return goal("three layers are quickly looked at", low=0.9, high=1.0)
+
+
+def seconds() -> Band:
+    """Median seconds to a verdict: at most 10."""
+    return goal("one waits for ten seconds", low=0.0, high=10.0)

@@ -1,0 +1,108 @@
+"""Run and claims of `diagnosis`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+import experiments.diagnosis as package
+import gradflow as gf
+from experiments.diagnosis import bands, figures, labels, peers, scores
+from experiments.diagnosis.results import Results
+from experiments.diagnosis.settings import PRESETS, Config
+from experiments.diagnosis.zoo import HELD_OUT, draw
+from experiments.framework.claims import Claim
+from experiments.framework.progress import track
+from experiments.framework.runner import Experiment
+
+
+def run(config: Config) -> Results:
+    """Draw, train, treat and diagnose.
+
+    Args:
+        config: settings.
+    """
+    wanted = [(family, number) for family in config.families for number in range(config.specimens)]
+    rows = [_row(config, *which) for which in track(wanted, "networks", lambda which: f"{which[0]} {which[1]}")]
+    columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return Results(**columns | {"rules": np.array(list(peers.RULES)), "rule_flags": columns["rule_flags"].T})
+
+
+def _row(config: Config, family: str, number: int) -> dict[str, Any]:
+    """Return what is known of one network."""
+    specimen = draw(family, number, config.seed)
+    d = gf.diagnose(
+        specimen.loss, specimen.params, *specimen.batches[0], optimizer=specimen.optimizer,
+        batches=specimen.batches, steps=config.steps, progress=False,
+    )  # fmt: skip
+    found = labels.label(specimen, config.budget, config.orders, config.seed)
+    jax.clear_caches()  # programs of hundreds of networks would fill the memory
+    return {
+        "names": specimen.name,
+        "families": family,
+        "held_out": family in HELD_OUT,
+        "gains": found.gain,
+        "twin_gains": found.twin_gain,
+        "twins": found.twin,
+        "flagged": not d.healthy,
+        "kinds": ", ".join(finding.kind for finding in d.findings),
+        "causes": ", ".join(specimen.kinds),
+        "layers": ", ".join(d.findings[0].layers[:3]) if d.findings else "",
+        "places": ", ".join(specimen.places),
+        "seconds": d.seconds,
+        "rule_flags": [rule(d) for rule in peers.RULES.values()],
+    }
+
+
+def claims(results: Results) -> list[Claim]:
+    """Check a run.
+
+    Args:
+        results: from `run`.
+
+    Returns:
+        The claims, about the held-out families.
+    """
+    sick, held = scores.sick(results), results.held_out
+    if not (held & sick).any() or not (held & ~sick).any():
+        return []
+    alarms, found = scores.rate(results.flagged[held & ~sick]), held & sick & results.flagged
+    out = [
+        Claim("detection", "share of sick networks that are found", bands.detection(),
+              scores.rate(results.flagged[held & sick]).share),
+        Claim("false-alarms", "share of healthy networks that are called sick", bands.false_alarms(), alarms.share),
+        Claim("false-alarms-limit", "upper 95 % limit of that share", bands.false_alarms_at_most(), alarms.high),
+        Claim("seconds", "median seconds to a verdict", bands.seconds(), float(np.median(results.seconds))),
+    ]  # fmt: skip
+    for known, hits, id_, words, band in (
+        (results.causes, scores.cause_found, "cause", "share of found faults whose kind is right", bands.cause()),
+        (results.places, scores.place_found, "place", "share of found faults whose layer is among three",
+         bands.place()),
+    ):  # fmt: skip
+        judged = found & (known != "")
+        if judged.any():
+            out.append(Claim(id_, words, band, scores.rate(hits(results)[judged]).share))
+    return out
+
+
+def files(results: Results) -> dict[str, str]:
+    """Return the table of all networks.
+
+    Args:
+        results: from `run`.
+    """
+    sick = scores.sick(results)
+    lines = ["| family | network | gain | twin's | twin | sick | verdict |", "|---|---|---|---|---|---|---|"]
+    for k, name in enumerate(results.names):
+        verdict = results.kinds[k] or "healthy"
+        mark = "" if bool(sick[k]) == bool(results.flagged[k]) else " (wrong)"
+        lines.append(
+            f"| {results.families[k]} | {name} | {results.gains[k]:.2f} | {results.twin_gains[k]:.2f} | "
+            f"{results.twins[k]} | {'sick' if sick[k] else 'healthy'} | {verdict}{mark} |"
+        )
+    return {"networks.md": "\n".join([*lines, ""])}
+
+
+EXPERIMENT = Experiment("diagnosis", package.__doc__ or "", PRESETS, run, claims, figures.draw, files)

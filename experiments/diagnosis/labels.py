@@ -1,0 +1,65 @@
+"""The label of a network: how far its loss falls, and how far that of its best treatment does."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.diagnosis.specimen import Specimen
+from gradflow.diagnosis.objective import Objective
+from gradflow.diagnosis.treatment import CHANGES, Plan
+from gradflow.diagnosis.treatment.changes import Context
+from gradflow.diagnosis.treatment.trials import Trials
+
+__all__ = ["SICK", "TREATMENTS", "Label", "label"]
+
+SICK = 0.9  # part of the twin's gain below which a network is sick
+TREATMENTS = tuple(
+    change for change in CHANGES if change.touches in ("initialization", "optimizer") or "rate" in change.name
+)[:7]
+
+
+class Label(NamedTuple):
+    """What training gave.
+
+    Attributes:
+        gain: how far the loss fell, mean over the orders of the batches.
+        twin_gain: the same of the best treatment, or of none.
+        twin: name of that treatment, "untreated" for none.
+    """
+
+    gain: float
+    twin_gain: float
+    twin: str
+
+
+def label(specimen: Specimen, budget: int, orders: int, seed: int) -> Label:
+    """Train a network and its treatments.
+
+    A loss that leaves its type's range in one order has no gain.
+
+    Args:
+        specimen: to be trained.
+        budget: steps.
+        orders: of the batches.
+        seed: of weights that are drawn anew.
+    """
+    objective = Objective.of(specimen.loss, specimen.params, specimen.batches[0], {}, False)
+    arrays = [objective.arrays_of(batch) for batch in specimen.batches]
+    trials = Trials(specimen.optimizer, arrays, budget, orders)
+    plain = Plan(objective, objective.leaves)
+    context = Context(objective.arrays, jax.random.key(seed), np.zeros(0), budget)
+    gains = {"untreated": _gain(trials, plain)}
+    for change in TREATMENTS:
+        plan = change.apply(plain, context)
+        if plan is not None:
+            gains[change.name] = _gain(trials, plan)
+    twin = max(gains, key=lambda name: gains[name])
+    return Label(gains["untreated"], gains[twin], twin)
+
+
+def _gain(trials: Trials, plan: Plan) -> float:
+    gains = trials.run(plan).gains
+    return float(np.mean(gains)) if np.all(np.isfinite(gains)) else -np.inf

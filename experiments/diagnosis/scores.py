@@ -1,0 +1,91 @@
+"""How often a verdict is right, with the uncertainty of so many networks."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from experiments.diagnosis.labels import SICK
+from experiments.diagnosis.results import Results
+
+__all__ = ["Rate", "cause_found", "place_found", "rate", "sick"]
+
+_NORMAL = 1.959964  # two-sided 95 %
+
+
+class Rate(NamedTuple):
+    """A share with its Wilson interval.
+
+    Attributes:
+        share: observed; NaN of none.
+        low: lower 95 % limit.
+        high: upper 95 % limit.
+        count: of how many.
+    """
+
+    share: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        if not self.count:
+            return "none"
+        return f"{self.share:.1%} ({self.low:.0%} to {self.high:.0%} of {self.count})"
+
+
+def rate(hits: Bool[np.ndarray, " cases"]) -> Rate:
+    r"""Return a share with its 95 % interval by Wilson's score.
+
+    (p + z^2/2n \pm z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n). Wilson 1927.
+
+    Args:
+        hits: of the cases.
+    """
+    n = len(hits)
+    if n == 0:
+        return Rate(math.nan, 0.0, 1.0, 0)
+    p, z2 = float(np.mean(hits)), _NORMAL**2
+    middle, half = p + z2 / (2 * n), _NORMAL * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return Rate(p, max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n)), n)
+
+
+def sick(results: Results) -> Bool[np.ndarray, " networks"]:
+    """Return which networks are sick: their loss falls by less than `SICK` of what their twin's falls by.
+
+    A network whose twin learns nothing either has no cure among the treatments; if a fault was planted, it is sick.
+
+    Args:
+        results: of a run.
+    """
+    with np.errstate(invalid="ignore"):
+        worse = results.gains < SICK * results.twin_gains
+    hopeless = (results.twin_gains < LEARNT) & (results.causes != "")
+    return worse | hopeless
+
+
+LEARNT = 0.1  # nats of cross-entropy, of ln 5 = 1.6 that there are to gain
+
+
+def cause_found(results: Results) -> Bool[np.ndarray, " networks"]:
+    """Return where the first finding, or the second, is one that would be right.
+
+    Args:
+        results: of a run.
+    """
+    found = [kinds.split(", ")[:2] for kinds in results.kinds.tolist()]
+    right = [causes.split(", ") for causes in results.causes.tolist()]
+    return np.array([bool(set(f) & set(r) - {""}) for f, r in zip(found, right, strict=True)], bool)
+
+
+def place_found(results: Results) -> Bool[np.ndarray, " networks"]:
+    """Return where one of the three worst layers of the first finding is the place of the fault.
+
+    Args:
+        results: of a run.
+    """
+    pairs = zip(results.layers.tolist(), results.places.tolist(), strict=True)
+    return np.array([bool(place) and place in layers for layers, place in pairs], bool)

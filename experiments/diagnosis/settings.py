@@ -1,0 +1,42 @@
+"""Settings of `diagnosis` and its presets."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from experiments.diagnosis.zoo import FAMILIES
+from experiments.framework.commandline import unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of one run."""
+
+    families: tuple[str, ...] = tuple(FAMILIES)
+    """Families of the zoo."""
+    specimens: int = 4
+    """Networks drawn from each family."""
+    budget: int = 200
+    """Training steps of a network and of its treatments."""
+    orders: int = 3
+    """Orders of the batches, over which training is repeated."""
+    steps: int = 20
+    """Steps that the verdict may take."""
+    seed: int = 0
+    """Of everything."""
+
+    def __post_init__(self) -> None:
+        """Reject settings that cannot be run."""
+        for name in self.families:
+            if name not in FAMILIES:
+                raise ValueError(unknown("family", name, FAMILIES))
+        for field in ("specimens", "budget", "orders", "steps"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
+
+
+PRESETS = {
+    "smoke": Config(families=("MLP, ReLU", "rates, tanh", "fault: zero weights"), specimens=2, budget=60, orders=2),
+    "laptop": Config(),
+    "paper": Config(specimens=21),
+}

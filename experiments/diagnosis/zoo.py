@@ -1,0 +1,149 @@
+"""The zoo: families of generated networks, each specimen drawn from a family by its number."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import gradflow as gf
+from experiments.diagnosis import tasks
+from experiments.diagnosis.specimen import Specimen, of_model, scaled
+
+__all__ = ["FAMILIES", "HELD_OUT", "draw"]
+
+RATES = {"sgd": optax.sgd(0.1), "momentum": optax.sgd(0.02, momentum=0.9), "adam": optax.adam(3e-3)}
+SCALES = (0.2, 0.5, 0.8, 1.0, 1.0, 1.25, 2.0, 4.0)  # of He's weights
+DEPTHS = (2, 4, 8, 16, 30)
+Rng = np.random.Generator
+
+
+def _pick(rng: Rng, choices: Any) -> Any:
+    return list(choices)[int(rng.integers(len(choices)))]
+
+
+def _mlp(rng: Rng, activation: str, **options: Any) -> Specimen:
+    depth, factor, way = _pick(rng, DEPTHS), _pick(rng, SCALES), _pick(rng, RATES)
+    model = gf.models.MLP(depth, 32, tasks.CLASSES, activation=activation, **options)
+    seed = int(rng.integers(2**31))
+    specimen = of_model(model, tasks.vectors(seed), RATES[way], seed)
+    said = f"{depth} layers, {factor:g} of He, {way}"
+    return dataclasses.replace(specimen, name=said, params=scaled(specimen.params, factor))
+
+
+def _chain(activation: str, **options: Any) -> Callable[[Rng], Specimen]:
+    return lambda rng: _mlp(rng, activation, **options)
+
+
+def _cnn(rng: Rng) -> Specimen:
+    depth, factor, way = _pick(rng, (2, 4, 8, 16)), _pick(rng, SCALES), _pick(rng, RATES)
+    model = gf.models.CNN(depth, 12, tasks.CLASSES, activation="relu", initializer="he_normal")
+    seed = int(rng.integers(2**31))
+    specimen = of_model(model, tasks.images(seed), RATES[way], seed)
+    name = f"{depth} convolutions, {factor:g} of He, {way}"
+    return dataclasses.replace(specimen, name=name, params=scaled(specimen.params, factor))
+
+
+def _recurrent(cell: str) -> Callable[[Rng], Specimen]:
+    def family(rng: Rng) -> Specimen:
+        steps, factor, way = _pick(rng, (5, 15, 40)), _pick(rng, (0.5, 0.8, 1.0, 1.0, 1.25)), _pick(rng, RATES)
+        model = gf.models.Recurrent(cell, 24, tasks.CLASSES)
+        seed = int(rng.integers(2**31))
+        specimen = of_model(model, tasks.sequences(seed, steps), RATES[way], seed)
+        name = f"{cell}, {steps} steps, {factor:g} of its weights, {way}"
+        return dataclasses.replace(specimen, name=name, params=scaled(specimen.params, factor))
+
+    return family
+
+
+def _rates(activation: str) -> Callable[[Rng], Specimen]:
+    """Sound networks with rates over twelve decades."""
+
+    def family(rng: Rng) -> Specimen:
+        rate, way = 10.0 ** float(rng.uniform(-8, 4)), _pick(rng, ("sgd", "adam"))
+        optimizer = optax.sgd(rate) if way == "sgd" else optax.adam(rate / 30)
+        seed = int(rng.integers(2**31))
+        model = gf.models.MLP(4, 32, tasks.CLASSES, activation=activation)
+        return dataclasses.replace(
+            of_model(model, tasks.vectors(seed), optimizer, seed), name=f"{way}, rate {rate:.1e}"
+        )
+
+    return family
+
+
+def _low_precision(rng: Rng) -> Specimen:
+    """Networks in float16 whose loss is small or large."""
+    factor, seed = 2.0 ** int(rng.integers(-24, 9)), int(rng.integers(2**31))
+    model = gf.models.MLP(4, 32, tasks.CLASSES, dtype=jnp.float16)
+    plain = of_model(model, tasks.vectors(seed), RATES["adam"], seed)
+    optimizer = optax.adam(3e-3, eps=1e-8 * factor)
+
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        return (jnp.float16(factor) if factor >= 1 else jnp.float32(factor)) * plain.loss(params, x, y)
+
+    kinds = ("underflow", "nonfinite", "vanishing")
+    return dataclasses.replace(
+        plain, name=f"float16, loss times 2^{np.log2(factor):.0f}", loss=loss, optimizer=optimizer, kinds=kinds
+    )
+
+
+def _planted(name: str) -> Callable[[Rng], Specimen]:
+    from experiments.diagnosis.faults import FAULTS
+
+    def family(rng: Rng) -> Specimen:
+        depth, seed = _pick(rng, (3, 4, 6)), int(rng.integers(2**31))
+        model = gf.models.MLP(depth, 32, tasks.CLASSES, activation=_pick(rng, FAULTS[name].activations))
+        plain = of_model(model, tasks.vectors(seed), _pick(rng, [RATES["adam"], RATES["sgd"]]), seed)
+        return FAULTS[name].plant(plain, rng)
+
+    return family
+
+
+FAMILIES: dict[str, Callable[[Rng], Specimen]] = {
+    "MLP, ReLU": _chain("relu"),
+    "MLP, tanh": _chain("tanh"),
+    "MLP, sigmoid": _chain("sigmoid"),
+    "MLP, GELU": _chain("gelu"),
+    "MLP, SELU": _chain("selu", initializer="lecun_normal"),
+    "MLP, layer norm": _chain("tanh", normalization="layer"),
+    "MLP, ReLU, layer norm": _chain("relu", normalization="layer"),
+    "MLP, residual": _chain("relu", residual="plain"),
+    "MLP, ReZero": _chain("relu", residual="rezero"),
+    "MLP, highway": _chain("tanh", residual="highway"),
+    "CNN": _cnn,
+    "RNN": _recurrent("rnn"),
+    "GRU": _recurrent("gru"),
+    "LSTM": _recurrent("lstm"),
+    "rates, ReLU": _rates("relu"),
+    "rates, tanh": _rates("tanh"),
+    "float16": _low_precision,
+    **{
+        f"fault: {name}": _planted(name)
+        for name in (
+            "constant weights", "zero weights", "a small layer", "a large layer", "negative biases", "raw pixels",
+            "argmax", "wrong axis", "sum for mean", "doubled softmax", "frozen layers", "small batch",
+        )
+    },
+}  # fmt: skip
+HELD_OUT = (
+    "MLP, sigmoid", "MLP, GELU", "MLP, SELU", "MLP, ReLU, layer norm", "MLP, ReZero", "MLP, highway", "CNN", "GRU",
+    "LSTM", "rates, tanh", "fault: zero weights", "fault: a large layer", "fault: raw pixels", "fault: wrong axis",
+    "fault: doubled softmax", "fault: small batch",
+)  # fmt: skip
+
+
+def draw(family: str, number: int, seed: int) -> Specimen:
+    """Draw a specimen.
+
+    Args:
+        family: one of `FAMILIES`.
+        number: of the specimen in its family.
+        seed: of the run.
+    """
+    entropy = [seed, number, *family.encode()]
+    specimen = FAMILIES[family](np.random.default_rng(entropy))
+    return dataclasses.replace(specimen, family=family)
