@@ -105,7 +105,8 @@ def _summed(specimen: Specimen, rng: Rng) -> Specimen:
         return float(y.shape[0]) * specimen.loss(params, x, y)
 
     kinds = ("learning_rate", "unstable_update")
-    return dataclasses.replace(specimen, name="sum over the batch", loss=loss, kinds=kinds)
+    chance = len(specimen.batches[0][1]) * specimen.chance
+    return dataclasses.replace(specimen, name="sum over the batch", loss=loss, chance=chance, kinds=kinds)
 
 
 def _frozen(specimen: Specimen, rng: Rng) -> Specimen:

@@ -25,7 +25,8 @@ class Label(NamedTuple):
     """What training gave.
 
     Attributes:
-        gain: how far the loss fell, mean over the orders of the batches.
+        gain: 1 - loss in the end over the loss of a network that knows nothing; mean over the orders of the batches. So
+            a network that starts from a large loss gains nothing by losing that.
         twin_gain: the same of the best treatment, or of none.
         twin: name of that treatment, "untreated" for none.
     """
@@ -38,7 +39,7 @@ class Label(NamedTuple):
 def label(specimen: Specimen, budget: int, orders: int, seed: int) -> Label:
     """Train a network and its treatments.
 
-    A loss that leaves its type's range in one order has no gain.
+    A loss that leaves its type's range in one order has a gain of -inf.
 
     Args:
         specimen: to be trained.
@@ -51,15 +52,14 @@ def label(specimen: Specimen, budget: int, orders: int, seed: int) -> Label:
     trials = Trials(specimen.optimizer, arrays, budget, orders)
     plain = Plan(objective, objective.leaves)
     context = Context(objective.arrays, jax.random.key(seed), np.zeros(0), budget)
-    gains = {"untreated": _gain(trials, plain)}
+    gains = {"untreated": _gain(trials, plain, specimen.chance)}
     for change in TREATMENTS:
         plan = change.apply(plain, context)
         if plan is not None:
-            gains[change.name] = _gain(trials, plan)
+            gains[change.name] = _gain(trials, plan, specimen.chance)
     twin = max(gains, key=lambda name: gains[name])
     return Label(gains["untreated"], gains[twin], twin)
 
 
-def _gain(trials: Trials, plan: Plan) -> float:
-    gains = trials.run(plan).gains
-    return float(np.mean(gains)) if np.all(np.isfinite(gains)) else -np.inf
+def _gain(trials: Trials, plan: Plan, chance: float) -> float:
+    return 1.0 - float(np.mean(trials.run(plan).ends)) / chance

@@ -16,7 +16,7 @@ class Results:
         names: of the networks, within their families.
         families: that they were drawn from.
         held_out: whether nothing was tuned on their family.
-        gains: how far the loss fell in training, mean over the orders.
+        gains: 1 - loss after training over that of a network that knows nothing, mean over the orders.
         twin_gains: the same of the twin.
         twins: what the twin is: "untreated", or the treatment that was best.
         flagged: whether the verdict is not "healthy".

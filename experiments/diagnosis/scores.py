@@ -67,7 +67,7 @@ def sick(results: Results) -> Bool[np.ndarray, " networks"]:
     return worse | hopeless
 
 
-LEARNT = 0.1  # nats of cross-entropy, of ln 5 = 1.6 that there are to gain
+LEARNT = 0.1  # of what a network that knows nothing loses
 
 
 def cause_found(results: Results) -> Bool[np.ndarray, " networks"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from experiments.diagnosis.tasks import Batches
+from experiments.diagnosis.tasks import CLASSES, Batches
 
 __all__ = ["Specimen", "cross_entropy", "of_model", "scaled"]
 
@@ -27,6 +28,7 @@ class Specimen:
         params: where it starts.
         batches: (x, y) of each.
         optimizer: that it is trained with.
+        chance: loss of a network that knows nothing.
         family: that it was drawn from.
         kinds: findings that would be right, if it is sick; empty where that is not known beforehand.
         places: names within which the fault lies; empty where that is not known beforehand.
@@ -38,6 +40,7 @@ class Specimen:
     params: Any
     batches: Batches
     optimizer: optax.GradientTransformation
+    chance: float = math.log(CLASSES)
     family: str = ""
     kinds: tuple[str, ...] = ()
     places: tuple[str, ...] = ()

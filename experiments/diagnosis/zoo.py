@@ -86,9 +86,9 @@ def _low_precision(rng: Rng) -> Specimen:
         return (jnp.float16(factor) if factor >= 1 else jnp.float32(factor)) * plain.loss(params, x, y)
 
     kinds = ("underflow", "nonfinite", "vanishing")
-    return dataclasses.replace(
-        plain, name=f"float16, loss times 2^{np.log2(factor):.0f}", loss=loss, optimizer=optimizer, kinds=kinds
-    )
+    name = f"float16, loss times 2^{np.log2(factor):.0f}"
+    chance = factor * plain.chance
+    return dataclasses.replace(plain, name=name, loss=loss, optimizer=optimizer, chance=chance, kinds=kinds)
 
 
 def _planted(name: str) -> Callable[[Rng], Specimen]:
