@@ -22,7 +22,7 @@ def letter(treatment: Treatment) -> str:
     """
     chosen, untreated = treatment.chosen, treatment.untreated
     if not treatment.improved:
-        head = f"Nothing that was tried is better than no treatment for certain ({len(treatment.trials) - 1} trials)."
+        head = f"Nothing that was tried is better than no treatment for certain, and by more than a tenth."
     else:
         low, high = chosen.better_by(untreated)
         head = (

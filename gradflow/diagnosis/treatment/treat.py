@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Arm", "Treatment", "treat"]
 
 _CHANCE = 0.95
+WORTH = 0.1  # the tenth that `experiments.diagnosis` parts sick networks from healthy ones by
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,8 +143,9 @@ def treat(
 
     Each promising change is tried alone for `budget` steps, over `seeds` orders of the batches, beside the untreated
     network and beside one change drawn by chance from all there are; then the best one together with other rates. What
-    is returned is better than the untreated network by the lower 95 % limit of Student's t over the seeds, or it is the
-    untreated network. The same batches and orders serve all arms. What was passed stays as it is.
+    is returned is better than the untreated network by the lower 95 % limit of Student's t over the seeds, and by more
+    than a tenth of the fall of the loss; or it is the untreated network. The same batches and orders serve all arms.
+    What was passed stays as it is.
 
     Args:
         loss_fn: a loss, as for `jax.value_and_grad`.
@@ -221,8 +223,15 @@ def _tried(
     return arms
 
 
+def _worth(arm: Arm, untreated: Arm) -> bool:
+    """Tell whether the difference is more than a tenth of how far the loss fell from where the untreated one began."""
+    if not math.isfinite(untreated.loss):
+        return True
+    return untreated.loss - arm.loss > WORTH * (untreated.outcome.start - arm.loss)
+
+
 def _best(arms: list[Arm]) -> Arm:
-    """Return the arm of the lowest loss among those that are better than the untreated one for certain."""
+    """Return the arm of the lowest loss among those better than the untreated one for certain and by enough."""
     untreated = arms[0]
-    better = [arm for arm in arms[1:] if not arm.random and arm.better_by(untreated)[0] > 0]
+    better = [arm for arm in arms[1:] if not arm.random and arm.better_by(untreated)[0] > 0 and _worth(arm, untreated)]
     return min(better, key=lambda arm: arm.loss, default=untreated)
