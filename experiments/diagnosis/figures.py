@@ -36,7 +36,7 @@ def rules(results: Results) -> Figure:
     flags = {OURS: results.flagged, **dict(zip(results.rules.tolist(), results.rule_flags, strict=True))}
     for (name, flagged), style in zip(flags.items(), plots.line_styles(), strict=False):
         found, alarms = scores.rate(flagged[chosen & sick]), scores.rate(flagged[chosen & ~sick])
-        if not found.count or not alarms.count:
+        if not found.cases or not alarms.cases:
             continue
         axes.errorbar(
             alarms.share, found.share, color=style["color"], marker=style.get("marker", "o"),

@@ -23,18 +23,18 @@ class Rate(NamedTuple):
         share: observed; NaN of none.
         low: lower 95 % limit.
         high: upper 95 % limit.
-        count: of how many.
+        cases: of how many.
     """
 
     share: float
     low: float
     high: float
-    count: int
+    cases: int
 
     def __str__(self) -> str:
-        if not self.count:
+        if not self.cases:
             return "none"
-        return f"{self.share:.1%} ({self.low:.0%} to {self.high:.0%} of {self.count})"
+        return f"{self.share:.1%} ({self.low:.0%} to {self.high:.0%} of {self.cases})"
 
 
 def rate(hits: Bool[np.ndarray, " cases"]) -> Rate:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from gradflow import _lookup
-from gradflow.diagnosis.diagnose import diagnose
+from gradflow.diagnosis.verdict import diagnose
 
 __all__ = ["main"]
 
@@ -115,12 +115,13 @@ def _call(returned: Any, command: Command) -> Callable[[], Any]:
     if not isinstance(returned, tuple) or not _PARTS <= len(returned) <= _PARTS + 1 or not callable(returned[0]):
         raise _UsageError(f"expected it to return (loss_fn, params, args), got {_words(returned)}")
     loss_fn, params, args = returned[:_PARTS]
-    options = returned[_PARTS] if len(returned) > _PARTS else {}
+    options: Any = returned[_PARTS] if len(returned) > _PARTS else {}
     if not isinstance(args, tuple):
         raise _UsageError(f"expected args to be a tuple, got {_words(args)}. Fix: (x,) for a single argument")
     if not isinstance(options, dict):
         raise _UsageError(f"expected a dict of more arguments of gradflow.diagnose, got {_words(options)}")
-    return lambda: diagnose(loss_fn, params, *args, **({"steps": command.steps} | options))
+    options = {"steps": command.steps} | options
+    return lambda: diagnose(loss_fn, params, *args, **options)
 
 
 def _words(value: Any) -> str:

@@ -8,7 +8,7 @@ from gradflow.diagnosis.ledger_table import COLUMNS, cells, chosen, notes, runni
 from gradflow.instrument.html import cell_html, table_html
 
 if TYPE_CHECKING:
-    from gradflow.diagnosis.ledger import Book
+    from gradflow.diagnosis.book import Book
 
 _ROWS = 60
 

@@ -12,7 +12,7 @@ from gradflow.instrument.footnotes import names_and_more
 from gradflow.instrument.labels import shorten
 
 if TYPE_CHECKING:
-    from gradflow.diagnosis.ledger import Book, Entry
+    from gradflow.diagnosis.book import Book, Entry
 
 COLUMNS = ("cause", "where", "operation", "gain", "so far", "expected", "forward")
 _NARROWEST = 60

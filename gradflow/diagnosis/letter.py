@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gradflow.instrument.footnotes import names_and_more
 
 if TYPE_CHECKING:
-    from gradflow.diagnosis.diagnose import Diagnosis
+    from gradflow.diagnosis.verdict import Diagnosis
     from gradflow.diagnosis.finding import Evidence, Finding
 
 __all__ = ["HEADLINES", "letter", "said"]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from gradflow.diagnosis.ledger import Book, ledger
+from gradflow.diagnosis.book import Book, ledger
 from gradflow.diagnosis.look import Look
 from gradflow.diagnosis.objective import Objective
 from gradflow.diagnosis.trial import Trial, take_steps

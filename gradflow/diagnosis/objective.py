@@ -97,7 +97,7 @@ class Objective:
 
         def arrays_of(args: tuple[Any, ...]) -> list[Any]:
             leaves, structure = jax.tree_util.tree_flatten(args)
-            if structure != tree:
+            if str(structure) != str(tree):
                 raise ValueError(
                     f"batches: expected arguments of the structure of the call's, {tree}, got {structure}. Likely "
                     "cause: a batch that is one argument given as a tuple. Fix: a tuple of all arguments behind params"

@@ -11,7 +11,7 @@ from gradflow.diagnosis.ledger_html import book_html
 from gradflow.diagnosis.letter import HEADLINES, said
 
 if TYPE_CHECKING:
-    from gradflow.diagnosis.diagnose import Diagnosis
+    from gradflow.diagnosis.verdict import Diagnosis
     from gradflow.diagnosis.finding import Finding
 
 __all__ = ["body", "page"]

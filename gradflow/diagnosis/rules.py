@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gradflow.diagnosis import remedies, thresholds
-from gradflow.diagnosis.finding import Evidence, Finding, Remedy
-from gradflow.diagnosis.ledger import Book, Entry
+from gradflow.diagnosis.finding import Evidence, Finding, Remedy, Severity
+from gradflow.diagnosis.book import Book, Entry
 from gradflow.diagnosis.measurements import Leaf, Measurements
 from gradflow.diagnosis.trial import MULTIPLES
 from gradflow.instrument import Flow
@@ -57,7 +57,10 @@ def symmetry(m: Measurements) -> Iterator[Finding]:
 
 
 def path(m: Measurements) -> Iterator[Finding]:
-    """A cotangent that vanishes or explodes between the last layer and the first, or over time."""
+    """A cotangent that vanishes or explodes between the last layer and the first, or over time.
+
+    Over depth, it does no harm where the optimizer moves all weights alike, as Adam does above its epsilon.
+    """
     book = m.book
     if not book.entries:
         return
@@ -66,10 +69,20 @@ def path(m: Measurements) -> Iterator[Finding]:
         yield from _cut(cut, m)
         return
     total = book.total - sum(e.log10_gain for e in book.entries if e.cause == "weights" and _from_zero(e, m))
-    if total < thresholds.VANISHED:
-        yield _of_path(book, total, "vanishing", thresholds.VANISHED)
-    elif total > thresholds.EXPLODED:
-        yield _of_path(book, total, "exploding", thresholds.EXPLODED)
+    if thresholds.VANISHED <= total <= thresholds.EXPLODED:
+        return
+    kind, limit = ("vanishing", thresholds.VANISHED) if total < 0 else ("exploding", thresholds.EXPLODED)
+    finding = _of_path(book, total, kind, limit)
+    if finding.over == "time" or not _moves_alike(m):
+        yield finding
+
+
+def _moves_alike(m: Measurements) -> bool:
+    """Tell whether the steps moved no weight, relative to its size, by far more than another."""
+    if m.trial is None or not np.all(np.isfinite(m.trial.losses)):
+        return False
+    moved = [x for p, x in zip(m.leaves.values(), m.trial.movements, strict=True) if _can_move(p)]
+    return min(moved, default=0.0) > 0 and math.log10(min(moved) / max(moved)) > thresholds.STALLED
 
 
 def _from_zero(entry: Entry, m: Measurements) -> bool:
@@ -147,24 +160,35 @@ def severed(m: Measurements) -> Iterator[Finding]:
 
 
 def rank_collapse(m: Measurements) -> Iterator[Finding]:
-    """Examples that all look alike behind the last hidden layer, though they differ in front of the first."""
-    hidden = [layer for name in m.flow.layers[:-1] if _compares(layer := m.flow[name])]
-    if len(hidden) < _TWO:
-        return
-    first, last = _distance(hidden[0]), _distance(hidden[-1])
-    if not first > 0 or math.isnan(last):
-        return
-    fall = math.log10(max(last, _FINEST) / first)
+    """Examples that all look alike behind the last hidden layer, though they differ in front of the first.
+
+    What the steps mend is no fault.
+    """
+    hidden, fall, first = _collapse(m.flow)
+    if m.later is not None:
+        fall = max(fall, _collapse(m.later)[1])
     if fall < thresholds.COLLAPSED:
+        last = first * 10**fall
         evidence = (
             Evidence("log10 of the squared distance between examples, last hidden layer over first", fall,
                      thresholds.COLLAPSED, _INF),
             Evidence("similarity of two examples there", 1 - last, -1.0, 1 - first * 10**thresholds.COLLAPSED),
         )  # fmt: skip
         cause = "every layer makes examples more alike, so that the loss cannot tell them apart"
-        severity = "fatal" if fall < 2 * thresholds.COLLAPSED else "severe"
+        severity: Severity = "fatal" if fall < 2 * thresholds.COLLAPSED else "severe"
         yield Finding("rank_collapse", severity, (hidden[-1].name,), evidence, cause,
                       remedies.AGAINST_COLLAPSE, "likely", "depth")  # fmt: skip
+
+
+def _collapse(flow: Flow) -> tuple[list[LayerFlow], float, float]:
+    """Return the hidden layers that compare examples, log10 of the last one's distance over the first's, and this."""
+    hidden = [layer for name in flow.layers[:-1] if _compares(layer := flow[name])]
+    if len(hidden) < _TWO:
+        return hidden, 0.0, 0.0
+    first, last = _distance(hidden[0]), _distance(hidden[-1])
+    if not first > 0 or math.isnan(last):
+        return hidden, 0.0, first
+    return hidden, math.log10(max(last, _FINEST) / first), first
 
 
 _TWO = 2

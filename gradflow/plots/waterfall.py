@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from gradflow.plots.style import COLORS, styled
 
 if TYPE_CHECKING:
-    from gradflow.diagnosis.ledger import Book, Entry
+    from gradflow.diagnosis.book import Book, Entry
 
 __all__ = ["waterfall"]
 

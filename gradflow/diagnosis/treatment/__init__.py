@@ -2,6 +2,6 @@
 
 from gradflow.diagnosis.treatment.changes import CHANGES, Change
 from gradflow.diagnosis.treatment.plan import Plan
-from gradflow.diagnosis.treatment.treat import Arm, Treatment, treat
+from gradflow.diagnosis.treatment.therapy import Arm, Treatment, treat
 
 __all__ = ["CHANGES", "Arm", "Change", "Plan", "Treatment", "treat"]

@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gradflow.diagnosis.treatment.treat import Arm, Treatment
+    from gradflow.diagnosis.treatment.therapy import Arm, Treatment
 
 __all__ = ["letter"]
 
@@ -22,7 +22,7 @@ def letter(treatment: Treatment) -> str:
     """
     chosen, untreated = treatment.chosen, treatment.untreated
     if not treatment.improved:
-        head = f"Nothing that was tried is better than no treatment for certain, and by more than a tenth."
+        head = "Nothing that was tried is better than no treatment for certain, and by more than a tenth."
     else:
         low, high = chosen.better_by(untreated)
         head = (

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from scipy.special import stdtrit
 
-from gradflow.diagnosis.diagnose import Diagnosis, diagnose, first_batches
+from gradflow.diagnosis.verdict import Diagnosis, diagnose, first_batches
 from gradflow.diagnosis.objective import Objective
 from gradflow.diagnosis.treatment.changes import RATES, Change, Context, at_random, promising
 from gradflow.diagnosis.treatment.plan import Plan

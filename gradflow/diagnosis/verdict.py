@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from gradflow.diagnosis.finding import Finding
-from gradflow.diagnosis.ledger import Book
+from gradflow.diagnosis.book import Book
 from gradflow.diagnosis.letter import letter
 from gradflow.diagnosis.measurements import Measurements, measure
 from gradflow.diagnosis.rules import findings
