@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from gradflow.instrument.footnotes import names_and_more
 
 if TYPE_CHECKING:
-    from gradflow.diagnosis.verdict import Diagnosis
     from gradflow.diagnosis.finding import Evidence, Finding
+    from gradflow.diagnosis.verdict import Diagnosis
 
 __all__ = ["HEADLINES", "letter", "said"]
 

@@ -11,8 +11,8 @@ from gradflow.diagnosis.ledger_html import book_html
 from gradflow.diagnosis.letter import HEADLINES, said
 
 if TYPE_CHECKING:
-    from gradflow.diagnosis.verdict import Diagnosis
     from gradflow.diagnosis.finding import Finding
+    from gradflow.diagnosis.verdict import Diagnosis
 
 __all__ = ["body", "page"]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gradflow.diagnosis import remedies, thresholds
-from gradflow.diagnosis.finding import Evidence, Finding, Remedy, Severity
 from gradflow.diagnosis.book import Book, Entry
+from gradflow.diagnosis.finding import Evidence, Finding, Remedy, Severity
 from gradflow.diagnosis.measurements import Leaf, Measurements
 from gradflow.diagnosis.trial import MULTIPLES
 from gradflow.instrument import Flow

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from gradflow.diagnosis.finding import Finding
 from gradflow.diagnosis.book import Book
+from gradflow.diagnosis.finding import Finding
 from gradflow.diagnosis.letter import letter
 from gradflow.diagnosis.measurements import Measurements, measure
 from gradflow.diagnosis.rules import findings

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from scipy.special import stdtrit
 
-from gradflow.diagnosis.verdict import Diagnosis, diagnose, first_batches
 from gradflow.diagnosis.objective import Objective
 from gradflow.diagnosis.treatment.changes import RATES, Change, Context, at_random, promising
 from gradflow.diagnosis.treatment.plan import Plan
 from gradflow.diagnosis.treatment.trials import Outcome, Trials
+from gradflow.diagnosis.verdict import Diagnosis, diagnose, first_batches
 
 if TYPE_CHECKING:
     import optax
