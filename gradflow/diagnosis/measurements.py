@@ -58,6 +58,11 @@ class Leaf:
         """Whether it is a matrix or a kernel of more than one unit each way."""
         return sum(n > 1 for n in self.shape) >= _LEAST_RANK
 
+    @property
+    def can_move(self) -> bool:
+        """Whether it is a weight with a size and a gradient."""
+        return self.is_weight and self.norm > 0 and self.gradient_norm > 0
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measurements:

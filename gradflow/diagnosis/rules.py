@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gradflow.diagnosis import remedies, thresholds
-from gradflow.diagnosis.book import Book, Entry
+from gradflow.diagnosis import path_rules, remedies, thresholds
 from gradflow.diagnosis.finding import Evidence, Finding, Remedy, Severity
-from gradflow.diagnosis.measurements import Leaf, Measurements
+from gradflow.diagnosis.measurements import Measurements
 from gradflow.diagnosis.trial import MULTIPLES
 from gradflow.instrument import Flow
 from gradflow.instrument.layer_flow import LayerFlow
@@ -19,8 +18,6 @@ from gradflow.instrument.layer_flow import LayerFlow
 __all__ = ["RULES", "findings"]
 
 _INF = math.inf
-_SATURATING = {"tanh": 1.0, "logistic": 0.25, "erf": 2 / math.sqrt(math.pi)}  # their largest slopes
-_CELLS = ("recurrent state",)
 
 
 def nonfinite(m: Measurements) -> Iterator[Finding]:
@@ -56,86 +53,6 @@ def symmetry(m: Measurements) -> Iterator[Finding]:
                       remedies.AGAINST_SYMMETRY, "certain", "depth")  # fmt: skip
 
 
-def path(m: Measurements) -> Iterator[Finding]:
-    """A cotangent that vanishes or explodes between the last layer and the first, or over time.
-
-    Over depth, it does no harm where the optimizer moves all weights alike, as Adam does above its epsilon.
-    """
-    book = m.book
-    if not book.entries:
-        return
-    cut = next((e for e in book.entries if e.log10_gain == -_INF), None)
-    if cut is not None:
-        yield from _cut(cut, m)
-        return
-    total = book.total - sum(e.log10_gain for e in book.entries if e.cause == "weights" and _from_zero(e, m))
-    if thresholds.VANISHED <= total <= thresholds.EXPLODED:
-        return
-    kind, limit = ("vanishing", thresholds.VANISHED) if total < 0 else ("exploding", thresholds.EXPLODED)
-    finding = _of_path(book, total, kind, limit)
-    if finding.over == "time" or not _moves_alike(m):
-        yield finding
-
-
-def _moves_alike(m: Measurements) -> bool:
-    """Tell whether the steps moved no weight, relative to its size, by far more than another."""
-    if m.trial is None or not np.all(np.isfinite(m.trial.losses)):
-        return False
-    moved = [x for p, x in zip(m.leaves.values(), m.trial.movements, strict=True) if _can_move(p)]
-    return min(moved, default=0.0) > 0 and math.log10(min(moved) / max(moved)) > thresholds.STALLED
-
-
-def _from_zero(entry: Entry, m: Measurements) -> bool:
-    """Tell whether an entry's weights started from 0, so that their size says nothing yet."""
-    owned = [p for p in m.leaves.values() if p.path == entry.where or p.path.startswith(entry.where + "/")]
-    return any(p.is_weight and p.norm == 0 for p in owned)
-
-
-def _of_path(book: Book, total: float, kind: str, limit: float) -> Finding:
-    sign = -1 if kind == "vanishing" else 1
-    by_cause = sorted(book.by_cause.items(), key=lambda item: -sign * item[1])
-    cause = by_cause[0][0]
-    time = sum(e.log10_gain for e in book.entries if e.cause == "time" or (e.steps is not None and _shared(book)))
-    over_time = cause == "time" or abs(time) > abs(total) / 2
-    worst = sorted((e for e in book.entries if e.cause == cause), key=lambda e: sign * -e.log10_gain)
-    layers = tuple(dict.fromkeys(e.where for e in worst))
-    low, high = (limit, _INF) if kind == "vanishing" else (-_INF, limit)
-    evidence = [Evidence(f"log10 |dL/d({book.first})| / |dL/d({book.last})|", total, low, high)]
-    if book.expected is not None:
-        evidence.append(Evidence("the same, beside what these weights and activations do by chance", book.total,
-                                 book.expected.low, book.expected.high))  # fmt: skip
-    help_ = remedies.against_vanishing(cause, over_time=over_time) if sign < 0 else remedies.AGAINST_EXPLODING
-    severity = "severe" if abs(total) < 2 * abs(limit) else "fatal"
-    return Finding(kind, severity, layers, tuple(evidence), book.summary, help_, "likely",  # type: ignore[arg-type]
-                   "time" if over_time else "depth")  # fmt: skip
-
-
-def _shared(book: Book) -> bool:
-    return any(word in book.path for word in _CELLS)
-
-
-def _cut(entry: Entry, m: Measurements) -> Iterator[Finding]:
-    """The signal becomes exactly 0 at one place."""
-    flushed = "flushed" in entry.remark
-    evidence = (Evidence(f"norm of the cotangent below {entry.operation} at {entry.where}", 0.0, 0.0, _INF),)
-    cause = f"{entry.operation} ({entry.cause}) at {entry.where}: {entry.remark}"
-    emptied = [e for e in m.book.entries if e.cause == "normalization" and e.forward_log10_gain == -_INF]
-    if emptied:
-        at = tuple(e.where for e in emptied)
-        cause = f"{emptied[-1].operation} at {at[-1]} subtracts all there is: the signal does not vary along its axis"
-        yield Finding("batch_norm", "fatal", at, evidence, cause, remedies.AGAINST_CONSTANT_NORMALIZATION, "certain")
-    elif flushed:
-        yield Finding("underflow", "fatal", (entry.where,), evidence, cause, remedies.AGAINST_FLUSHING, "likely")
-    elif entry.cause == "normalization":
-        yield Finding("batch_norm", "fatal", (entry.where,), evidence, cause,
-                      remedies.AGAINST_CONSTANT_NORMALIZATION, "certain")  # fmt: skip
-    elif entry.cause == "activation" and entry.operation not in _SATURATING:
-        yield Finding("dead_units", "fatal", (entry.where,), evidence, cause, remedies.AGAINST_DEATH, "certain")
-    else:
-        yield Finding("vanishing", "fatal", (entry.where,), evidence, cause,
-                      remedies.against_vanishing(entry.cause, over_time=False), "certain")  # fmt: skip
-
-
 def shattered(m: Measurements) -> Iterator[Finding]:
     """A gradient that a change of 1 % turns to another direction, though its size is fine."""
     seen = [p for p in m.leaves.values() if p.is_weight and not math.isnan(p.coherence)]
@@ -146,17 +63,6 @@ def shattered(m: Measurements) -> Iterator[Finding]:
         cause = "a signal that many layers bend: what is near at the input is far apart at the output"
         yield Finding("shattered", "severe", tuple(p.path for p in bad), (evidence,), cause,
                       remedies.AGAINST_SHATTERING, "possible", "depth")  # fmt: skip
-
-
-def severed(m: Measurements) -> Iterator[Finding]:
-    """Layers behind which an operation without a derivative stands; a stop_gradient is somebody's intention."""
-    cut = {name: m.flow[name].cut for name in m.flow.layers if set(m.flow[name].cut) - {"stop_gradient"}}
-    cut = {name: by for name, by in cut.items() if not np.any(m.flow[name].backward_calls)}
-    if cut:
-        by = ", ".join(dict.fromkeys(op for ops in cut.values() for op in ops if op != "stop_gradient"))
-        evidence = Evidence("layers that no cotangent reaches", float(len(cut)), 0.0, 0.0)
-        cause = f"{by} between them and the loss has no derivative"
-        yield Finding("vanishing", "fatal", tuple(cut), (evidence,), cause, remedies.AGAINST_CUTS, "certain", "depth")
 
 
 def rank_collapse(m: Measurements) -> Iterator[Finding]:
@@ -255,7 +161,7 @@ def saturation(m: Measurements) -> Iterator[Finding]:
     """A saturating activation that works where it is flat."""
     bad = []
     for entry in m.book.entries:
-        slope = _SATURATING.get(entry.operation)
+        slope = thresholds.LARGEST_SLOPES.get(entry.operation)
         if entry.cause != "activation" or slope is None or not math.isfinite(entry.log10_gain):
             continue
         steps = 1 if entry.steps is None else max(len(entry.steps), 1)
@@ -326,7 +232,7 @@ def stalled(m: Measurements) -> Iterator[Finding]:
     t = m.trial
     if t is None or not np.all(np.isfinite(t.losses)):
         return
-    moved = {p.path: float(x) for p, x in zip(m.leaves.values(), t.movements, strict=True) if _can_move(p)}
+    moved = {p.path: float(x) for p, x in zip(m.leaves.values(), t.movements, strict=True) if p.can_move}
     moved = {path: x for path, x in moved.items() if math.isfinite(x)}
     if len(moved) < _TWO:
         return
@@ -342,12 +248,9 @@ def stalled(m: Measurements) -> Iterator[Finding]:
                       "likely")  # fmt: skip
 
 
-def _can_move(leaf: Leaf) -> bool:
-    return leaf.is_weight and leaf.norm > 0 and leaf.gradient_norm > 0
-
-
 RULES: tuple[Callable[[Measurements], Iterator[Finding]], ...] = (
-    zeros, symmetry, severed, path, rank_collapse, dead_units, saturation, shattered, underflow, steps, stalled,
+    zeros, symmetry, path_rules.severed, path_rules.path, rank_collapse, dead_units, saturation, shattered, underflow,
+    steps, stalled,
 )  # fmt: skip
 # What equal or zero weights bring with them, and what says nothing of the network once they are drawn.
 _CONSEQUENCES = ("vanishing", "exploding", "rank_collapse", "shattered", "stalled_layer", "dead_units", "learning_rate")

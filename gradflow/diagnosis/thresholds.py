@@ -9,6 +9,7 @@ __all__ = [
     "EXPLODED",
     "FLUSHED",
     "INCOHERENT",
+    "LARGEST_SLOPES",
     "OVERSHOT",
     "SATURATED",
     "STALLED",
@@ -39,6 +40,9 @@ in common as not: a step along one improves the loss by half of what it promises
 SATURATED = -1.0
 """log10 of the rms slope of a saturating activation over its largest slope. For tanh of a Gaussian of deviation s the
 mean squared slope is about 4 / (3 sqrt(2 pi) s): a tenth of the rms slope is s = 53, and 1 entry in 75 that has one."""
+
+LARGEST_SLOPES = {"tanh": 1.0, "logistic": 0.25, "erf": 2 / math.sqrt(math.pi)}
+"""Of saturating activations, by the name of their primitive."""
 
 STALLED = -_USABLE
 """log10 of how far steps moved a weight relative to its norm, over the median of all weights."""

@@ -1,0 +1,125 @@
+"""Rules about the path of the backward signal: where it vanishes, explodes, or is cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from gradflow.diagnosis import remedies, thresholds
+from gradflow.diagnosis.book import Book, Entry
+from gradflow.diagnosis.finding import Evidence, Finding
+from gradflow.diagnosis.measurements import Measurements
+
+__all__ = ["path", "severed"]
+
+_INF = math.inf
+_CELLS = ("recurrent state",)
+
+
+def path(m: Measurements) -> Iterator[Finding]:
+    """A cotangent that vanishes or explodes between the last layer and the first, or over time.
+
+    Over depth, it does no harm where the optimizer moves all weights alike, as Adam does above its epsilon, and where
+    the steps mend it.
+    """
+    book = m.book
+    if not book.entries:
+        return
+    cut = next((e for e in book.entries if e.log10_gain == -_INF), None)
+    if cut is not None:
+        yield from _cut(cut, m)
+        return
+    total = book.total - sum(e.log10_gain for e in book.entries if e.cause == "weights" and _from_zero(e, m))
+    later = total + _mended(m)
+    if not (max(total, later) < thresholds.VANISHED or min(total, later) > thresholds.EXPLODED):
+        return
+    kind, limit = ("vanishing", thresholds.VANISHED) if total < 0 else ("exploding", thresholds.EXPLODED)
+    finding = _of_path(book, total, kind, limit)
+    if finding.over == "time" or not _moves_alike(m):
+        yield finding
+
+
+def _mended(m: Measurements) -> float:
+    """Return by how many decades the steps have changed the gain from the last layer of the path to the first."""
+    names = (m.book.first, m.book.last)
+    if m.later is None or any(name not in flow.layers for name in names for flow in (m.flow, m.later)):
+        return 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first, last = (
+            np.log10(np.linalg.norm(m.later[name].output_grad_rms) / np.linalg.norm(m.flow[name].output_grad_rms))
+            for name in names
+        )
+    change = float(first - last)
+    return change if math.isfinite(change) else 0.0
+
+
+def _moves_alike(m: Measurements) -> bool:
+    """Tell whether the steps moved no weight, relative to its size, by far more than another."""
+    if m.trial is None or not np.all(np.isfinite(m.trial.losses)):
+        return False
+    moved = [x for p, x in zip(m.leaves.values(), m.trial.movements, strict=True) if p.can_move]
+    return min(moved, default=0.0) > 0 and math.log10(min(moved) / max(moved)) > thresholds.STALLED
+
+
+def _from_zero(entry: Entry, m: Measurements) -> bool:
+    """Tell whether an entry's weights started from 0, so that their size says nothing yet."""
+    owned = [p for p in m.leaves.values() if p.path == entry.where or p.path.startswith(entry.where + "/")]
+    return any(p.is_weight and p.norm == 0 for p in owned)
+
+
+def _of_path(book: Book, total: float, kind: str, limit: float) -> Finding:
+    sign = -1 if kind == "vanishing" else 1
+    by_cause = sorted(book.by_cause.items(), key=lambda item: -sign * item[1])
+    cause = by_cause[0][0]
+    time = sum(e.log10_gain for e in book.entries if e.cause == "time" or (e.steps is not None and _shared(book)))
+    over_time = cause == "time" or abs(time) > abs(total) / 2
+    worst = sorted((e for e in book.entries if e.cause == cause), key=lambda e: sign * -e.log10_gain)
+    layers = tuple(dict.fromkeys(e.where for e in worst))
+    low, high = (limit, _INF) if kind == "vanishing" else (-_INF, limit)
+    evidence = [Evidence(f"log10 |dL/d({book.first})| / |dL/d({book.last})|", total, low, high)]
+    if book.expected is not None:
+        evidence.append(Evidence("the same, beside what these weights and activations do by chance", book.total,
+                                 book.expected.low, book.expected.high))  # fmt: skip
+    help_ = remedies.against_vanishing(cause, over_time=over_time) if sign < 0 else remedies.AGAINST_EXPLODING
+    severity = "severe" if abs(total) < 2 * abs(limit) else "fatal"
+    return Finding(kind, severity, layers, tuple(evidence), book.summary, help_, "likely",  # type: ignore[arg-type]
+                   "time" if over_time else "depth")  # fmt: skip
+
+
+def _shared(book: Book) -> bool:
+    return any(word in book.path for word in _CELLS)
+
+
+def _cut(entry: Entry, m: Measurements) -> Iterator[Finding]:
+    """The signal becomes exactly 0 at one place."""
+    flushed = "flushed" in entry.remark
+    evidence = (Evidence(f"norm of the cotangent below {entry.operation} at {entry.where}", 0.0, 0.0, _INF),)
+    cause = f"{entry.operation} ({entry.cause}) at {entry.where}: {entry.remark}"
+    emptied = [e for e in m.book.entries if e.cause == "normalization" and e.forward_log10_gain == -_INF]
+    if emptied:
+        at = tuple(e.where for e in emptied)
+        cause = f"{emptied[-1].operation} at {at[-1]} subtracts all there is: the signal does not vary along its axis"
+        yield Finding("batch_norm", "fatal", at, evidence, cause, remedies.AGAINST_CONSTANT_NORMALIZATION, "certain")
+    elif flushed:
+        yield Finding("underflow", "fatal", (entry.where,), evidence, cause, remedies.AGAINST_FLUSHING, "likely")
+    elif entry.cause == "normalization":
+        yield Finding("batch_norm", "fatal", (entry.where,), evidence, cause,
+                      remedies.AGAINST_CONSTANT_NORMALIZATION, "certain")  # fmt: skip
+    elif entry.cause == "activation" and entry.operation not in thresholds.LARGEST_SLOPES:
+        yield Finding("dead_units", "fatal", (entry.where,), evidence, cause, remedies.AGAINST_DEATH, "certain")
+    else:
+        yield Finding("vanishing", "fatal", (entry.where,), evidence, cause,
+                      remedies.against_vanishing(entry.cause, over_time=False), "certain")  # fmt: skip
+
+
+def severed(m: Measurements) -> Iterator[Finding]:
+    """Layers behind which an operation without a derivative stands; a stop_gradient is somebody's intention."""
+    cut = {name: m.flow[name].cut for name in m.flow.layers if set(m.flow[name].cut) - {"stop_gradient"}}
+    cut = {name: by for name, by in cut.items() if not np.any(m.flow[name].backward_calls)}
+    if cut:
+        by = ", ".join(dict.fromkeys(op for ops in cut.values() for op in ops if op != "stop_gradient"))
+        evidence = Evidence("layers that no cotangent reaches", float(len(cut)), 0.0, 0.0)
+        cause = f"{by} between them and the loss has no derivative"
+        yield Finding("vanishing", "fatal", tuple(cut), (evidence,), cause, remedies.AGAINST_CUTS, "certain", "depth")
