@@ -1,0 +1,223 @@
+"""From the operation that the search ends at to an `Origin`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from gradflow.diagnosis.nonfinite.entries import Index, entry, host
+from gradflow.diagnosis.nonfinite.frames import Born, End, Frame, Location
+from gradflow.diagnosis.nonfinite.origin import Operand, Origin
+from gradflow.diagnosis.nonfinite.remedies import REMEDIES, UNUSED_BRANCH
+from gradflow.diagnosis.nonfinite.source import calls, line_of, rule_name, scope_of
+from gradflow.diagnosis.nonfinite.statistic import nearest_input, statistic_of
+from gradflow.diagnosis.nonfinite.wording import Words, backward_words, forward_words
+from gradflow.instrument import jaxprs
+
+__all__ = ["Call", "describe"]
+
+Direction = Literal["forward", "backward"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """What the loss was called with.
+
+    Attributes:
+        paths: of the differentiated leaves.
+        args: positional arguments.
+        kwargs: named arguments.
+    """
+
+    paths: tuple[str, ...]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def name_of(self, value: Any) -> str:
+        """Return the path of an argument that is an array of the traced program, "" if none is.
+
+        Args:
+            value: a constant of the traced program.
+        """
+        flat = jax.tree_util.tree_flatten_with_path((self.args, self.kwargs))[0]
+        for same in (lambda leaf: leaf is value, lambda leaf: _equal(leaf, value)):
+            for path, leaf in flat:
+                if same(leaf):
+                    where = jax.tree_util.keystr(path[1:])
+                    return f"args{where}" if path[0].idx == 0 else f"kwargs{where}"
+        return ""
+
+
+def _equal(leaf: Any, value: Any) -> bool:
+    if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)) or np.shape(leaf) != np.shape(value):
+        return False
+    if leaf.dtype != value.dtype:
+        return False
+    return bool(np.array_equal(host(leaf), host(value), equal_nan=True))
+
+
+def describe(found: Born | End, call: Call, direction: Direction) -> Origin:
+    """Return what is said of an operation or an input.
+
+    Args:
+        found: by the search.
+        call: what the loss was called with.
+        direction: "forward" if the loss is not finite.
+    """
+    if isinstance(found, End):
+        return _input(found, call, direction)
+    rule = found.frame.outside.rule
+    if rule is not None and found.note == "":
+        return _derivative(found, rule, call)
+    path = (*found.frame.outside.path, found.eqn)
+    names = calls(path)
+    at = _entries_at(found.operands, host(found.value).shape, found.index)
+    value = entry(found.value, found.index)
+    name = found.eqn.primitive.name
+    dtype = str(host(found.value).dtype)
+    words = _noted(found, value, dtype) or forward_words(
+        name, at, value, dtype, names, _statistic(found.frame, found.eqn)
+    )
+    hidden = direction == "backward" and not found.note
+    cause = words.cause + (" The loss does not use this value, and its gradient does." if hidden else "")
+    remedy = REMEDIES[words.remedy]
+    operands = tuple(_operand(x, a) for x, a in zip(found.operands, at, strict=True) if _is_float(x))
+    return Origin(
+        words.operation, name, direction, line_of(path), _layer(found.frame, found.eqn, path, call),
+        found.frame.outside.steps, found.index, _plain(value), operands, _rule_around(path), "", hidden, cause,
+        f"{UNUSED_BRANCH} {remedy}" if hidden else remedy,
+    )  # fmt: skip
+
+
+def _derivative(found: Born, rule: tuple[Frame, Any], call: Call) -> Origin:
+    """Describe a derivative that is not finite, by the operation whose derivative it is."""
+    frame, eqn = rule
+    path = (*frame.outside.path, eqn)
+    name = eqn.primitive.name
+    operands = frame.operands(eqn)
+    out = next((v for v in eqn.outvars if frame.cotangent(v) is not None), None)
+    arriving = None if out is None else host(frame.cotangent(out))
+    value, dtype = entry(found.value, found.index), str(host(found.value).dtype)
+    index = _index_in(arriving, operands, found)
+    at = _entries_at(operands, None if arriving is None else arriving.shape, index)
+    here = None if arriving is None else _entry_at(arriving, arriving.shape, index)
+    masked = arriving is not None and (not arriving.any() if here is None else here == 0)
+    custom = rule_name(eqn) if name in jaxprs.CUSTOM_RULES else ""
+    if custom:
+        words = Words("custom derivative rule", f"{found.eqn.primitive.name} inside {custom} gives {value}.", "rule")
+    else:
+        statistic = _statistic(frame, eqn)
+        words = backward_words(name, at, value, dtype, calls(path), statistic, here)
+    remedy = REMEDIES[words.remedy]
+    cause = words.cause
+    if masked:
+        cause += " Nothing but 0 arrives there from the loss, and 0 times infinity is NaN."
+        remedy = f"{UNUSED_BRANCH} {remedy}"
+    shown = tuple(_operand(x, a) for x, a in zip(operands, at, strict=True) if _is_float(x))
+    return Origin(
+        words.operation, name, "backward", line_of(path), _layer(frame, eqn, path, call), frame.outside.steps, index,
+        _plain(value), shown, custom or _rule_around(path), "", bool(masked), cause, remedy,
+    )  # fmt: skip
+
+
+def _index_in(arriving: np.ndarray | None, operands: Sequence[Any], found: Born) -> Index:
+    """Return the index of the entry, where an operation works entry by entry."""
+    shapes = {np.shape(x) for x in operands} | (set() if arriving is None else {arriving.shape})
+    return found.index if host(found.value).shape in shapes else ()
+
+
+def _noted(found: Born, value: Any, dtype: str) -> Words | None:
+    """Describe what is no operation's own doing."""
+    name = found.eqn.primitive.name
+    if found.note.startswith("sum"):
+        cause = f"The gradients of several uses, or steps, add up to {value} in {dtype}."
+        return Words(f"overflow of a gradient ({found.note})", cause, "explosion")
+    if found.note == "nothing but infinity":
+        cause = f"{name} reads nothing but infinite numbers that stand in the program or in a mask."
+        return Words(f"{name} of nothing but infinity", cause, "reduction")
+    if found.note == "a NaN in the program":
+        return Words("a constant that is NaN", f"{name} reads a NaN that stands in the program.", "constant")
+    if found.note:
+        cause = f"{name} gives {value}; operation by operation its inside stays finite, so that the place is not known."
+        return Words(f"inside {name}", cause, "other")
+    return None
+
+
+def _input(found: End, call: Call, direction: Direction) -> Origin:
+    value = entry(found.value, found.index)
+    said = "NaN" if np.isnan(value) else "Inf"
+    if found.place == "input":
+        leaf, what, remedy = call.paths[found.number], "parameter", "parameter"
+    else:
+        leaf = call.name_of(found.value)
+        what, remedy = ("batch", "data") if leaf else ("constant", "constant")
+    where = f"the {what} {leaf}" if leaf else "an array that the loss closes over"
+    bad = int((~np.isfinite(host(found.value))).sum())
+    cause = f"{where} held {said} before any operation ({bad} of {host(found.value).size} entries)."
+    return Origin(
+        f"{said} in the {what}", "", direction, "", "", (), found.index, _plain(value), (_operand(found.value, value),),
+        "", leaf, False, cause[0].upper() + cause[1:], REMEDIES[remedy],
+    )  # fmt: skip
+
+
+def _layer(frame: Frame, eqn: Any, path: Sequence[Any], call: Call) -> str:
+    scope = scope_of(path)
+    if scope:
+        return scope
+    for v in eqn.invars:
+        number = nearest_input(Location(frame, "value", v, ())) if jaxprs.is_var(v) else None
+        if number is not None:
+            return call.paths[number].rpartition("/")[0] or call.paths[number]
+    return ""
+
+
+def _rule_around(path: Sequence[Any]) -> str:
+    """Return the function with a custom rule that an operation stands in, on the way forward."""
+    own = [rule_name(eqn).rpartition(" of ")[2].partition(" (")[0] for eqn in path if _has_rule(eqn)]
+    return f"inside {own[-1]}, which has a custom derivative rule" if own else ""
+
+
+def _has_rule(eqn: Any) -> bool:
+    return eqn.primitive.name in jaxprs.CUSTOM_RULES
+
+
+def _statistic(frame: Frame, eqn: Any) -> str:
+    name = eqn.primitive.name
+    if name not in ("sqrt", "rsqrt", "div", "integer_pow"):
+        return ""
+    atom = eqn.invars[1] if name == "div" else eqn.invars[0]
+    return statistic_of(Location(frame, "value", atom, ()))
+
+
+def _entries_at(operands: Sequence[Any], shape: tuple[int, ...] | None, index: Index) -> list[Any]:
+    return [_entry_at(x, shape, index) if _is_float(x) else None for x in operands]
+
+
+def _entry_at(x: Any, shape: tuple[int, ...] | None, index: Index) -> Any:
+    if np.shape(x) == () or (np.shape(x) == shape and len(index) == len(np.shape(x))):
+        return _plain(entry(x, index if np.shape(x) else ()))
+    return None
+
+
+def _operand(x: Any, at: Any) -> Operand:
+    numbers = host(x)
+    wide = np.abs(numbers) if numbers.dtype.kind == "c" else numbers.astype(np.float64)
+    finite = wide[np.isfinite(wide)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (float("nan"), float("nan"))
+    return Operand(np.shape(x), str(numbers.dtype), low, high, int(wide.size - finite.size), at)
+
+
+def _is_float(x: Any) -> bool:
+    try:
+        return host(x).dtype.kind not in "biuOSUM"
+    except TypeError:
+        return False  # random keys
+
+
+def _plain(value: Any) -> Any:
+    """Return a Python number."""
+    return complex(value) if np.iscomplexobj(value) else float(value)
