@@ -9,12 +9,12 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from gradflow.diagnosis.nonfinite.entries import Index, entry, host
+from gradflow.diagnosis.nonfinite.entries import Index, broadcast, entry, host
 from gradflow.diagnosis.nonfinite.frames import Born, End, Frame, Location
 from gradflow.diagnosis.nonfinite.origin import Operand, Origin
 from gradflow.diagnosis.nonfinite.remedies import REMEDIES, UNUSED_BRANCH
-from gradflow.diagnosis.nonfinite.source import calls, line_of, rule_name, scope_of
-from gradflow.diagnosis.nonfinite.statistic import nearest_input, statistic_of
+from gradflow.diagnosis.nonfinite.source import calls, is_derivative, line_of, rule_name, scope_of
+from gradflow.diagnosis.nonfinite.statistic import is_maximum, nearest_input, statistic_of
 from gradflow.diagnosis.nonfinite.wording import Words, backward_words, forward_words
 from gradflow.instrument import jaxprs
 
@@ -31,11 +31,13 @@ class Call:
         paths: of the differentiated leaves.
         args: positional arguments.
         kwargs: named arguments.
+        names: of the positional arguments, as far as the loss names them.
     """
 
     paths: tuple[str, ...]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    names: tuple[str, ...]
 
     def name_of(self, value: Any) -> str:
         """Return the path of an argument that is an array of the traced program, "" if none is.
@@ -43,13 +45,19 @@ class Call:
         Args:
             value: a constant of the traced program.
         """
-        flat = jax.tree_util.tree_flatten_with_path((self.args, self.kwargs))[0]
-        for same in (lambda leaf: leaf is value, lambda leaf: _equal(leaf, value)):
+        flat = jax.tree_util.tree_flatten_with_path((dict(enumerate(self.args)), self.kwargs))[0]
+        for same in (_is, _equal):
             for path, leaf in flat:
-                if same(leaf):
-                    where = jax.tree_util.keystr(path[1:])
-                    return f"args{where}" if path[0].idx == 0 else f"kwargs{where}"
+                if same(leaf, value):
+                    first = getattr(path[1], "key", 0)
+                    rest = jax.tree_util.keystr(path[2:], simple=True, separator="/")
+                    name = self.names[first] if isinstance(first, int) and first < len(self.names) else f"{first}"
+                    return f"{name}/{rest}" if rest else name
         return ""
+
+
+def _is(leaf: Any, value: Any) -> bool:
+    return leaf is value
 
 
 def _equal(leaf: Any, value: Any) -> bool:
@@ -75,20 +83,19 @@ def describe(found: Born | End, call: Call, direction: Direction) -> Origin:
         return _derivative(found, rule, call)
     path = (*found.frame.outside.path, found.eqn)
     names = calls(path)
-    at = _entries_at(found.operands, host(found.value).shape, found.index)
-    value = entry(found.value, found.index)
+    at = _entries_at(found.operands, host(found.value).shape, found.at)
+    value = entry(found.value, found.at)
     name = found.eqn.primitive.name
     dtype = str(host(found.value).dtype)
-    words = _noted(found, value, dtype) or forward_words(
-        name, at, value, dtype, names, _statistic(found.frame, found.eqn)
-    )
+    words = _noted(found, value, dtype) or _of_own_derivative(found, path, value, dtype)
+    words = words or forward_words(name, at, value, dtype, names, _statistic(found.frame, found.eqn))
     hidden = direction == "backward" and not found.note
     cause = words.cause + (" The loss does not use this value, and its gradient does." if hidden else "")
     remedy = REMEDIES[words.remedy]
     operands = tuple(_operand(x, a) for x, a in zip(found.operands, at, strict=True) if _is_float(x))
     return Origin(
         words.operation, name, direction, line_of(path), _layer(found.frame, found.eqn, path, call),
-        found.frame.outside.steps, found.index, _plain(value), operands, _rule_around(path), "", hidden, cause,
+        found.frame.outside.steps, found.at, _plain(value), operands, _rule_around(path), "", hidden, cause,
         f"{UNUSED_BRANCH} {remedy}" if hidden else remedy,
     )  # fmt: skip
 
@@ -101,7 +108,7 @@ def _derivative(found: Born, rule: tuple[Frame, Any], call: Call) -> Origin:
     operands = frame.operands(eqn)
     out = next((v for v in eqn.outvars if frame.cotangent(v) is not None), None)
     arriving = None if out is None else host(frame.cotangent(out))
-    value, dtype = entry(found.value, found.index), str(host(found.value).dtype)
+    value, dtype = entry(found.value, found.at), str(host(found.value).dtype)
     index = _index_in(arriving, operands, found)
     at = _entries_at(operands, None if arriving is None else arriving.shape, index)
     here = None if arriving is None else _entry_at(arriving, arriving.shape, index)
@@ -124,10 +131,26 @@ def _derivative(found: Born, rule: tuple[Frame, Any], call: Call) -> Origin:
     )  # fmt: skip
 
 
+def _of_own_derivative(found: Born, path: Sequence[Any], value: Any, dtype: str) -> Words | None:
+    """Describe an operation of a derivative that the loss itself takes, by the operation whose derivative it is."""
+    if not is_derivative(found.eqn):
+        return None
+    frames = jaxprs.source_frames(found.eqn)
+    same = [eqn for eqn in found.frame.jaxpr.eqns if eqn is not found.eqn and jaxprs.source_frames(eqn) == frames]
+    for eqn in same:
+        operands = found.frame.operands(eqn)
+        at = _entries_at(operands, host(found.value).shape, found.at)
+        statistic = _statistic(found.frame, eqn)
+        words = backward_words(eqn.primitive.name, at, value, dtype, calls(path), statistic, None)
+        if words.remedy not in ("other", "explosion"):
+            return words._replace(cause=f"The loss takes a derivative itself. {words.cause}")
+    return None
+
+
 def _index_in(arriving: np.ndarray | None, operands: Sequence[Any], found: Born) -> Index:
     """Return the index of the entry, where an operation works entry by entry."""
     shapes = {np.shape(x) for x in operands} | (set() if arriving is None else {arriving.shape})
-    return found.index if host(found.value).shape in shapes else ()
+    return found.at if host(found.value).shape in shapes else ()
 
 
 def _noted(found: Born, value: Any, dtype: str) -> Words | None:
@@ -148,7 +171,7 @@ def _noted(found: Born, value: Any, dtype: str) -> Words | None:
 
 
 def _input(found: End, call: Call, direction: Direction) -> Origin:
-    value = entry(found.value, found.index)
+    value = entry(found.value, found.at)
     said = "NaN" if np.isnan(value) else "Inf"
     if found.place == "input":
         leaf, what, remedy = call.paths[found.number], "parameter", "parameter"
@@ -159,7 +182,7 @@ def _input(found: End, call: Call, direction: Direction) -> Origin:
     bad = int((~np.isfinite(host(found.value))).sum())
     cause = f"{where} held {said} before any operation ({bad} of {host(found.value).size} entries)."
     return Origin(
-        f"{said} in the {what}", "", direction, "", "", (), found.index, _plain(value), (_operand(found.value, value),),
+        f"{said} in the {what}", "", direction, "", "", (), found.at, _plain(value), (_operand(found.value, value),),
         "", leaf, False, cause[0].upper() + cause[1:], REMEDIES[remedy],
     )  # fmt: skip
 
@@ -187,6 +210,8 @@ def _has_rule(eqn: Any) -> bool:
 
 def _statistic(frame: Frame, eqn: Any) -> str:
     name = eqn.primitive.name
+    if name == "sub":
+        return "maximum" if is_maximum(Location(frame, "value", eqn.invars[1], ())) else ""
     if name not in ("sqrt", "rsqrt", "div", "integer_pow"):
         return ""
     atom = eqn.invars[1] if name == "div" else eqn.invars[0]
@@ -198,8 +223,10 @@ def _entries_at(operands: Sequence[Any], shape: tuple[int, ...] | None, index: I
 
 
 def _entry_at(x: Any, shape: tuple[int, ...] | None, index: Index) -> Any:
-    if np.shape(x) == () or (np.shape(x) == shape and len(index) == len(np.shape(x))):
-        return _plain(entry(x, index if np.shape(x) else ()))
+    fits = np.ndim(x) == len(index) and shape is not None and np.broadcast_shapes(np.shape(x), shape) == shape
+    if np.shape(x) == () or (shape is not None and len(shape) == len(index) and np.ndim(x) == len(index) and fits):
+        value = _plain(entry(x, broadcast(index, x)))
+        return (0.0 if value == 0 else None) if isinstance(value, complex) else value
     return None
 
 

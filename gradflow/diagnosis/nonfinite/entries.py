@@ -11,7 +11,7 @@ import numpy as np
 from gradflow.instrument import jaxprs
 from gradflow.primitives import ELEMENTWISE, IDENTITIES, RESHAPINGS
 
-__all__ = ["Cause", "Entry", "Index", "causes", "entry", "host", "is_bad", "is_nan", "opaque_causes"]
+__all__ = ["Cause", "Entry", "Index", "broadcast", "causes", "entry", "host", "is_bad", "is_nan", "opaque_causes"]
 
 Index = tuple[int, ...]
 
@@ -45,11 +45,11 @@ class Entry(NamedTuple):
 
     Attributes:
         operand: its number.
-        index: of the entry.
+        at: index of the entry.
     """
 
     operand: int
-    index: Index
+    at: Index
 
 
 class Cause(NamedTuple):
@@ -83,6 +83,16 @@ def entry(value: Any, index: Index) -> Any:
     """
     array = host(value)
     return array[index] if array.shape else array[()]
+
+
+def broadcast(index: Index, operand: Any) -> Index:
+    """Return the index of the entry that an elementwise operation reads for an entry of its output.
+
+    Args:
+        index: of the output.
+        operand: of the shape of the output, of length 1 along some axes, or a scalar.
+    """
+    return tuple(0 if n == 1 else i for n, i in zip(np.shape(operand), index, strict=False))
 
 
 def is_bad(value: Any, index: Index) -> bool:
@@ -122,10 +132,10 @@ def causes(
     if name == "optimization_barrier":
         return Cause((Entry(out, index),), born=False)
     if name == "select_n":
-        chosen = 1 + int(entry(operands[0], index if np.ndim(operands[0]) else ()))
-        return _judged(eqn, value, index, operands, [Entry(chosen, index)])
+        chosen = 1 + int(entry(operands[0], broadcast(index, operands[0])))
+        return _judged(eqn, value, index, operands, [Entry(chosen, broadcast(index, operands[chosen]))])
     if name in ELEMENTWISE or name in IDENTITIES or name in ("add_any", "stop_gradient", "copy"):
-        here = [Entry(k, index if np.shape(x) else ()) for k, x in enumerate(operands) if _is_inexact(x)]
+        here = [Entry(k, broadcast(index, x)) for k, x in enumerate(operands) if _is_inexact(x)]
         return _judged(eqn, value, index, operands, here)
     if name in _COPIES:
         return _copied(eqn, operands, out, index)
@@ -163,8 +173,8 @@ def _is_inexact(value: Any) -> bool:
 
 def _judged(eqn: Any, value: Any, index: Index, operands: Sequence[Any], candidates: Sequence[Entry]) -> Cause:
     """Choose among the entries that an output entry is computed from."""
-    bad = [e for e in candidates if is_bad(operands[e.operand], e.index)]
-    nans = [e for e in bad if is_nan(operands[e.operand], e.index)]
+    bad = [e for e in candidates if is_bad(operands[e.operand], e.at)]
+    nans = [e for e in bad if is_nan(operands[e.operand], e.at)]
     if nans:
         return Cause(tuple(nans[:2]), born=False)
     if not bad:
@@ -172,7 +182,7 @@ def _judged(eqn: Any, value: Any, index: Index, operands: Sequence[Any], candida
     if is_nan(value, index):
         return Cause(tuple(_of_both_signs(bad, operands)), born=True)
     if eqn.primitive.name in _EXTREMES:
-        bad = [e for e in bad if entry(operands[e.operand], e.index) == entry(value, index)] or bad
+        bad = [e for e in bad if entry(operands[e.operand], e.at) == entry(value, index)] or bad
     return Cause(tuple(bad[:2]), born=False)
 
 
@@ -180,7 +190,7 @@ def _of_both_signs(bad: Sequence[Entry], operands: Sequence[Any]) -> list[Entry]
     """Keep the first entry of every operand and sign, since Inf - Inf needs two."""
     first: dict[Any, Entry] = {}
     for e in bad:
-        first.setdefault((e.operand, str(entry(operands[e.operand], e.index))), e)
+        first.setdefault((e.operand, str(entry(operands[e.operand], e.at))), e)
     return list(first.values())
 
 
@@ -217,10 +227,9 @@ def _reduced(x: Any, axes: Sequence[int], index: Index) -> list[Entry]:
     for test in (np.isnan, np.isposinf, np.isneginf) if row.dtype.kind != "c" else (np.isnan, np.isinf):
         at = np.argwhere(test(row))
         if len(at):
-            full = list(where)
-            for axis, position in zip(free, at[0], strict=True):
-                full[axis] = int(position)
-            found.append(Entry(0, tuple(int(i) for i in full)))
+            summed = dict(zip(free, map(int, at[0]), strict=True))
+            rest = iter(index)
+            found.append(Entry(0, tuple(summed[a] if a in summed else next(rest) for a in range(np.ndim(x)))))
     return found
 
 
@@ -234,31 +243,31 @@ def _by_substitution(
 ) -> Cause:
     """Put 0 in place of non-finite entries, and find by bisection those that make the output what it is."""
     test = np.isnan if is_nan(value, index) else np.isinf
-    places = [
-        (k, at)
-        for kind in (np.isnan, np.isinf)
-        for k, x in enumerate(operands)
-        if _is_inexact(x) and jaxprs.is_var(eqn.invars[k])
-        for at in map(tuple, np.argwhere(kind(host(x))))
-    ]
+    numbers = {k: host(x) for k, x in enumerate(operands) if _is_inexact(x) and jaxprs.is_var(eqn.invars[k])}
+    found = [(k, np.flatnonzero(kind(x))) for kind in (np.isnan, np.isinf) for k, x in numbers.items()]
+    owners = np.concatenate([np.full(len(at), k) for k, at in found]).astype(int)
+    places = np.concatenate([at for _, at in found]).astype(int)
 
-    def bad(kept: Sequence[tuple[int, Any]]) -> bool:
-        changed = {k: np.where(np.isfinite(host(operands[k])), host(operands[k]), 0) for k, _ in places}
-        changed = {k: x.astype(host(operands[k]).dtype) for k, x in changed.items()}
-        for k, at in kept:
-            changed[k][at] = host(operands[k])[at]
+    def bad(kept: Any) -> bool:
+        changed = {k: np.where(np.isfinite(x), x, 0).astype(x.dtype) for k, x in numbers.items()}
+        for k, x in numbers.items():
+            at = places[kept][owners[kept] == k]
+            changed[k].reshape(-1)[at] = x.reshape(-1)[at]
         trial = [jnp.asarray(changed[k]) if k in changed else x for k, x in enumerate(operands)]
         return bool(test(entry(run(trial)[out], index)))
 
-    if not places or bad([]):
+    needed: list[int] = []
+    if not len(places) or bad(needed):
         return Cause((), born=True)
-    needed: list[tuple[int, Any]] = []
     while not bad(needed) and len(needed) < 3:
         low, high = 0, len(places)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if bad([*needed, *places[:middle]]) else (middle, high)
-        needed.append(places[low])
-    entries = tuple(Entry(k, tuple(map(int, at))) for k, at in needed)
-    infinite = not any(is_nan(operands[e.operand], e.index) for e in entries)
+            low, high = (low, middle) if bad([*needed, *range(middle)]) else (middle, high)
+        needed.append(low)
+    entries = tuple(
+        Entry(int(owners[n]), tuple(map(int, np.unravel_index(places[n], numbers[int(owners[n])].shape))))
+        for n in needed
+    )
+    infinite = not any(is_nan(operands[e.operand], e.at) for e in entries)
     return Cause(entries, born=infinite and is_nan(value, index))

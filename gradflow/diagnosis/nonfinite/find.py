@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -67,8 +68,17 @@ def find_nonfinite(
                 cause="gf.find_nonfinite inside jit, vmap, scan or grad",
                 fix="call it outside, with the params and the batch of the step that went wrong",
             )
-        call = Call(tuple("/".join(path) for path in traced.paths), everything, kwargs)
+        call = Call(tuple("/".join(path) for path in traced.paths), everything, kwargs, _names(loss_fn))
         return _found(traced.jaxpr, [jnp.asarray(leaf) for leaf in traced.leaves], call)
+
+
+def _names(loss_fn: Any) -> tuple[str, ...]:
+    """Return the names of the positional arguments, as far as they are known."""
+    try:
+        parameters = inspect.signature(loss_fn).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
 
 
 def _found(closed: Any, leaves: list[Any], call: Call) -> Origin | None:
@@ -79,7 +89,7 @@ def _found(closed: Any, leaves: list[Any], call: Call) -> Origin | None:
         raise LookupError(f"the cotangent of output {position} is given")
 
     outvars = jaxprs.opened(closed)[0].outvars
-    loss = outvars[0]
+    loss: Any = outvars[0]
     seeds = [jnp.ones((), loss.aval.dtype), *(None for _ in outvars[1:])]
     frame = Frame(Programs(), closed, leaves, Outside(enter, leave), seeds, [True] * len(leaves))
     start = Location(frame, "value", loss, ())

@@ -27,13 +27,13 @@ class Location(NamedTuple):
         frame: in which run.
         kind: "value", or "cotangent".
         atom: the variable, or for a value a literal.
-        index: of the entry.
+        at: index of the entry.
     """
 
     frame: Frame
     kind: Literal["value", "cotangent"]
     atom: Any
-    index: Index
+    at: Index
 
 
 class End(NamedTuple):
@@ -43,13 +43,13 @@ class End(NamedTuple):
         place: "input" or "constant".
         number: of the input or constant.
         value: of the array.
-        index: of the entry.
+        at: index of the entry.
     """
 
     place: Literal["input", "constant"]
     number: int
     value: Any
-    index: Index
+    at: Index
 
 
 class Born(NamedTuple):
@@ -60,7 +60,7 @@ class Born(NamedTuple):
         eqn: the operation.
         operands: values of its operands.
         value: of the output.
-        index: of the non-finite entry.
+        at: index of the non-finite entry.
         note: what has to be said about it: "" for nothing.
     """
 
@@ -68,7 +68,7 @@ class Born(NamedTuple):
     eqn: Any
     operands: list[Any]
     value: Any
-    index: Index
+    at: Index
     note: str = ""
 
 
@@ -242,31 +242,22 @@ class Frame:
         return Outside(enter, leave, path, self.outside.steps, rule or self.outside.rule)
 
 
-def call_frame(frame: Frame, number: int, cotangents: Sequence[Any] | None = None) -> Frame:
+def call_frame(frame: Frame, number: int, cotangents: Sequence[Any] = ()) -> Frame:
     """Return the run of the program inside a call or a piece.
 
     Args:
         frame: that it stands in.
         number: of the step.
-        cotangents: of its outputs, by default those that `frame` has if it is differentiated.
+        cotangents: of its outputs, None where none arrives; empty on the way forward.
     """
     step = frame.steps[number]
-    if cotangents is None and frame.inside[0] == number:
+    if not cotangents and frame.inside[0] == number:
         return frame.inside[1]
     closed = step.jaxpr if isinstance(step, Piece) else jaxprs.inner_jaxpr(step)
-    seeds = cotangents
-    if seeds is None:
-        seeds = [frame.cotangent(v) if frame.seeds else None for v in step.outvars]
-    inner = Frame(
-        frame.programs,
-        closed,
-        frame.operands(step),
-        frame.outside_of(step),
-        seeds,
-        [jaxprs.is_var(v) and v in frame.active for v in step.invars],
-        (*frame.key, number),
-    )
-    if cotangents is None:
+    active = [jaxprs.is_var(v) and v in frame.active for v in step.invars] if cotangents else ()
+    key = (*frame.key, number, bool(cotangents))
+    inner = Frame(frame.programs, closed, frame.operands(step), frame.outside_of(step), cotangents, active, key)
+    if not cotangents:
         frame.inside = number, inner
     return inner
 

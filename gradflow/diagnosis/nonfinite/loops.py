@@ -219,7 +219,7 @@ class While:
         run = frame.programs.compiled(self.closed)
         test = frame.programs.compiled(params["cond_jaxpr"])
         self.carries = States(operands[self.of_test + self.fixed :], lambda state, s: run(*self.constants, *state))
-        self._goes_on = lambda state: bool(test(*tested, *state)[0])
+        self._goes_on: Callable[[Any], bool] = lambda state: bool(test(*tested, *state)[0])
 
     @functools.cached_property
     def length(self) -> int:

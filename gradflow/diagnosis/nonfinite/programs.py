@@ -107,7 +107,7 @@ def evaluate(jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> l
         run_equation(jaxpr, eqn, env)
         for v in [*eqn.invars, *eqn.outvars]:
             if jaxprs.is_var(v) and v not in kept and last.get(v, -1) <= number:
-                env.pop(v, None)
+                env.pop(v, None)  # type: ignore[arg-type]
     return [read(v, env) for v in jaxpr.outvars]
 
 
@@ -164,7 +164,7 @@ class Programs:
             live: numbers of the outputs with a cotangent.
             wanted: numbers of the operands that ask for one.
         """
-        key = id(eqn), live, wanted
+        key = _signature(eqn), live, wanted
         if key not in self._derivatives:
             self._derivatives[key] = eqn, _derivative(jaxpr, eqn, live, wanted)
         return self._derivatives[key][1]
@@ -191,6 +191,23 @@ class Programs:
 
             self._derivatives[key] = closed, jax.jit(transposed)  # type: ignore[assignment]
         return self._derivatives[key][1]
+
+
+def _signature(eqn: Any) -> Any:
+    """Return what the derivative of an equation depends on; of one with a program inside, the equation itself."""
+    params = tuple(sorted(eqn.params.items()))
+    try:
+        hash(params)
+    except TypeError:
+        return id(eqn)
+    if jaxprs.subjaxprs(eqn) or eqn.primitive.name in jaxprs.CUSTOM_RULES:
+        return id(eqn)
+    numbers: dict[Any, int] = {}
+    operands = tuple(
+        (numbers.setdefault(v, len(numbers)), str(v.aval), v in numbers) if jaxprs.is_var(v) else repr(v)
+        for v in eqn.invars
+    )
+    return eqn.primitive.name, params, operands
 
 
 def _cut(jaxpr: core.Jaxpr, size: int) -> list[Any]:
@@ -229,9 +246,8 @@ def _derivative(jaxpr: core.Jaxpr, eqn: Any, live: tuple[int, ...], wanted: tupl
     reached = _dependent(program, program.invars[len(variables) :])
     kept = [k for k, v in enumerate(program.outvars) if jaxprs.is_var(v) and v in reached]
     info = program.debug_info._replace(arg_names=None, result_paths=None)
-    program = core.Jaxpr(
-        program.constvars, program.invars, [program.outvars[k] for k in kept], program.eqns, debug_info=info
-    )
+    outputs: list[Any] = [program.outvars[k] for k in kept]
+    program = core.Jaxpr(program.constvars, program.invars, outputs, program.eqns, debug_info=info)
     closed = core.ClosedJaxpr(program, closed.consts)
     return Derivative(closed, live, tuple(first[active[k]] for k in kept))
 

@@ -39,5 +39,6 @@ REMEDIES = {
     "data": "Repair or leave out these values, or mask them before the first operation.",
     "constant": "Look at how that constant is computed.",
     "rule": "Mend the rule: its result has to be finite wherever the function is.",
+    "closed": "Call find_nonfinite on the function inside, on one device with that device's part of the data.",
     "other": "Keep its argument away from that point, by jnp.where on the argument or by clipping.",
 }

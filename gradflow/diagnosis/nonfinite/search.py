@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ def origin_of(start: Location) -> Born | End:
     born: Born | None = None
     through: Born | None = None
     end: End | None = None
+    last = start
     while pending:
         target = pending.pop()
         if isinstance(target, Born):
@@ -41,25 +43,25 @@ def origin_of(start: Location) -> Born | End:
                 return target
             end = end or target
             continue
-        key = (target.frame.key, target.kind, id(target.atom), target.index)
+        key = (target.frame.key, target.kind, id(target.atom), target.at)
         if key in seen:
             continue
         seen.add(key)
+        if not _has_bad(target):  # compiled it is not finite, operation by operation it is
+            continue
+        last = target
         step = _next(target)
         if step.born is not None and not step.targets:
             return step.born
         born = born or step.born
         through = _passing(target, through)
         pending += step.targets[::-1]
-    found = born or through or end
-    if found is None:
-        raise LookupError("the search for a non-finite value ended at no operation")
-    return found
+    return born or through or end or _unrepeated(last)
 
 
 def _is_origin(end: End) -> bool:
     """Tell an input that is at fault from a mask: NaN, a parameter, or data with an infinity among many numbers."""
-    if end.place == "input" or np.isnan(entry(end.value, end.index)):
+    if end.place == "input" or np.isnan(entry(end.value, end.at)):
         return True
     numbers = np.asarray(end.value)
     finite = numbers[np.isfinite(numbers)]
@@ -79,6 +81,19 @@ def _passing(target: Location, before: Born | None) -> Born | None:
     return _born(target, step, target.frame.at(target), "nothing but infinity")
 
 
+def _unrepeated(at: Location) -> Born:
+    """Return the innermost operation whose compiled form is known to give a non-finite number."""
+    frame = at.frame
+    step: Any = None
+    if jaxprs.is_var(at.atom) and at.kind == "value" and at.atom in frame.makers:
+        step = frame.steps[frame.makers[at.atom]]
+    while hasattr(step, "jaxpr") and not hasattr(step, "primitive"):
+        step = step.jaxpr.eqns[-1]
+    step = step or (frame.outside.path or (frame.jaxpr.eqns[-1],))[-1]
+    value = frame.at(at)
+    return Born(frame, step, [value], value, at.at, _UNREPEATED)
+
+
 def _next(at: Location) -> Next:
     frame, atom = at.frame, at.atom
     if at.kind == "cotangent":
@@ -86,10 +101,10 @@ def _next(at: Location) -> Next:
     if not jaxprs.is_var(atom):
         return Next([], None) if not is_nan(jaxprs.literal_value(atom), ()) else Next([], _literal(at))
     if atom in frame.inputs:
-        return Next([frame.outside.enter(frame.inputs[atom], at.index)])
+        return Next([frame.outside.enter(frame.inputs[atom], at.at)])
     if atom in frame.constants:
         number = frame.constants[atom]
-        return Next([End("constant", number, frame.consts[number], at.index)])
+        return Next([End("constant", number, frame.consts[number], at.at)])
     return _of_value(at, frame.makers[atom])
 
 
@@ -105,11 +120,11 @@ def _of_value(at: Location, number: int) -> Next:
     frame, step = at.frame, at.frame.steps[number]
     out = next(k for k, v in enumerate(step.outvars) if v is at.atom)
     value = frame.values[at.atom]
-    inside = _inside(frame, number, out, at.index)
+    inside = _inside(frame, number, out, at.at)
     if isinstance(inside, Location):
-        if is_bad(inside.frame.at(inside), inside.index):
+        if is_bad(inside.frame.at(inside), inside.at):
             return Next([inside])
-        cause = opaque_causes(frame.operands(step), value, at.index)
+        cause = opaque_causes(frame.operands(step), value, at.at)
         note = _UNREPEATED
     else:
         operands = frame.operands(step)
@@ -119,9 +134,9 @@ def _of_value(at: Location, number: int) -> Next:
             run_equation(frame.jaxpr, step, env)
             return [env.get(v) for v in step.outvars]
 
-        cause = causes(step, operands, out, value, at.index, run)
+        cause = causes(step, operands, out, value, at.at, run)
         note = ""
-    targets: list[Target] = [Location(frame, "value", step.invars[e.operand], e.index) for e in cause.entries]
+    targets: list[Target] = [Location(frame, "value", step.invars[e.operand], e.at) for e in cause.entries]
     return Next(targets, _born(at, step, value, note) if cause.born else None)
 
 
@@ -134,7 +149,7 @@ def _inside(frame: Frame, number: int, out: int, index: Index) -> Target | None:
     elif name in jaxprs.CUSTOM_RULES:
         inner = _plain(frame, number, jaxprs.inner_jaxpr(step))
     elif name == "cond":
-        inner = _branch(frame, number)
+        inner = _branch(frame, number, ())
     elif name == "scan":
         return Scan(frame, number).value_of(out, index)
     elif name == "while":
@@ -150,7 +165,7 @@ def _plain(frame: Frame, number: int, closed: Any) -> Frame:
     return Frame(frame.programs, closed, frame.operands(step), frame.outside_of(step), key=(*frame.key, number))
 
 
-def _branch(frame: Frame, number: int) -> Frame:
+def _branch(frame: Frame, number: int, cotangents: Sequence[Any]) -> Frame:
     """Return the run of the branch that a `cond` or `switch` takes."""
     step = frame.steps[number]
     which, *operands = frame.operands(step)
@@ -158,22 +173,21 @@ def _branch(frame: Frame, number: int) -> Frame:
     chosen = min(max(int(which), 0), len(branches) - 1)
     outside = frame.outside_of(step)
     outside = outside._replace(enter=lambda position, index: frame.outside_of(step).enter(position + 1, index))
-    seeds = [frame.cotangent(v) if frame.seeds else None for v in step.outvars]
     active = [jaxprs.is_var(v) and v in frame.active for v in step.invars[1:]]
-    key = (*frame.key, number, chosen)
-    return Frame(frame.programs, branches[chosen], operands, outside, seeds, active, key)
+    key = (*frame.key, number, chosen, bool(cotangents))
+    return Frame(frame.programs, branches[chosen], operands, outside, cotangents, active, key)
 
 
 def _of_cotangent(at: Location) -> Next:
     frame = at.frame
     parts = [(source, array) for source, array in frame.contributions.get(at.atom, [])]
     total = frame.cotangent(at.atom)
-    bad = [source for source, array in parts if is_bad(array, at.index)]
-    nan = [source for source, array in parts if is_nan(array, at.index)]
+    bad = [source for source, array in parts if is_bad(array, at.at)]
+    nan = [source for source, array in parts if is_nan(array, at.at)]
     if not bad:
         return Next([], _sum_of_cotangents(at, parts, total, "sum of cotangents"))
     targets = [t for source in (nan or bad) for t in _contribution(frame, source, at)]
-    mixed = is_nan(total, at.index) and not nan
+    mixed = is_nan(total, at.at) and not nan
     return Next(targets, _sum_of_cotangents(at, parts, total, "sum of cotangents") if mixed else None)
 
 
@@ -187,37 +201,38 @@ def _sum_of_cotangents(at: Location, parts: Any, total: Any, note: str) -> Born:
     step = frame.steps[number]
     while not hasattr(step, "primitive"):
         step = step.jaxpr.eqns[-1]
-    return Born(frame, step, [array for _, array in parts], total, at.index, note)
+    return Born(frame, step, [array for _, array in parts], total, at.at, note)
 
 
 def _contribution(frame: Frame, source: Any, at: Location) -> list[Target]:
     number, position = source
     if number == "out":
-        return [frame.outside.leave(position, at.index)]
+        return [frame.outside.leave(position, at.at)]
     step = frame.steps[number]
     places = [k for k, v in enumerate(step.invars) if v is at.atom]
     name = "" if is_step_of_call(step) else step.primitive.name
     found: list[Target] = []
     if is_step_of_call(step) or name == "cond":
-        inner = call_frame(frame, number) if name == "" else _branch(frame, number)
+        seeds = [frame.cotangent(v) for v in step.outvars]
+        inner = _branch(frame, number, seeds) if name == "cond" else call_frame(frame, number, seeds)
         shift = 1 if name == "cond" else 0
-        found = [Location(inner, "cotangent", inner.jaxpr.invars[k - shift], at.index) for k in places if k >= shift]
+        found = [Location(inner, "cotangent", inner.jaxpr.invars[k - shift], at.at) for k in places if k >= shift]
     elif name == "scan":
         scan = Scan(frame, number)
         for k in places:
             try:
-                found.append(scan.cotangent_of(k, at.index))
+                found.append(scan.cotangent_of(k, at.at))
             except LookupError:
                 continue
     else:
-        return [_rule(frame, number, position, at.index)]
+        return [_rule(frame, number, position, at.at)]
     there = [t for t in found if not isinstance(t, Location) or _has_bad(t)]
-    return there or [_rule(frame, number, position, at.index)]
+    return there or [_rule(frame, number, position, at.at)]
 
 
 def _has_bad(location: Location) -> bool:
     array = location.frame.at(location)
-    return array is not None and is_bad(array, location.index)
+    return array is not None and is_bad(array, location.at)
 
 
 def _rule(frame: Frame, number: int, position: int, index: Index) -> Location:
@@ -244,4 +259,4 @@ def _rule(frame: Frame, number: int, position: int, index: Index) -> Location:
 
 def _born(at: Location, step: Any, value: Any, note: str = "") -> Born:
     frame = at.frame
-    return Born(frame, step, [read(v, frame.values) for v in step.invars], value, at.index, note)
+    return Born(frame, step, [read(v, frame.values) for v in step.invars], value, at.at, note)

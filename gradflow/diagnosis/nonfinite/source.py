@@ -12,7 +12,7 @@ from typing import Any
 
 from gradflow.instrument import jaxprs
 
-__all__ = ["calls", "line_of", "rule_name", "scope_of"]
+__all__ = ["calls", "is_derivative", "line_of", "rule_name", "scope_of"]
 
 # Packages whose lines say nothing to a user as long as a line of the user's own is there.
 _FRAMEWORKS = (
@@ -94,6 +94,15 @@ def scope_of(path: Sequence[Any]) -> str:
     """
     pieces = [piece for eqn in path for piece in _WRAPPED.sub("", jaxprs.source_scope(eqn)).split("/")]
     return "/".join(piece for piece in pieces if piece not in _NO_LAYERS and not piece.startswith("branch_"))
+
+
+def is_derivative(eqn: Any) -> bool:
+    """Tell whether an operation belongs to a derivative that the program takes.
+
+    Args:
+        eqn: the operation.
+    """
+    return "jvp(" in jaxprs.source_scope(eqn)
 
 
 def rule_name(eqn: Any) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradflow.diagnosis.nonfinite.frames import End, Frame, Location
+from gradflow.diagnosis.nonfinite.frames import End, Frame, Location, call_frame
 from gradflow.diagnosis.nonfinite.programs import is_step_of_call
 from gradflow.instrument import jaxprs
 
-__all__ = ["nearest_input", "statistic_of"]
+__all__ = ["is_maximum", "nearest_input", "statistic_of"]
 
 _PASSED = frozenset(
     {
-        "abs", "broadcast_in_dim", "clamp", "convert_element_type", "copy", "custom_jvp_call", "div", "expand_dims",
+        "abs", "add", "add_any", "broadcast_in_dim", "clamp", "convert_element_type", "copy", "custom_jvp_call", "div", "expand_dims",
         "max", "mul", "reshape", "rsqrt", "select_n", "sqrt", "squeeze", "stop_gradient", "transpose",
     }
 )  # fmt: skip
@@ -26,7 +26,7 @@ def _maker(at: Location) -> tuple[Frame, Any] | None:
     frame, atom = at.frame, at.atom
     while jaxprs.is_var(atom):
         if atom in frame.inputs:
-            above = frame.outside.enter(frame.inputs[atom], at.index)
+            above = frame.outside.enter(frame.inputs[atom], at.at)
             if not isinstance(above, Location) or above.kind != "value":
                 return None
             frame, atom = above.frame, above.atom
@@ -66,6 +66,28 @@ def statistic_of(at: Location, depth: int = 8) -> str:
     return ""
 
 
+def is_maximum(at: Location) -> bool:
+    """Tell whether a value is the maximum of a row, as softmax subtracts it.
+
+    Args:
+        at: the value.
+    """
+    for _ in range(8):
+        found = _maker(at)
+        if found is None or not hasattr(found[1], "primitive"):
+            return False
+        frame, step = found
+        if step.primitive.name == "reduce_max":
+            return True
+        if step.primitive.name not in _PASSED or not jaxprs.is_inexact(step.outvars[0]):
+            return False
+        variables = [v for v in step.invars if jaxprs.is_var(v) and jaxprs.is_inexact(v)]
+        if not variables:
+            return False
+        at = Location(frame, "value", variables[-1], ())
+    return False
+
+
 def _name(step: Any) -> str:
     return "" if not hasattr(step, "primitive") else step.primitive.name
 
@@ -81,8 +103,6 @@ def _atom_of(frame: Frame, at: Location) -> Any:
 
 
 def _last_of_call(frame: Frame, step: Any, atom: Any) -> Location | None:
-    from gradflow.diagnosis.nonfinite.frames import call_frame
-
     number = frame.makers[atom]
     if not is_step_of_call(step):
         return None

@@ -35,6 +35,7 @@ _OVERFLOW = {
 _DOMAINS = {
     "acos": ("arccos", 1.0), "asin": ("arcsin", 1.0), "atanh": ("arctanh", 1.0), "erf_inv": ("erf_inv", 1.0),
 }  # fmt: skip
+_CLOSED = ("shard_map", "pallas_call", "ffi_call", "custom_vmap_call")
 _SOFTMAX = ("softmax", "_softmax", "log_softmax", "_log_softmax")
 
 
@@ -50,6 +51,8 @@ def forward_words(name: str, at: Sequence[Any], value: Any, dtype: str, names: S
         statistic: what a root or a divisor is: "norm", "variance" or "".
     """
     first = at[0] if at else None
+    if name in _CLOSED:
+        return _closed(name, value)
     if name in ("convert_element_type", "reduce_precision"):
         return Words(f"cast to {dtype} that overflows", f"{_number(first)} is beyond the range of {dtype}.", "cast")
     if name == "gather":
@@ -57,7 +60,7 @@ def forward_words(name: str, at: Sequence[Any], value: Any, dtype: str, names: S
             "look-up out of range", "An index lies outside of the array, and such a look-up reads NaN.", "gather"
         )
     if name in ("sub", "add", "add_any", "reduce_sum", "cumsum", "dot_general") and np.isnan(value):
-        return _differences(names)
+        return _differences(first, names, statistic)
     if name in ("div", "rem", "integer_pow") and (found := _quotient(name, at, statistic)) is not None:
         return found
     if name in ("log", "log1p", "log2") and first is not None:
@@ -103,6 +106,8 @@ def backward_words(
         arriving: the cotangent's entry at the output of the operation, None where it is not known.
     """
     first = at[0] if at else None
+    if name in _CLOSED:
+        return _closed(name, value)
     if name in ("sqrt", "rsqrt") and first == 0:
         words = {"norm": "norm at 0", "variance": "standard deviation at a variance of 0"}
         operation = words.get(statistic, f"{name} at 0")
@@ -139,8 +144,13 @@ def backward_words(
     return Words(f"derivative of {name}", f"The derivative of {name} is {value} there.", "other")
 
 
-def _differences(names: Sequence[str]) -> Words:
-    if any(name in _SOFTMAX for name in names):
+def _closed(name: str, value: Any) -> Words:
+    cause = f"What enters it is finite, and {value} comes out. Its inside is not looked into."
+    return Words(f"an operation inside {name}", cause, "closed")
+
+
+def _differences(first: Any, names: Sequence[str], statistic: str) -> Words:
+    if (statistic == "maximum" or any(name in _SOFTMAX for name in names)) and first == -np.inf:
         return Words(
             "softmax of a row of -inf",
             "Every entry of a row is -inf (all masked), so that exp(-inf - -inf) is formed.",
@@ -150,10 +160,7 @@ def _differences(names: Sequence[str]) -> Words:
 
 
 def _quotient(name: str, at: Sequence[Any], statistic: str) -> Words | None:
-    if name == "integer_pow":
-        top, below = 1.0, at[0] if at else None
-    else:
-        top, below = at if len(at) == 2 else (None, None)
+    top, below = (1.0, at[0]) if name == "integer_pow" and at else at if len(at) == 2 else (None, None)
     if below is None or below != 0:
         if below is not None and np.isinf(below) and top is not None and np.isinf(top):
             return Words("inf / inf", "An infinity is divided by an infinity.", "difference")
