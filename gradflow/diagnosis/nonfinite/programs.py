@@ -253,7 +253,7 @@ def _derivative(jaxpr: core.Jaxpr, eqn: Any, live: tuple[int, ...], wanted: tupl
 
 
 def _dependent(jaxpr: core.Jaxpr, starts: Sequence[Any]) -> set[Any]:
-    """Return all variables that depend on some; what does not depend on a cotangent is a 0 that JAX never multiplies."""
+    """Return all variables that depend on some: what depends on no cotangent is a 0 that JAX never multiplies."""
     found = set(starts)
     for eqn in jaxpr.eqns:
         if any(jaxprs.is_var(v) and v in found for v in eqn.invars):
