@@ -21,6 +21,7 @@ class Planted(NamedTuple):
     remedy: str
 
 
+# ruff: noqa: E501
 # fmt: off
 FORWARD = {
     "division": Planted(lambda x: 1 / x, (1, 0, 2), "division by 0", "divisor away from 0"),
@@ -73,8 +74,8 @@ BACKWARD = {
     "where_product": Planted(lambda x: jnp.where(x > 50, x, x * jnp.exp(x)), (1, 100, 2), "exp overflow", "`where` twice"),
     "where_norm": Planted(lambda x: jnp.where(jnp.sum(x) > 0, jnp.linalg.norm(x), 0.0), (0, 0, 0), "norm at 0", "`where` twice"),
     "where_power": Planted(lambda x: jnp.where(x > 0, x**0.3, 0.0), (1, 0, 2), "power of 0", "`where` twice"),
-    "masked_softmax": Planted(lambda x: jnp.where(x > 9, jax.nn.softmax(jnp.where(x > 9, x, -jnp.inf)), 0.0), (1, 0, 2), "softmax of a row of -inf", "`where` twice"),
-    "explosion": Planted(lambda x: 1e-30 * jnp.sin(1e30 * jnp.sin(1e30 * x)), (0, 0, 0), "overflow of a gradient", "clipping comes too late"),
+    "masked_softmax": Planted(lambda x: jnp.where(x > 9, jax.nn.softmax(x + jnp.where(x > 9, 0.0, -jnp.inf)), 0.0), (1, 0, 2), "softmax of a row of -inf", "`where` twice"),
+    "explosion": Planted(lambda x: jnp.sin(1e30 * jnp.sin(1e30 * x)), (0, 0, 0), "overflow of a gradient", "clipping comes too late"),
 }
 # fmt: on
 ALWAYS_BACKWARD = ("masked_softmax", "explosion")
@@ -123,7 +124,12 @@ TRANSFORMATIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "carry": (in_carry, (1,)),
     "remat": (lambda f: lambda w: jnp.sum(jax.checkpoint(lambda x: jnp.tanh(f(x)) + f(x))(w[1])), ()),
     "vmap": (lambda f: lambda w: jnp.sum(jax.vmap(f)(w)), ()),
-    "cond": (lambda f: lambda w: jnp.sum(lax.cond(w[0, 0] > 0, f, lambda x: jnp.log(x - x) + jnp.zeros_like(f(x)), w[1])), ()),
-    "vmap_scan_remat": (lambda f: lambda w: jnp.sum(jax.vmap(through_scan(jax.checkpoint(f), reverse=True))(w[None])), (1,)),
+    # fmt: off
+    "cond": (lambda f: lambda w: jnp.sum(lax.cond(w[0, 0] > 0, f, lambda x: jnp.log(0 * f(x)), w[1])), ()),
+    "vmap_scan_remat": (
+        lambda f: lambda w: jnp.sum(jax.vmap(through_scan(jax.checkpoint(f), reverse=True))(w[None])),
+        (1,),
+    ),
+    # fmt: on
 }
 INSIDE_RULES = {"custom_jvp": custom_jvp, "custom_vjp": custom_vjp}

@@ -15,7 +15,7 @@ from gradflow.instrument import jaxprs
 
 __all__ = ["origin_of"]
 
-_REDUCTIONS = ("reduce_max", "reduce_min", "reduce_sum", "reduce_prod", "cummax", "cummin")
+_EXTREMES = ("reduce_max", "reduce_min", "cummax", "cummin")
 _UNREPEATED = "run by itself it stays finite"
 
 
@@ -69,14 +69,15 @@ def _is_origin(end: End) -> bool:
 
 
 def _passing(target: Location, before: Born | None) -> Born | None:
-    """Keep the reduction that let an infinity through, else the operation that reads it."""
+    """Keep the maximum or minimum that let an infinity through, else the operation that reads it."""
     number = target.frame.makers.get(target.atom) if jaxprs.is_var(target.atom) else None
     if number is None or target.kind == "cotangent":
         return before
     step = target.frame.steps[number]
     if is_step_of_call(step):
         return before
-    if before is not None and before.eqn.primitive.name in _REDUCTIONS:
+    chosen = step.primitive.name in _EXTREMES
+    if before is not None and before.eqn.primitive.name in _EXTREMES and not chosen:
         return before
     return _born(target, step, target.frame.at(target), "nothing but infinity")
 
