@@ -115,6 +115,14 @@ def custom_vjp(f):
     return g
 
 
+def in_branch(f):
+    return lambda w: jnp.sum(lax.cond(w[0, 0] > 0, f, lambda x: jnp.log(0 * f(x)), w[1]))
+
+
+def nested(f):
+    return lambda w: jnp.sum(jax.vmap(through_scan(jax.checkpoint(f), reverse=True))(w[None]))
+
+
 # From f to a loss of three rows, and the steps that have to be named.
 TRANSFORMATIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "plain": (lambda f: lambda w: jnp.sum(f(w[1])), ()),
@@ -124,12 +132,7 @@ TRANSFORMATIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "carry": (in_carry, (1,)),
     "remat": (lambda f: lambda w: jnp.sum(jax.checkpoint(lambda x: jnp.tanh(f(x)) + f(x))(w[1])), ()),
     "vmap": (lambda f: lambda w: jnp.sum(jax.vmap(f)(w)), ()),
-    # fmt: off
-    "cond": (lambda f: lambda w: jnp.sum(lax.cond(w[0, 0] > 0, f, lambda x: jnp.log(0 * f(x)), w[1])), ()),
-    "vmap_scan_remat": (
-        lambda f: lambda w: jnp.sum(jax.vmap(through_scan(jax.checkpoint(f), reverse=True))(w[None])),
-        (1,),
-    ),
-    # fmt: on
+    "cond": (in_branch, ()),
+    "vmap_scan_remat": (nested, (1,)),
 }
 INSIDE_RULES = {"custom_jvp": custom_jvp, "custom_vjp": custom_vjp}

@@ -79,7 +79,7 @@ def describe(found: Born | End, call: Call, direction: Direction) -> Origin:
     if isinstance(found, End):
         return _input(found, call, direction)
     rule = found.frame.outside.rule
-    if rule is not None and found.note == "":
+    if rule is not None and (found.note == "" or _has_rule(rule[1])):
         return _derivative(found, rule, call)
     path = (*found.frame.outside.path, found.eqn)
     names = calls(path)

@@ -111,10 +111,12 @@ def _next(at: Location) -> Next:
 
 def _literal(at: Location) -> Born:
     """Return the operation that reads a NaN written in the program."""
-    for step in at.frame.steps:
-        if any(v is at.atom for v in step.invars) and not is_step_of_call(step):
-            return _born(at, step, jaxprs.literal_value(at.atom), "a NaN in the program")
-    raise LookupError("no operation reads the literal")
+    frame = at.frame
+    value = jaxprs.literal_value(at.atom)
+    readers = [step for step in frame.steps if hasattr(step, "primitive") and any(v is at.atom for v in step.invars)]
+    # Without a reader the literal is an output of the program, and the equation around it stands for it.
+    step = readers[0] if readers else (frame.outside.path or tuple(frame.jaxpr.eqns))[-1]
+    return Born(frame, step, [value], value, at.at, "a NaN in the program")
 
 
 def _of_value(at: Location, number: int) -> Next:
