@@ -155,11 +155,14 @@ def _index_in(arriving: np.ndarray | None, operands: Sequence[Any], found: Born)
 
 def _noted(found: Born, value: Any, dtype: str) -> Words | None:
     """Describe what is no operation's own doing."""
-    name = found.eqn.primitive.name
+    name = str(found.eqn.params.get("name", found.eqn.primitive.name)).strip("_")
     if found.note.startswith("sum"):
         cause = f"The gradients of several uses, or steps, add up to {value} in {dtype}."
         return Words(f"overflow of a gradient ({found.note})", cause, "explosion")
     if found.note == "nothing but infinity":
+        if not name.startswith(("reduce", "cum")):
+            cause = f"{name} reads an infinity that stands in the program or in a mask, and nothing stops it."
+            return Words(f"{name} with infinity", cause, "difference")
         cause = f"{name} reads nothing but infinite numbers that stand in the program or in a mask."
         return Words(f"{name} of nothing but infinity", cause, "reduction")
     if found.note == "a NaN in the program":

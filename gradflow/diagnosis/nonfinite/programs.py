@@ -218,7 +218,9 @@ def _cut(jaxpr: core.Jaxpr, size: int) -> list[Any]:
         eqns = jaxpr.eqns[start : start + size]
         made = [v for eqn in eqns for v in eqn.outvars]
         outs = [v for v in made if v in wanted]
-        used: list[Any] = list(dict.fromkeys(v for eqn in eqns for v in eqn.invars if jaxprs.is_var(v) and v not in set(made)))
+        inside = set(made)
+        read_here: dict[Any, None] = {v: None for eqn in eqns for v in eqn.invars if jaxprs.is_var(v)}
+        used = [v for v in read_here if v not in inside]
         wanted.update(used)
         info = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
         pieces.append(Piece(core.Jaxpr((), used, outs, list(eqns), debug_info=info), used, outs))

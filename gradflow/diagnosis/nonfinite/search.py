@@ -100,7 +100,7 @@ def _next(at: Location) -> Next:
     if at.kind == "cotangent":
         return _of_cotangent(at)
     if not jaxprs.is_var(atom):
-        return Next([], None) if not is_nan(jaxprs.literal_value(atom), ()) else Next([], _literal(at))
+        return Next([_literal(at)] if is_nan(jaxprs.literal_value(atom), ()) else [])
     if atom in frame.inputs:
         return Next([frame.outside.enter(frame.inputs[atom], at.at)])
     if atom in frame.constants:
@@ -109,13 +109,16 @@ def _next(at: Location) -> Next:
     return _of_value(at, frame.makers[atom])
 
 
-def _literal(at: Location) -> Born:
-    """Return the operation that reads a NaN written in the program."""
+def _literal(at: Location) -> Target:
+    """Return the operation that reads a NaN written in the program, or of a program without operations the NaN."""
     frame = at.frame
     value = jaxprs.literal_value(at.atom)
     readers = [step for step in frame.steps if hasattr(step, "primitive") and any(v is at.atom for v in step.invars)]
     # Without a reader the literal is an output of the program, and the equation around it stands for it.
-    step = readers[0] if readers else (frame.outside.path or tuple(frame.jaxpr.eqns))[-1]
+    around = readers[:1] or [*frame.outside.path[-1:]] or [*frame.jaxpr.eqns[-1:]]
+    if not around:
+        return End("constant", -1, value, at.at)
+    step = around[0]
     return Born(frame, step, [value], value, at.at, "a NaN in the program")
 
 
