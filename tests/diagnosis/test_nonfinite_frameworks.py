@@ -230,6 +230,19 @@ def test_a_gradient_scaled_out_of_half_precision():
     assert "loss scale" in origin.remedy
 
 
+def test_a_product_whose_operands_have_other_shapes():
+    """Entries of a product belong to no entry of its operands, also where the shapes are the same."""
+
+    def loss(w, x):
+        return jnp.sum(jnp.sin(1e30 * (x @ w)) * 1e30)
+
+    for x in (0 * X, jnp.zeros((3, 3))):
+        origin = gf.find_nonfinite(loss, jnp.ones((3, 3)), x)
+        assert (origin.operation, origin.direction) == ("overflow of a gradient (derivative of a product)", "backward")
+    origin = gf.find_nonfinite(lambda w: jnp.sum(w @ w), jnp.full((3, 3), 1e30))
+    assert (origin.operation, origin.operands[0].value) == ("overflow of a matrix product", None)
+
+
 def test_shard_map_is_named_and_not_opened():
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
     spec = PartitionSpec("d")

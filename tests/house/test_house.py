@@ -39,7 +39,7 @@ ALLOWED = {
     "initializers": {"_lookup", "activations", "theory.mean_field", "instrument"},
     "models": {"_lookup", "activations", "initializers", "instrument"},
     "data": {"_lookup"},
-    "diagnosis": {"instrument"},
+    "diagnosis": {"instrument", "primitives"},
     "plots": {"instrument"},
     "monitor": {"instrument"},
     # An error of `training.fit` finds the operation in which it began when it is asked for it.

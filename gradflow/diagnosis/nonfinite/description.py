@@ -17,6 +17,7 @@ from gradflow.diagnosis.nonfinite.source import calls, is_derivative, line_of, r
 from gradflow.diagnosis.nonfinite.statistic import is_maximum, nearest_input, statistic_of
 from gradflow.diagnosis.nonfinite.wording import Words, backward_words, forward_words
 from gradflow.instrument import jaxprs
+from gradflow.primitives import ELEMENTWISE, IDENTITIES
 
 __all__ = ["Call", "describe"]
 
@@ -83,7 +84,7 @@ def describe(found: Born | End, call: Call, direction: Direction) -> Origin:
         return _derivative(found, rule, call)
     path = (*found.frame.outside.path, found.eqn)
     names = calls(path)
-    at = _entries_at(found.operands, host(found.value).shape, found.at)
+    at = _entries_at(found.eqn, found.operands, host(found.value).shape, found.at)
     value = entry(found.value, found.at)
     name = found.eqn.primitive.name
     dtype = str(host(found.value).dtype)
@@ -110,8 +111,8 @@ def _derivative(found: Born, rule: tuple[Frame, Any], call: Call) -> Origin:
     arriving = None if out is None else host(frame.cotangent(out))
     value, dtype = entry(found.value, found.at), str(host(found.value).dtype)
     index = _index_in(arriving, operands, found)
-    at = _entries_at(operands, None if arriving is None else arriving.shape, index)
-    here = None if arriving is None else _entry_at(arriving, arriving.shape, index)
+    at = _entries_at(eqn, operands, None if arriving is None else arriving.shape, index)
+    here = None if arriving is None else _entries_at(eqn, [arriving], arriving.shape, index)[0]
     masked = arriving is not None and (not arriving.any() if here is None else here == 0)
     custom = rule_name(eqn) if name in jaxprs.CUSTOM_RULES else ""
     if custom:
@@ -139,7 +140,7 @@ def _of_own_derivative(found: Born, path: Sequence[Any], value: Any, dtype: str)
     same = [eqn for eqn in found.frame.jaxpr.eqns if eqn is not found.eqn and jaxprs.source_frames(eqn) == frames]
     for eqn in same:
         operands = found.frame.operands(eqn)
-        at = _entries_at(operands, host(found.value).shape, found.at)
+        at = _entries_at(eqn, operands, host(found.value).shape, found.at)
         statistic = _statistic(found.frame, eqn)
         words = backward_words(eqn.primitive.name, at, value, dtype, calls(path), statistic, None)
         if words.remedy not in ("other", "explosion"):
@@ -221,16 +222,18 @@ def _statistic(frame: Frame, eqn: Any) -> str:
     return statistic_of(Location(frame, "value", atom, ()))
 
 
-def _entries_at(operands: Sequence[Any], shape: tuple[int, ...] | None, index: Index) -> list[Any]:
-    return [_entry_at(x, shape, index) if _is_float(x) else None for x in operands]
+def _entries_at(eqn: Any, operands: Sequence[Any], shape: tuple[int, ...] | None, index: Index) -> list[Any]:
+    """Return the entries that an elementwise operation reads for one of its output; else only scalars have one."""
+    pointwise = eqn.primitive.name in ELEMENTWISE or eqn.primitive.name in IDENTITIES
+    known = pointwise and shape is not None and len(shape) == len(index)
+    return [_entry_at(x, index if known else ()) if _is_float(x) else None for x in operands]
 
 
-def _entry_at(x: Any, shape: tuple[int, ...] | None, index: Index) -> Any:
-    fits = np.ndim(x) == len(index) and shape is not None and np.broadcast_shapes(np.shape(x), shape) == shape
-    if np.shape(x) == () or (shape is not None and len(shape) == len(index) and np.ndim(x) == len(index) and fits):
-        value = _plain(entry(x, broadcast(index, x)))
-        return (0.0 if value == 0 else None) if isinstance(value, complex) else value
-    return None
+def _entry_at(x: Any, index: Index) -> Any:
+    if np.ndim(x) not in (0, len(index)):
+        return None
+    value = _plain(entry(x, broadcast(index, x)))
+    return (0.0 if value == 0 else None) if isinstance(value, complex) else value
 
 
 def _operand(x: Any, at: Any) -> Operand:
