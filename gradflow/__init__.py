@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow import theory as theory
     from gradflow import training as training
     from gradflow.diagnosis import diagnose as diagnose
+    from gradflow.diagnosis import find_nonfinite as find_nonfinite
     from gradflow.diagnosis import ledger as ledger
     from gradflow.diagnosis.treatment import treat as treat
     from gradflow.initializers.lsuv import lsuv as lsuv
@@ -39,6 +40,7 @@ _HOMES = {
     "data": "",
     "diagnose": "gradflow.diagnosis",
     "diagnosis": "",
+    "find_nonfinite": "gradflow.diagnosis",
     "initializers": "",
     "ledger": "gradflow.diagnosis",
     "lsuv": "gradflow.initializers.lsuv",

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from gradflow.diagnosis.book import Book, ledger
 from gradflow.diagnosis.look import Look
+from gradflow.diagnosis.nonfinite import Origin, find_nonfinite
 from gradflow.diagnosis.objective import Objective
 from gradflow.diagnosis.trial import Trial, take_steps
 from gradflow.instrument import Flow
@@ -75,6 +76,7 @@ class Measurements:
         leaves: by path.
         trial: steps of the optimizer; None without one.
         later: the flow after these steps.
+        origin: where NaN or Inf began; None where loss and gradients are finite.
     """
 
     value: float
@@ -83,11 +85,12 @@ class Measurements:
     leaves: dict[str, Leaf]
     trial: Trial | None
     later: Flow | None
+    origin: Origin | None
 
     @property
     def finite(self) -> bool:
         """Whether loss and gradients are."""
-        return math.isfinite(self.value) and all(math.isfinite(leaf.gradient_norm) for leaf in self.leaves.values())
+        return _finite(self.value, self.leaves)
 
 
 def measure(
@@ -132,7 +135,15 @@ def measure(
             arrays = [objective.arrays] if batches is None else [objective.arrays_of(batch) for batch in batches]
             trial = take_steps(objective, look, optimizer, arrays, steps)
             later = look(trial.leaves, objective.arrays).flow
-    return Measurements(float(value), flow, book, leaves, trial, later)
+        origin = None
+        if not _finite(float(value), leaves):
+            say("looking for where NaN or Inf began")
+            origin = find_nonfinite(loss_fn, params, *args, has_aux=has_aux, **kwargs)
+    return Measurements(float(value), flow, book, leaves, trial, later, origin)
+
+
+def _finite(value: float, leaves: dict[str, Leaf]) -> bool:
+    return math.isfinite(value) and all(math.isfinite(leaf.gradient_norm) for leaf in leaves.values())
 
 
 def _starts_from_zero(book: Book, leaves: dict[str, Leaf]) -> bool:

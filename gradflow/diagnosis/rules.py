@@ -22,13 +22,19 @@ _INF = math.inf
 
 def nonfinite(m: Measurements) -> Iterator[Finding]:
     """NaN or Inf in the loss or a gradient."""
-    place = m.flow.first_nonfinite
-    if m.finite and place is None:
+    if m.finite:
         return
-    where = () if place is None else (place.label,)
-    said = "a gradient is not finite" if place is None else f"it began {place}"
     evidence = Evidence("the loss", m.value, -_INF, _INF)
-    yield Finding("nonfinite", "fatal", where, (evidence,), said, (), "certain")
+    if m.origin is None:
+        place = m.flow.first_nonfinite
+        where = () if place is None else (place.label,)
+        yield Finding("nonfinite", "fatal", where, (evidence,), "a gradient is not finite", (), "likely")
+        return
+    o = m.origin
+    where = (o.layer,) if o.layer else (o.leaf,) if o.leaf else ()
+    at = f" at {o.line}" if o.line else ""
+    cause = f"{o.direction}: {o.operation}{at}. {o.cause}"
+    yield Finding("nonfinite", "fatal", where, (evidence,), cause, (Remedy(o.remedy),), "certain")
 
 
 def zeros(m: Measurements) -> Iterator[Finding]:

@@ -72,6 +72,12 @@ def source_lines(eqn: core.JaxprEqn) -> list[tuple[str, int]]:
     return [(frame.file_name, frame.line_num) for frame in getattr(traceback, "frames", ())]
 
 
+def source_frames(eqn: core.JaxprEqn) -> list[tuple[str, int, str]]:
+    """Return file, line and function of the calls under which an equation was traced, the innermost first."""
+    traceback = getattr(eqn.source_info, "traceback", None)
+    return [(f.file_name, f.line_num, f.function_name) for f in getattr(traceback, "frames", ())]
+
+
 def evaluate(jaxpr: core.Jaxpr, eqns: Sequence[core.JaxprEqn], outs: Sequence[Any], env: dict[Any, Any]) -> None:
     """Run consecutive equations of `jaxpr` as JAX would, reading their inputs from `env` and writing `outs` to it."""
     defined = {v for e in eqns for v in e.outvars}

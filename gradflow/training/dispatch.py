@@ -20,7 +20,7 @@ from gradflow.monitor import FlowHistory, Monitor, profile, rows
 from gradflow.training.devices import SplitWindow, replicated
 from gradflow.training.history import FitResult, History
 from gradflow.training.losses import evaluate
-from gradflow.training.nonfinite import NonFiniteError, locate
+from gradflow.training.nonfinite import NonFiniteError, locate, origin_in_step
 from gradflow.training.progress import Report
 from gradflow.training.step import LossFn, Metrics, TrainState, make_flow_step, make_step, run
 
@@ -287,7 +287,8 @@ class Dispatches:
         window = self._window_of(first)
         window = window if self._mesh is None else SplitWindow(window, self._mesh)
         breakdown = locate(self._loss_fn, self._optimizer, self.state, window)
-        raise NonFiniteError(bad, breakdown, self.result(), self.saved)
+        search = functools.partial(origin_in_step, self._loss_fn, self.state, window) if self._mesh is None else None
+        raise NonFiniteError(bad, breakdown, self.result(), self.saved, search)
 
 
 def _gradients(flow: FlowHistory) -> np.ndarray | None:

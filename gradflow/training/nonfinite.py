@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,6 +17,7 @@ from gradflow.training.step import LossFn, TrainState, Tree, draw, step_key
 if TYPE_CHECKING:
     import optax
 
+    from gradflow.diagnosis.nonfinite import Origin
     from gradflow.instrument.flow import Flow
     from gradflow.training.history import FitResult
 
@@ -46,14 +48,51 @@ class NonFiniteError(FloatingPointError):
         place: where that began, in words: the batch, a layer and a direction, the loss, the optimizer.
         cause: the likely one for that place.
         fitted: the state before that step, all finite, and curves and flow up to it.
+        origin: the operation where it began, with the line of the loss; see `gf.find_nonfinite`.
     """
 
-    def __init__(self, step: int, breakdown: Breakdown, fitted: FitResult, saved: str) -> None:
+    def __init__(
+        self,
+        step: int,
+        breakdown: Breakdown,
+        fitted: FitResult,
+        saved: str,
+        search: Callable[[], Origin | None] | None = None,
+    ) -> None:
         super().__init__(
             f"training went non-finite at step {step}: {breakdown.place}. The state before that step and the flow up "
             f"to it are in `.fitted`; {saved}. Likely cause: {breakdown.cause}. Fix: {breakdown.fix}"
         )
         self.step, self.place, self.cause, self.fitted = step, breakdown.place, breakdown.cause, fitted
+        self._search = search
+
+    @functools.cached_property
+    def origin(self) -> Origin | None:
+        """The operation where it began, searched for when it is asked for.
+
+        None where loss and gradients are finite outside of the compiled step, where devices share the batch, and where
+        the loss cannot be run outside of it.
+        """
+        if self._search is None:
+            return None
+        try:
+            return self._search()
+        except Exception:  # the report of one error must not be another one
+            return None
+
+
+def origin_in_step(loss_fn: LossFn, state: TrainState, window: Any) -> Origin | None:
+    """Return the operation in which a step's loss or gradients first went non-finite.
+
+    Args:
+        loss_fn: as for `make_step`.
+        state: before that step.
+        window: holds its batch.
+    """
+    from gradflow.diagnosis.nonfinite import find_nonfinite
+
+    batch, key = draw(window, state), step_key(state)
+    return find_nonfinite(loss_fn, state.params, state.model_state, batch, key, has_aux=True)
 
 
 def locate(loss_fn: LossFn, optimizer: optax.GradientTransformation, state: TrainState, window: Any) -> Breakdown:

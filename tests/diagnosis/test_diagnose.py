@@ -37,7 +37,7 @@ def test_fault_is_named(name):
     json.loads(d.to_json())
     for finding in d.findings:
         assert finding.cause
-        assert finding.kind == "nonfinite" or finding.remedies
+        assert finding.remedies
         for what, value, low, high in finding.evidence:
             assert what
             assert finding.kind in ("nonfinite", "unstable_update") or not low <= value <= high

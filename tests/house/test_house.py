@@ -39,10 +39,11 @@ ALLOWED = {
     "initializers": {"_lookup", "activations", "theory.mean_field", "instrument"},
     "models": {"_lookup", "activations", "initializers", "instrument"},
     "data": {"_lookup"},
-    "diagnosis": {"instrument"},
+    "diagnosis": {"_lookup", "initializers", "instrument", "plots", "primitives"},
     "plots": {"instrument"},
     "monitor": {"instrument"},
-    "training": {"_lookup", "instrument", "monitor", "data"},
+    # An error of `training.fit` finds the operation in which it began when it is asked for it.
+    "training": {"_lookup", "instrument", "monitor", "data", "diagnosis"},
 }
 # Who may import which heavy package while it is itself being imported.
 HEAVY = {

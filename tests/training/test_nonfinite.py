@@ -101,6 +101,8 @@ def test_it_says_where_and_why_and_keeps_what_was_good(tmp_path, good, place, wo
         )
     assert cause in str(info.value)
     assert "learning rate" not in str(info.value)
+    assert (info.value.origin is None) == (place in ("average", "update"))  # loss and gradients are finite there
+    assert place != "batch" or info.value.origin.leaf == "batch/0"
     assert f"the last good checkpoint, of step 8, is in {tmp_path}" in str(info.value)
     fitted = info.value.fitted
     assert info.value.step == int(fitted.state.step) == BAD
@@ -153,8 +155,10 @@ class Unhashable:
 
 def test_a_loss_that_cannot_be_hashed_and_a_root_at_0():
     """The kernel is 0, so that the loss is 0 and its derivative 0/0."""
-    with pytest.raises(NonFiniteError, match=r"at step 0: backward, at the output of layer head.*sqrt, norm.*where"):
+    with pytest.raises(NonFiniteError, match=r"at step 0: backward, at .* layer head.*sqrt, norm.*where") as info:
         fitted_once(Unhashable(), {"head": {"kernel": jnp.zeros((3, 2))}})
+    assert (info.value.origin.operation, info.value.origin.layer) == ("norm at 0", "head")
+    assert info.value.origin.line.startswith(f"{__file__}:")
 
 
 def test_parameters_that_were_bad_from_the_start():
