@@ -102,6 +102,7 @@ def test_it_says_where_and_why_and_keeps_what_was_good(tmp_path, good, place, wo
     assert cause in str(info.value)
     assert "learning rate" not in str(info.value)
     assert (info.value.origin is None) == (place in ("average", "update"))  # loss and gradients are finite there
+    assert place != "backward" or "of explode" in info.value.origin.rule
     assert place != "batch" or info.value.origin.leaf == "batch/0"
     assert f"the last good checkpoint, of step 8, is in {tmp_path}" in str(info.value)
     fitted = info.value.fitted

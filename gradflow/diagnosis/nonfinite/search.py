@@ -100,7 +100,10 @@ def _next(at: Location) -> Next:
     if at.kind == "cotangent":
         return _of_cotangent(at)
     if not jaxprs.is_var(atom):
-        return Next([_literal(at)] if is_nan(jaxprs.literal_value(atom), ()) else [])
+        # A mask of infinities is meant; a derivative that is infinite is not.
+        rule = frame.outside.rule
+        fault = is_nan(jaxprs.literal_value(atom), ()) or (rule and rule[1].primitive.name in jaxprs.CUSTOM_RULES)
+        return Next([_literal(at)] if fault else [])
     if atom in frame.inputs:
         return Next([frame.outside.enter(frame.inputs[atom], at.at)])
     if atom in frame.constants:

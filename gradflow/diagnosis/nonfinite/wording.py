@@ -141,6 +141,9 @@ def backward_words(
         word = _OVERFLOW.get(name, name)
         cause = f"The gradient grows beyond the largest number of {dtype}."
         return Words(f"overflow of a gradient (derivative of {word})", cause, "explosion")
+    if name in _OVERFLOW:
+        operation = f"0 * inf or inf - inf in a gradient (derivative of {_OVERFLOW[name]})"
+        return Words(operation, "Infinite gradients meet, or an infinite one meets a factor of 0.", "explosion")
     return Words(f"derivative of {name}", f"The derivative of {name} is {value} there.", "other")
 
 
