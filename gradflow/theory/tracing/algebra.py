@@ -33,6 +33,7 @@ class FieldAlgebra:
             far they agree is not followed.
         approximate: those of which nonlinear functions were taken although they are not Gaussian, and what is made of
             them.
+        branches: those of what was added to a signal as measured, with the reason why theory does not follow it.
     """
 
     def __init__(self) -> None:
@@ -40,6 +41,7 @@ class FieldAlgebra:
         self.not_gaussian: set[Gaussian] = set()
         self.repeated_gaussians: set[Gaussian] = set()
         self.approximate: set[Gaussian] = set()
+        self.branches: dict[Gaussian, str] = {}
         self._merged: dict[Any, Signal] = {}
         self._parts: dict[Any, Gaussian] = {}
         self._multiples: dict[Gaussian, tuple[Signal, float]] = {}
@@ -95,7 +97,7 @@ class FieldAlgebra:
         scaled = signal.scaled(factor)
         if by.exact or not scaled.linear or not scaled.components:
             return scaled
-        gaussian = self.add(dataclasses.replace(merged_gaussian(scaled), log_variance=0.0))
+        gaussian = self.add(dataclasses.replace(merged_gaussian(scaled), log_variance=0.0, measured=0.0))
         self._multiples[gaussian] = (signal, factor)
         return gaussian_signal(gaussian, scaled.axes, scaled.mean)
 

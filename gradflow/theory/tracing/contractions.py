@@ -12,10 +12,10 @@ from jax.extend import core
 from jaxtyping import Float
 
 from gradflow.instrument import jaxprs
-from gradflow.theory.tracing.abstract_values import Padding
+from gradflow.theory.tracing.abstract_values import Axes, Padding
 from gradflow.theory.tracing.positions import Window, autocorrelation
 
-__all__ = ["contraction_of", "data_correlation", "mean_square_gain", "windows_of"]
+__all__ = ["contraction_of", "data_correlation", "input_axes", "mean_square_gain", "windows_of"]
 
 
 def contraction_of(eqn: core.JaxprEqn) -> core.JaxprEqn | None:
@@ -99,6 +99,22 @@ def windows_of(eqn: core.JaxprEqn, source: int, padding: Padding) -> list[Window
             )
         )
     return windows
+
+
+def input_axes(eqn: core.JaxprEqn, source: int) -> Axes:
+    """Return what the axes of a contraction's input hold.
+
+    Args:
+        eqn: a contraction.
+        source: which operand the input is.
+    """
+    rank = len(jaxprs.shape_of(eqn.invars[source]))
+    if eqn.primitive.name == "dot_general":
+        units = set(eqn.params["dimension_numbers"][0][source])
+    else:
+        spec = eqn.params["dimension_numbers"].lhs_spec
+        units = {spec[1]} if source == 0 else set(range(rank))
+    return tuple("u" if k in units else "e" for k in range(rank))
 
 
 def data_correlation(eqn: core.JaxprEqn, source: int, value: Any) -> Any:

@@ -24,6 +24,7 @@ __all__ = [
     "Signal",
     "correlation_of",
     "gaussian_signal",
+    "measured_share",
     "merged_gaussian",
 ]
 
@@ -61,6 +62,8 @@ class Gaussian:
         spatial: correlation between two positions of one example, by their distance along each axis of positions; one
             number where it is the same for all; None where it is not known.
         part: whether it stands for some units of the Gaussian that it is made of, and so is independent of others.
+        measured: share of the variance that was measured, because it comes from outside the theory.
+        unevenness: relative variance of the mean square over examples, where it is not the same for all.
     """
 
     variance: float
@@ -72,6 +75,8 @@ class Gaussian:
     kurtosis: list[float] = dataclasses.field(default_factory=list)
     spatial: Float[np.ndarray, "*distances"] | None = None
     part: bool = False
+    measured: float = 0.0
+    unevenness: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,9 +227,11 @@ def merged_gaussian(signal: Signal) -> Gaussian:
         signal.variance,
         signal.shared / max(signal.variance, 1e-300),
         signal.edges,
-        _merged_log_variance(signal),
+        _merged(signal, "log_variance"),
         kurtosis=signal.kurtosis,
         spatial=correlation_of(signal.spatial, signal.variance),
+        measured=measured_share(signal),
+        unevenness=_merged(signal, "unevenness"),
     )
 
 
@@ -238,7 +245,17 @@ def correlation_of(covariance: Float[np.ndarray, "*distances"] | None, variance:
     return None if covariance is None else np.clip(covariance / max(variance, 1e-300), -1.0, 1.0)
 
 
-def _merged_log_variance(signal: Signal) -> float:
-    """Of the variance instead of the mean square."""
+def measured_share(signal: Signal) -> float:
+    """Return the share of a signal's variance that was measured and not predicted.
+
+    Args:
+        signal: the signal.
+    """
+    measured = sum(p.variance * gaussian.measured for gaussian, p in signal.components.items() if gaussian.measured)
+    return measured / max(signal.variance, 1e-300)
+
+
+def _merged(signal: Signal, which: str) -> float:
+    """A relative variance of the signal's variance, from those of its terms."""
     whole = max(signal.variance, 1e-300)
-    return sum((p.variance / whole) ** 2 * gaussian.log_variance for gaussian, p in signal.components.items())
+    return sum((p.variance / whole) ** 2 * getattr(gaussian, which) for gaussian, p in signal.components.items())
