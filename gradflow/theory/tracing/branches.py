@@ -19,7 +19,7 @@ from gradflow.instrument import jaxprs
 from gradflow.theory.tracing.abstract_values import Outside, Signal, Value, outside
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.measured_fields import MeasuredFields, Request
-from gradflow.theory.tracing.random_fields import Component, Gaussian, correlation_of, gaussian_signal
+from gradflow.theory.tracing.random_fields import Component, Gaussian, correlation_of, gaussian_signal, uneven_spread
 
 __all__ = ["stream_with_branch"]
 
@@ -105,17 +105,8 @@ def _rest_of(stream: Signal, sign: float, moments: dict[str, Any]) -> tuple[Gaus
     carried = sum(
         (gamma**2 * c.variance / max(whole, 1e-300)) ** 2 * g.unevenness for g, c in stream.components.items()
     )
-    rest.unevenness = max(_spread(float(moments["unevenness"])) - carried, 0.0) / max(share, 1e-3) ** 2
+    rest.unevenness = max(uneven_spread(float(moments["unevenness"])) - carried, 0.0) / max(share, 1e-3) ** 2
     # d ln Var[s] / d ln Var[a] at fixed correlation is |gamma| Var[a] / Var[s]; the components bring gamma^2 of it.
     spread = stream.log_variance * max(gamma**2 - gamma**4, 0.0) * (stream.variance / max(variance, 1e-300)) ** 2
     rest.log_variance = min(spread, 1e6) + rest.unevenness
     return rest, gamma, means["output"]
-
-
-def _spread(unevenness: float) -> float:
-    """Variance of the ln of a mean square that stands for an error of 2 ln(1 + c) at three deviations.
-
-    A normalization divides the gradient by the mean square r of each example, and E[1/r] E[r] = 1 + c to first order,
-    where c is the relative variance of r. The gradient that arrives is itself uneven, from a normalization above.
-    """
-    return (2 * math.log1p(unevenness) / 3) ** 2

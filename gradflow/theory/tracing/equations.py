@@ -33,17 +33,20 @@ __all__ = ["as_signal", "data_of", "ordinary", "stack", "step_of"]
 _OF_PARTS = frozenset({"concatenate", "slice", "split"})  # their rules see the signals side by side as such
 
 
-def as_signal(value: Value) -> Value:
+def as_signal(algebra: FieldAlgebra, value: Value) -> Value:
     """Return what enters a layer as a signal, where it is one in another form.
 
     Args:
+        algebra: that notes its Gaussians.
         value: that enters.
     """
     if isinstance(value, Padded):
         return value.signal
     if isinstance(value, Parts):
-        pieces = tuple(as_signal(p) for p in value.pieces)
+        pieces = tuple(as_signal(algebra, p) for p in value.pieces)
         return Parts(pieces, value.fractions) if all(isinstance(p, Signal) for p in pieces) else value
+    if isinstance(value, Series):
+        return algebra.all_steps_of(value)
     signal = value.as_signal() if isinstance(value, BatchMean) else None
     return value if signal is None else signal
 
@@ -73,8 +76,8 @@ def ordinary(algebra: FieldAlgebra, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, value
         out = apply_to_parts(rule, algebra, eqn, values)
     else:
         out = None if rule is None else rule(algebra, eqn, values)
-    if out is None and rule is not None and any(isinstance(v, BatchMean) for v in values):
-        out = rule(algebra, eqn, [as_signal(v) if isinstance(v, BatchMean) else v for v in values])
+    if out is None and rule is not None and any(isinstance(v, (BatchMean, Series)) for v in values):
+        out = rule(algebra, eqn, [as_signal(algebra, v) if isinstance(v, (BatchMean, Series)) else v for v in values])
     outs = out if isinstance(out, list) else [out]
     if any(v is None for v in outs) or len(outs) != count:
         return [outside(values, reason_outside(eqn, values))] * count
@@ -98,13 +101,17 @@ def data_of(jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value]) -> l
     return [Data() for _ in eqn.outvars]
 
 
-def step_of(value: Value, step: int) -> Value:
+def step_of(algebra: FieldAlgebra, value: Value, step: int, length: int) -> Value:
     """Return what one step of a scan sees of a value that it goes through.
 
     Args:
+        algebra: that notes the Gaussians.
         value: with the steps on its first axis.
         step: which.
+        length: number of steps.
     """
+    if isinstance(value, Signal) and value.axes[:1] == ("e",) and "e" in value.axes[1:]:
+        return algebra.step_of(value, step, length)
     if isinstance(value, Known) and value.exact:
         return Known(value.value[step])
     if isinstance(value, Series) and value.axes[0] == "t":

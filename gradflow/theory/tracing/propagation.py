@@ -185,7 +185,7 @@ class Propagation:
                 n - sum(padding.get(k, (0, 0))) for k, n in enumerate(jaxprs.shape_of(eqn.invars[site.source]))
             )
             down = gain * math.prod(site.shape) / max(entries, 1)
-            gaussian = self._output(name, as_signal(entering), gain, down, steps, units)
+            gaussian = self._output(name, as_signal(self.algebra, entering), gain, down, steps, units)
             positions = len(site.example_axes) - 1
             if positions > 0:
                 gaussian.spatial = self._positions(product, site.source, entering, positions, (path, steps))
@@ -254,7 +254,14 @@ class Propagation:
         if isinstance(entering, Outside) and product.primitive.name in CONTRACTIONS:
             moments = self.fields.get(Request(path, source, input_axes(product, source)), steps)
             measured = None if moments is None else _normalized(moments, "operand")
-        return _correlation(product, source, entering, positions, measured)
+        padding = entering.padding if isinstance(entering, Padded) else {}
+        moments = _moments_of(product, source, as_signal(self.algebra, entering), measured)
+        windows = windows_of(product, source, padding)
+        if moments is not None and windows is not None and len(windows) == positions:
+            moments = through_windows(moments, windows, same_tap=True)
+        elif product.primitive.name != "dot_general":
+            return None
+        return None if moments is None else correlation_of(moments, float(moments.flat[0]))
 
     def _similarity(self, name: str, steps: Steps) -> float:
         """Measured similarity of a layer's outputs for different examples, 0 where there is none."""
@@ -284,7 +291,7 @@ class Propagation:
         length, columns = eqn.params["length"], []
         order = range(length - 1, -1, -1) if eqn.params["reverse"] else range(length)
         for step in order:
-            now = [step_of(value, step) for value in stacked]
+            now = [step_of(self.algebra, value, step, length) for value in stacked]
             outs = self.walk(jaxprs.inner_jaxpr(eqn), [*constants, *carry, *now], (*path, 0), (*steps, step))
             carry = outs[:carries]
             columns.append(outs[carries:])
@@ -309,21 +316,10 @@ def _normalized(moments: dict[str, Any], name: str) -> Any:
     return np.clip((moments[f"{name} positions"] + mean) / square, -1.0, 1.0) if square > 0 else None
 
 
-def _correlation(product: core.JaxprEqn, source: int, entering: Value, positions: int, measured: Any) -> Any:
-    """Correlation between positions of a layer's output, by distance; None where it is not known."""
-    padding = entering.padding if isinstance(entering, Padded) else {}
-    signal = as_signal(entering)
-    if isinstance(signal, (Parts, Signal)):
-        moments = None if signal.spatial is None else signal.spatial + signal.mean**2
-    elif isinstance(signal, (Data, Known)):
-        moments = data_correlation(product, source, signal.value)
-    else:
-        moments = measured
-    if moments is None:
-        return None
-    windows = windows_of(product, source, padding)
-    if windows is not None and len(windows) == positions:
-        moments = through_windows(moments, windows, same_tap=True)
-    elif product.primitive.name != "dot_general":
-        return None
-    return None if moments is None else correlation_of(moments, float(moments.flat[0]))
+def _moments_of(product: core.JaxprEqn, source: int, entering: Value, measured: Any) -> Any:
+    """Second moments between positions of what enters a layer, by distance; None where they are not known."""
+    if isinstance(entering, (Parts, Signal)):
+        return None if entering.spatial is None else entering.spatial + entering.mean**2
+    if isinstance(entering, (Data, Known)):
+        return data_correlation(product, source, entering.value)
+    return measured

@@ -26,6 +26,7 @@ __all__ = [
     "gaussian_signal",
     "measured_share",
     "merged_gaussian",
+    "uneven_spread",
 ]
 
 _BREAKS = np.unique(np.concatenate([s * 10.0 * 0.5 ** np.arange(9) for s in (-1, 1)] + [np.array([0.0, 3.5, -3.5])]))
@@ -63,7 +64,7 @@ class Gaussian:
             number where it is the same for all; None where it is not known.
         part: whether it stands for some units of the Gaussian that it is made of, and so is independent of others.
         measured: share of the variance that was measured, because it comes from outside the theory.
-        unevenness: relative variance of the mean square over examples, where it is not the same for all.
+        unevenness: what it adds to the variance of ln q that its mean square is not the same for all examples.
     """
 
     variance: float
@@ -253,6 +254,18 @@ def measured_share(signal: Signal) -> float:
     """
     measured = sum(p.variance * gaussian.measured for gaussian, p in signal.components.items() if gaussian.measured)
     return measured / max(signal.variance, 1e-300)
+
+
+def uneven_spread(variance: float) -> float:
+    """Return the variance of the ln of a mean square that stands for an error of 2 ln(1 + c) at three deviations.
+
+    A normalization divides the gradient by the mean square r of each example, and E[1/r] E[r] = 1 + c to first order,
+    where c is the relative variance of r. The gradient that arrives is itself uneven, from a normalization above.
+
+    Args:
+        variance: c, over examples.
+    """
+    return (2 * math.log1p(variance) / 3) ** 2
 
 
 def _merged(signal: Signal, which: str) -> float:
