@@ -74,15 +74,19 @@ class MeasuredFields:
         return {name: value if name == "unevenness" else value * scale for name, value in now.items()}
 
     def measure(self, closed: Any, args: Sequence[Any]) -> None:
-        """Run the program, and keep the moments of all that is missing.
+        """Run the program, and keep the moments of all that is missing; where it does not run, nothing is measured.
 
         Args:
             closed: the traced program.
             args: its inputs.
         """
         wanted, self.missing = self.missing, {}
-        with jax.debug_nans(False), jax.debug_infs(False), jax.numpy_dtype_promotion("standard"):
-            found = jax.jit(lambda xs: _walk(closed, xs, wanted, ())[1])(list(args))
+        try:
+            with jax.debug_nans(False), jax.debug_infs(False), jax.numpy_dtype_promotion("standard"):
+                found = jax.jit(lambda xs: _walk(closed, xs, wanted, ())[1])(list(args))
+        except Exception:  # the layers behind start anew, as they do without it
+            self.final = True
+            return
         self._found.update({wanted[path]: moments for path, moments in found.items()})
 
 

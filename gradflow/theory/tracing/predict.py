@@ -78,15 +78,16 @@ def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> 
     2018; Chen et al. 2018; Yang et al. 2019, here without terms of order 1/batch).
 
     Where a branch that theory does not follow is added to a signal, its second moment and its correlation with the
-    signal are measured on the batch, and theory goes on with the sum; the layers that the branch reads have their
+    signal are measured on the batch, and theory goes on with the sum. The layers that the branch reads have their
     measured gradient.
 
     Followed are skip connections, biases, noise, dropout and stochastic depth, batch, layer, group and rms
     normalization, grouped and depthwise convolutions, average and maximum pooling, padding, concatenation and slices of
-    units, recurrent networks step by step, and gates, which are products of two signals that are independent at
-    initialization. `gradflow.register_rule` adds an operation. Outside the theory are attention, graphs, and loops without a fixed length. The note of the next layer says what and where, and there
-    theory starts anew from the measured input. The gradient of a signal that is repeated at many positions, such as a
-    gate of a channel, is the measured one, because theory does not follow how far the gradients of positions agree.
+    units, embeddings, recurrent networks step by step, and gates, which are products of two signals that are
+    independent at initialization. `gradflow.register_rule` adds an operation. Outside the theory are attention, sums
+    over neighbours in a graph, and loops without a fixed length. The note of the next layer says what and where, and
+    there theory starts anew from the measured input. The gradient of a signal that is repeated at many positions, such
+    as a gate of a channel, is measured, because theory does not follow how far the gradients of positions agree.
 
     Theory assumes that weights are random, independent of each other and of the gradient that arrives. A loss such as
     mean(output^2) sends the output itself back, which is not independent. After training, the outliers are the layers
@@ -98,8 +99,8 @@ def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> 
             their product with a random projection, summed over units and averaged over the batch.
         params: pytree of floating-point arrays, differentiated; the variables of a Linen module.
         *args: further arguments of the model: the batch.
-        initial: the parameters before training, or of a fresh draw. Theory then reads the mean squares of these weights,
-            and what is measured is that of `params`: layers whose scale has changed are outliers, too.
+        initial: the parameters before training, or of a fresh draw. Theory then reads the mean squares of these, and
+            what is measured is that of `params`: layers whose scale has changed are outliers, too.
 
     Returns:
         The prediction, with the measured flow. A layer is an outlier where measured and predicted rms differ by more
@@ -152,7 +153,7 @@ def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> 
         if not fields.missing:
             break
         fields.measure(closed, [*leaves, *batch])
-        fields.final = round_ == _ROUNDS - 2
+        fields.final |= round_ == _ROUNDS - 2
     propagation.mark_unpredictable(outs)
     return Prediction(_rows(propagation, flow), flow)
 

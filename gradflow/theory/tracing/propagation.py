@@ -86,6 +86,7 @@ class Propagation:
         self.open: set[Gaussian] = set()
         self.anew: set[Gaussian] = set()
         self.notes: dict[str, str] = {}
+        self._last = max(sites, default=())
         self._gains = {} if gains is None else gains
 
     def walk(self, closed: Any, values: Sequence[Value], path: Path = (), steps: Steps = ()) -> list[Value]:
@@ -141,6 +142,8 @@ class Propagation:
 
     def _sum(self, eqn: core.JaxprEqn, values: list[Value], failed: Outside, path: Path, steps: Steps) -> Value:
         """The stream with what theory does not follow added to it as measured; for other equations `failed`."""
+        if not steps and path > self._last:
+            return failed  # no layer reads it: the loss takes its targets away here
         stream = stream_with_branch(self.algebra, self.fields, eqn, values, failed, (path, steps))
         if stream is None:
             return failed

@@ -80,6 +80,51 @@ class ActorCritic(nn.Module):
         return mean * jnp.exp(-1.0) + log_std, nn.Dense(32)(nn.tanh(nn.Dense(128)(x)))
 
 
+class RecurrentLanguageModel(nn.Module):
+    """Embedding, two residual memory cells and a head, as in language models before attention."""
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        x = nn.Embed(64, 64)(tokens)
+        for _ in range(2):
+            x = x + nn.RNN(nn.OptimizedLSTMCell(64))(nn.LayerNorm()(x))
+        return nn.Dense(64)(x)
+
+
+class TransformerLanguageModel(nn.Module):
+    """Pre-normalized blocks of causal attention, with one table for embedding and head (Radford et al. 2019)."""
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        embedding = nn.Embed(64, 64)
+        x = embedding(tokens) + self.param("positions", nn.initializers.normal(0.02), (tokens.shape[1], 64))
+        for _ in range(2):
+            x = x + nn.MultiHeadDotProductAttention(4)(nn.LayerNorm()(x), mask=nn.make_causal_mask(tokens))
+            x = x + nn.Dense(64)(nn.gelu(nn.Dense(128)(nn.LayerNorm()(x))))
+        return embedding.attend(nn.LayerNorm()(x))
+
+
+class GraphNetwork(nn.Module):
+    """Means over neighbours, from a dense adjacency matrix (Kipf & Welling 2017) or from a list of edges."""
+
+    edges: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        adjacency = jax.random.bernoulli(jax.random.key(8), 0.1, (len(x), len(x))) | jnp.eye(len(x), dtype=bool)
+        receivers, senders = jnp.nonzero(adjacency, size=4 * len(x))
+        degrees = adjacency.sum(1, keepdims=True).astype(x.dtype)
+        x = nn.Dense(64)(x)
+        for _ in range(2):
+            h = nn.Dense(64)(nn.LayerNorm()(x))
+            if self.edges:
+                h = jax.ops.segment_sum(nn.relu(h[senders]), receivers, len(x))
+            else:
+                h = adjacency.astype(x.dtype) @ nn.relu(h)
+            x = x + nn.Dense(64)(h / degrees)
+        return nn.Dense(40)(x)
+
+
 def norm(x: jax.Array) -> jax.Array:
     return nn.BatchNorm(use_running_average=False)(x)
 
@@ -122,3 +167,25 @@ def test_models_are_inside_the_theory(module: nn.Module, shape: tuple[int, ...],
     for layer in prediction.layers:
         assert layer.output_rms == pytest.approx(layer.measured_output_rms, rel=0.35), str(prediction)
         assert layer.output_grad_rms == pytest.approx(layer.measured_output_grad_rms, rel=0.4), str(prediction)
+
+
+def tokens(seed: int = 3) -> jax.Array:
+    return jax.random.randint(jax.random.key(seed), (8, 12), 0, 64)
+
+
+def test_a_recurrent_language_model_is_inside_the_theory() -> None:
+    """Memory cells behind another layer read one position a step; all their steps at once are a signal again."""
+    prediction = predicted(RecurrentLanguageModel(), tokens())
+    assert prediction.coverage == pytest.approx((1.0, 1 - 1 / len(prediction.layers)))
+    assert not prediction.outliers, str(prediction)
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("edges", [False, True], ids=["adjacency", "edges"])
+def test_sums_over_neighbours_are_outside_and_the_stream_goes_on(edges: bool) -> None:
+    prediction = predicted(GraphNetwork(edges), jax.random.normal(jax.random.key(3), (48, 20)))
+    assert {name: layer.starts_anew for name, layer in zip("abcdef", prediction.layers, strict=True)} == {
+        "a": False, "b": False, "c": True, "d": False, "e": True, "f": False,
+    }  # fmt: skip
+    assert all("neighbours in a graph" in note for note in prediction.outside.values()), prediction.outside
+    assert not prediction.outliers, str(prediction)

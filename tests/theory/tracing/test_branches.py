@@ -13,6 +13,7 @@ from flax import nnx
 from jax import lax
 
 from gradflow import theory
+from gradflow.theory.tracing.measured_fields import MeasuredFields
 
 WIDTH, POSITIONS, EXAMPLES, HEADS = 64, 8, 8, 4
 SEQUENCES, VECTORS = (EXAMPLES, POSITIONS, WIDTH), (32, 200)
@@ -57,7 +58,7 @@ def test_what_is_added_counts_with_its_second_moment_and_correlation(name: str, 
         assert "added to the signal as measured" in second.note
         assert third.note == ""
         assert first.anchored
-    assert not (first.deviations or second.deviations or third.deviations)
+    assert not any(layer.deviations for layer in (first, second, third))
 
 
 def test_data_that_is_added_to_a_layer() -> None:
@@ -71,6 +72,16 @@ def test_data_that_is_added_to_a_layer() -> None:
     assert prediction.coverage[1] == pytest.approx(2 / 3)  # data reads no layer: the gradient is followed to the first
     for layer in prediction.layers:
         assert layer.output_rms == pytest.approx(layer.measured_output_rms, rel=0.1)
+
+
+def test_targets_of_a_loss_cost_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data that is taken from the last layer reaches no layer; the program is not run again for it."""
+    ran: list[int] = []
+    monkeypatch.setattr(MeasuredFields, "measure", lambda *_: ran.append(1))
+    x = jax.random.normal(jax.random.key(5), VECTORS)
+    prediction = theory.predict(lambda p, x: jnp.mean((x @ p[0] - x) ** 2), weights(200, 1), x)
+    assert not ran
+    assert prediction.layers[0].anchored
 
 
 def test_a_layer_that_reads_mostly_what_was_measured_is_not_predicted() -> None:
