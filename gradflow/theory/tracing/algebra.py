@@ -41,6 +41,8 @@ class FieldAlgebra:
             far they agree is not followed.
         approximate: those of which nonlinear functions were taken although they are not Gaussian, and what is made of
             them.
+        nodes_wanted: whether a sum over the nodes of a graph was met, which needs the covariances of every pair.
+        sums: those of sums over nodes, as a signal, with what is summed and its coefficients.
         branches: those of what was added to a signal as measured, with the reason why theory does not follow it.
     """
 
@@ -50,6 +52,8 @@ class FieldAlgebra:
         self.repeated_gaussians: set[Gaussian] = set()
         self.approximate: set[Gaussian] = set()
         self.branches: dict[Gaussian, str] = {}
+        self.nodes_wanted = False
+        self.sums: dict[Gaussian, tuple[Signal, Signal, np.ndarray]] = {}
         self._merged: dict[Any, Signal] = {}
         self._parts: dict[Any, Gaussian] = {}
         self._multiples: dict[Gaussian, tuple[Signal, float]] = {}
@@ -77,8 +81,8 @@ class FieldAlgebra:
         if variance <= 1e-14 * mean**2 or variance < 1e-30:
             return Signal(mean, {}, ())
         shared = _correlation(array, axes)
-        spatial = np.ones(()) if shared == 1.0 else None
-        return gaussian_signal(self.add(Gaussian(variance, shared, spatial=spatial)), (), mean)
+        same = np.ones(()) if shared == 1.0 else None
+        return gaussian_signal(self.add(Gaussian(variance, shared, spatial=same, nodes=same)), (), mean)
 
     def sum_of(self, left: Known | Signal, right: Known | Signal, sign: float = 1.0) -> Signal | None:
         """Return left + sign * right; what stems from the same Gaussian adds up before it is squared."""
@@ -106,6 +110,8 @@ class FieldAlgebra:
         if by.exact or not scaled.linear or not scaled.components:
             return scaled
         gaussian = self.add(dataclasses.replace(merged_gaussian(scaled), log_variance=0.0, measured=0.0))
+        if gaussian.is_uneven:
+            return None
         self._multiples[gaussian] = (signal, factor)
         return gaussian_signal(gaussian, scaled.axes, scaled.mean)
 
@@ -143,7 +149,7 @@ class FieldAlgebra:
             key = (gaussian, "step", step)
             if key not in self._parts:
                 now = dataclasses.replace(gaussian, edges=[(gaussian, 1 / length)], kurtosis=[1.0])
-                now.layer, now.units, now.part = None, 0, True
+                now.layer, now.units, now.part, now.nodes = None, 0, True, None
                 if now.spatial is not None:
                     now.spatial = np.ones(()) if now.spatial.ndim < 2 else None
                 self._parts[key] = self.add(now)
@@ -255,6 +261,7 @@ class FieldAlgebra:
         spatial = None if signal.spatial is None or mean.pooled is not None else signal.spatial - gone
         gaussian.variance, gaussian.shared = max(gaussian.variance - gone, 0.0), 0.0
         gaussian.spatial = correlation_of(spatial, gaussian.variance)
+        gaussian.nodes = None
         out = gaussian_signal(self.add(gaussian), signal.axes)
         if mean.plus is None:
             return out

@@ -19,12 +19,18 @@ from gradflow.instrument import jaxprs
 from gradflow.theory.tracing.abstract_values import Outside, Signal, Value, outside
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.measured_fields import MeasuredFields, Request
-from gradflow.theory.tracing.random_fields import Component, Gaussian, correlation_of, gaussian_signal, uneven_spread
+from gradflow.theory.tracing.random_fields import (
+    MOST_UNEVEN,
+    Component,
+    Gaussian,
+    correlation_of,
+    gaussian_signal,
+    uneven_spread,
+)
 
 __all__ = ["stream_with_branch"]
 
 _SUMS = frozenset({"add", "add_any", "sub"})
-_MOST_UNEVEN = 0.5  # relative variance over examples of the mean square, beyond which one Gaussian is no description
 
 
 def stream_with_branch(
@@ -62,7 +68,7 @@ def stream_with_branch(
         if fields.final:
             return None
         rest, gamma, mean = Gaussian(max(stream.square, 1e-30), 0.0), sign, 0.0
-    elif moments["unevenness"] > _MOST_UNEVEN or math.isnan(stream.variance):
+    elif moments["unevenness"] > MOST_UNEVEN or math.isnan(stream.variance):
         return None
     else:
         rest, gamma, mean = _rest_of(stream, sign, moments)

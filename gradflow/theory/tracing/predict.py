@@ -146,13 +146,15 @@ def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> 
     def measured(name: str, field: str, steps: Steps) -> float:
         return float(np.asarray(getattr(flow[name], field))[steps])
 
-    fields, gains = MeasuredFields(), {}
+    fields, gains, graph = MeasuredFields(), {}, False
     for round_ in range(_ROUNDS):
-        propagation = Propagation(sites, measured, fields, gains)
+        propagation = Propagation(sites, measured, fields, gains, follow_nodes=graph)
         outs = propagation.walk(closed, [*map(Known, jax.tree_util.tree_leaves(initial)), *map(Data, batch)])
-        if not fields.missing:
+        graph, found = propagation.algebra.nodes_wanted, graph
+        if not fields.missing and graph == found:
             break
-        fields.measure(closed, [*leaves, *batch])
+        if fields.missing:
+            fields.measure(closed, [*leaves, *batch])
         fields.final |= round_ == _ROUNDS - 2
     propagation.mark_unpredictable(outs)
     return Prediction(_rows(propagation, flow), flow)

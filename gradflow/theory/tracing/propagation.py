@@ -36,6 +36,7 @@ from gradflow.theory.tracing.contractions import (
     data_correlation,
     input_axes,
     mean_square_gain,
+    node_moments,
     windows_of,
 )
 from gradflow.theory.tracing.equations import as_signal, ordinary, stack, step_of
@@ -68,6 +69,7 @@ class Propagation:
         measured: looks up what was measured at a layer.
         fields: moments that are measured beside the layers, where theory has no description.
         algebra: computes with signals, and holds all Gaussians.
+        follow_nodes: whether the covariance of every two examples is followed, as a graph asks for.
         open: Gaussians that something outside the theory reads, so that no gradient can be predicted for them.
         anew: layers that start from what was measured, because what enters them is outside the theory.
         notes: what to say of a layer, by name.
@@ -79,7 +81,10 @@ class Propagation:
         measured: Measured,
         fields: MeasuredFields | None = None,
         gains: dict[Path, tuple[Any, float]] | None = None,
+        *,
+        follow_nodes: bool = False,
     ) -> None:
+        self.follow_nodes = follow_nodes
         self.sites, self.measured = sites, measured
         self.fields = MeasuredFields(final=True) if fields is None else fields
         self.algebra = FieldAlgebra()
@@ -194,6 +199,8 @@ class Propagation:
                 gaussian.spatial = self._positions(product, site.source, entering, positions, (path, steps))
             else:
                 gaussian.spatial = np.ones(())
+                if self.follow_nodes:
+                    gaussian.nodes = _nodes_of(product, site.source, as_signal(self.algebra, entering))
             if isinstance(entering, Signal) and measured_share(entering) > _MOST_MEASURED:
                 self.anew.add(gaussian)
         if not math.isfinite(gaussian.variance):
@@ -317,6 +324,13 @@ def _normalized(moments: dict[str, Any], name: str) -> Any:
     """Measured second moments between positions as those of a field of mean square 1; None for one that is zero."""
     mean, square = abs(float(moments[f"{name} mean"])), float(moments[f"{name} square"])
     return np.clip((moments[f"{name} positions"] + mean) / square, -1.0, 1.0) if square > 0 else None
+
+
+def _nodes_of(product: core.JaxprEqn, source: int, entering: Value) -> Any:
+    """Covariance between every two examples of a layer's output, over its variance; None where it is not known."""
+    if isinstance(entering, Signal) and (nodes := entering.nodes) is not None:
+        return (nodes + entering.mean**2) / max(entering.square, 1e-300)
+    return node_moments(product, source, entering.value) if isinstance(entering, (Data, Known)) else None
 
 
 def _moments_of(product: core.JaxprEqn, source: int, entering: Value, measured: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 __all__ = [
+    "MOST_UNEVEN",
     "NODES",
     "WEIGHTS",
     "Component",
@@ -35,6 +36,7 @@ _HALVES = np.diff(_BREAKS) / 2
 NODES = ((_BREAKS[1:] + _BREAKS[:-1])[:, None] / 2 + _HALVES[:, None] * _GAUSS).ravel()
 _UNSCALED = (_HALVES[:, None] * _GAUSS_WEIGHTS).ravel() * np.exp(-(NODES**2) / 2)
 WEIGHTS = _UNSCALED / _UNSCALED.sum()
+MOST_UNEVEN = 0.5  # relative variance over examples of the mean square, beyond which one Gaussian is no description
 _HERMITE = 24  # degree up to which correlations between examples are followed; the rest is taken together
 
 
@@ -63,6 +65,8 @@ class Gaussian:
         spatial: correlation between two positions of one example, by their distance along each axis of positions; one
             number where it is the same for all; None where it is not known.
         part: whether it stands for some units of the Gaussian that it is made of, and so is independent of others.
+        nodes: covariance between every two examples over q, where they are the nodes of a graph; one number where it is
+            the same for all; None where it is not followed.
         measured: share of the variance that was measured, because it comes from outside the theory.
         unevenness: what it adds to the variance of ln q that its mean square is not the same for all examples.
     """
@@ -76,8 +80,15 @@ class Gaussian:
     kurtosis: list[float] = dataclasses.field(default_factory=list)
     spatial: Float[np.ndarray, "*distances"] | None = None
     part: bool = False
+    nodes: Float[np.ndarray, "..."] | None = None
     measured: float = 0.0
     unevenness: float = 0.0
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the mean square differs so much between nodes that one Gaussian is no description of it."""
+        squares = np.ones(1) if self.nodes is None or not self.nodes.ndim else np.diag(self.nodes)
+        return bool(squares.var() > MOST_UNEVEN * squares.mean() ** 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +122,20 @@ class Component:
             correlation: c, one number or several.
         """
         return np.polynomial.polynomial.polyval(correlation, np.concatenate([[0.0], self.spectrum]))
+
+    def between_nodes(self, nodes: Float[np.ndarray, "..."]) -> Any:
+        """Cov[f(u), f(v)] of every two nodes; f is taken to scale with its input where their variances differ.
+
+        Args:
+            nodes: covariances over q.
+        """
+        if not nodes.ndim:
+            return self.covariance(nodes)
+        if np.ptp(self.slope) <= 1e-9 * np.abs(self.slope).max():
+            return self.variance * nodes  # also below 0, where the mean differs between nodes
+        scale = np.sqrt(np.maximum(np.diag(nodes), 1e-30))
+        both = np.outer(scale, scale)
+        return both * self.covariance(np.clip(nodes / both, -1.0, 1.0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,6 +180,16 @@ class Signal:
             if gaussian.spatial is None or not {total.shape, gaussian.spatial.shape} <= {(), gaussian.spatial.shape}:
                 return None
             total = total + component.covariance(gaussian.spatial)
+        return total
+
+    @property
+    def nodes(self) -> Float[np.ndarray, "..."] | None:
+        """Covariance over units between every two examples; None where it is not followed."""
+        total = np.zeros(())
+        for gaussian, component in self.components.items():
+            if gaussian.nodes is None:
+                return None
+            total = total + component.between_nodes(gaussian.nodes)
         return total
 
     @property
@@ -231,6 +266,7 @@ def merged_gaussian(signal: Signal) -> Gaussian:
         _merged(signal, "log_variance"),
         kurtosis=signal.kurtosis,
         spatial=correlation_of(signal.spatial, signal.variance),
+        nodes=None if (nodes := signal.nodes) is None else nodes / max(signal.variance, 1e-300),
         measured=measured_share(signal),
         unevenness=_merged(signal, "unevenness"),
     )

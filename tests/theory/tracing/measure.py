@@ -188,7 +188,7 @@ def main() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         bands(seeds)
         faults(max(seeds // 4, 1))
-        coverage(max(seeds // 10, 1))
+        coverage(max(seeds // 20, 1))
     print(f"\n{seeds} seeds, {time.process_time() - begin:.0f} CPU seconds")
 
 

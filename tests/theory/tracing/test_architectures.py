@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from gradflow import theory
+from gradflow.theory.tracing.rules import graphs
 
 IMAGES, VECTORS = (16, 16, 16, 3), (32, 60)
 
@@ -181,11 +182,48 @@ def test_a_recurrent_language_model_is_inside_the_theory() -> None:
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("edges", [False, True], ids=["adjacency", "edges"])
-def test_sums_over_neighbours_are_outside_and_the_stream_goes_on(edges: bool) -> None:
+@pytest.mark.parametrize("edges", [True, False], ids=["edges", "adjacency"])
+def test_graph_networks_are_inside_the_theory_forward(edges: bool) -> None:
+    """The covariance of every two nodes is followed; gradients that come back over the edges are measured."""
     prediction = predicted(GraphNetwork(edges), jax.random.normal(jax.random.key(3), (48, 20)))
-    assert {name: layer.starts_anew for name, layer in zip("abcdef", prediction.layers, strict=True)} == {
-        "a": False, "b": False, "c": True, "d": False, "e": True, "f": False,
-    }  # fmt: skip
+    assert prediction.coverage == pytest.approx((1.0, 1 / 2)), str(prediction)
+    assert not prediction.outliers, str(prediction)
+    for layer in prediction.layers:
+        assert layer.output_rms == pytest.approx(layer.measured_output_rms, rel=0.15), str(prediction)
+
+
+@pytest.mark.parametrize("neighbours", ["alike", "unlike"])
+def test_a_sum_over_neighbours_depends_on_how_alike_they_are(neighbours: str) -> None:
+    """Deep means over a ring: what is left is the correlation of neighbours, which grows on the way."""
+
+    def model(params: Any, adjacency: jax.Array, x: jax.Array) -> jax.Array:
+        for w in params:
+            x = adjacency @ nn.relu(x @ w)
+        return x
+
+    def draw(key: jax.Array) -> list[jax.Array]:
+        return [1.4 * jax.random.normal(k, (200, 200)) / 200**0.5 for k in jax.random.split(key, 4)]
+
+    def squares(key: jax.Array) -> jax.Array:
+        y, found = x, []
+        for w in draw(key):
+            found.append(jnp.mean((y @ w) ** 2))
+            y = ring / 3 @ nn.relu(y @ w)
+        return jnp.stack(found)
+
+    ring = jnp.eye(30) + jnp.roll(jnp.eye(30), 1, 1) + jnp.roll(jnp.eye(30), -1, 1)
+    x = jax.random.normal(jax.random.key(1), (30, 200))
+    if neighbours == "alike":
+        x = jnp.linalg.matrix_power(ring / 3, 8) @ x
+    prediction = theory.predict(model, draw(jax.random.key(0)), ring / 3, x)
+    drawn = jax.lax.map(squares, jax.random.split(jax.random.key(2), 200)).mean(0) ** 0.5
+    assert prediction.coverage[0] == 1.0, str(prediction)
+    assert [layer.output_rms for layer in prediction.layers] == pytest.approx(list(map(float, drawn)), rel=0.04)
+
+
+def test_sums_over_too_many_neighbours_start_anew_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_MOST_NODES", 10)
+    prediction = predicted(GraphNetwork(), jax.random.normal(jax.random.key(3), (48, 20)))
+    assert [layer.starts_anew for layer in prediction.layers] == [False, False, True, False, True, False]
     assert all("neighbours in a graph" in note for note in prediction.outside.values()), prediction.outside
     assert not prediction.outliers, str(prediction)
