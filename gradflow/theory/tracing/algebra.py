@@ -261,7 +261,7 @@ class FieldAlgebra:
         spatial = None if signal.spatial is None or mean.pooled is not None else signal.spatial - gone
         gaussian.variance, gaussian.shared = max(gaussian.variance - gone, 0.0), 0.0
         gaussian.spatial = correlation_of(spatial, gaussian.variance)
-        gaussian.nodes = None
+        gaussian.nodes, gaussian.alike = None, 1.0
         out = gaussian_signal(self.add(gaussian), signal.axes)
         if mean.plus is None:
             return out

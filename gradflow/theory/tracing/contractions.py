@@ -15,7 +15,15 @@ from gradflow.instrument import jaxprs
 from gradflow.theory.tracing.abstract_values import Axes, Padding
 from gradflow.theory.tracing.positions import Window, autocorrelation
 
-__all__ = ["contraction_of", "data_correlation", "input_axes", "mean_square_gain", "node_moments", "windows_of"]
+__all__ = [
+    "contraction_of",
+    "data_correlation",
+    "input_axes",
+    "laid_out",
+    "mean_square_gain",
+    "node_moments",
+    "windows_of",
+]
 
 
 def contraction_of(eqn: core.JaxprEqn) -> core.JaxprEqn | None:
@@ -125,7 +133,7 @@ def data_correlation(eqn: core.JaxprEqn, source: int, value: Any) -> Any:
         source: which operand the data is.
         value: its numbers, None where they are not known.
     """
-    x = _laid_out(eqn, source, value)
+    x = laid_out(eqn, source, value)
     return autocorrelation(x) if x is not None and x.ndim >= 2 and x.size else None
 
 
@@ -137,15 +145,21 @@ def node_moments(eqn: core.JaxprEqn, source: int, value: Any) -> Any:
         source: which operand the data is.
         value: its numbers, None where they are not known.
     """
-    x = _laid_out(eqn, source, value)
+    x = laid_out(eqn, source, value)
     if x is None or x.ndim != 2 or not x.size:
         return None
     square = float(np.mean(x**2))
     return x @ x.T / (x.shape[1] * square) if square > 0 and np.isfinite(square) else None
 
 
-def _laid_out(eqn: core.JaxprEqn, source: int, value: Any) -> Any:
-    """The numbers that enter a contraction, examples first and units last."""
+def laid_out(eqn: core.JaxprEqn, source: int, value: Any) -> Any:
+    """Return the numbers that enter a contraction, examples first and units last; None if unknown.
+
+    Args:
+        eqn: a contraction.
+        source: which operand they are.
+        value: the numbers, None where they are not known.
+    """
     if value is None or np.shape(value) != jaxprs.shape_of(eqn.invars[source]):
         return None
     x = np.asarray(value, np.float64)

@@ -40,6 +40,7 @@ from gradflow.theory.tracing.contractions import (
     windows_of,
 )
 from gradflow.theory.tracing.equations import as_signal, ordinary, stack, step_of
+from gradflow.theory.tracing.example_average import average_over_examples
 from gradflow.theory.tracing.measured_fields import MeasuredFields, Request
 from gradflow.theory.tracing.notes import place_of
 from gradflow.theory.tracing.positions import through_windows
@@ -194,6 +195,8 @@ class Propagation:
             )
             down = gain * math.prod(site.shape) / max(entries, 1)
             gaussian = self._output(name, as_signal(self.algebra, entering), gain, down, steps, units)
+            examples = math.prod(site.shape[k] for k in site.example_axes)
+            average_over_examples(gaussian, as_signal(self.algebra, entering), product, site.source, examples)
             positions = len(site.example_axes) - 1
             if positions > 0:
                 gaussian.spatial = self._positions(product, site.source, entering, positions, (path, steps))

@@ -67,6 +67,8 @@ class Gaussian:
         part: whether it stands for some units of the Gaussian that it is made of, and so is independent of others.
         nodes: covariance between every two examples over q, where they are the nodes of a graph; one number where it is
             the same for all; None where it is not followed.
+        alike: bound on the root mean square correlation between two examples; 1 where none is known.
+        examples: how many examples that is about.
         measured: share of the variance that was measured, because it comes from outside the theory.
         unevenness: what it adds to the variance of ln q that its mean square is not the same for all examples.
     """
@@ -81,6 +83,8 @@ class Gaussian:
     spatial: Float[np.ndarray, "*distances"] | None = None
     part: bool = False
     nodes: Float[np.ndarray, "..."] | None = None
+    alike: float = 1.0
+    examples: int = 0
     measured: float = 0.0
     unevenness: float = 0.0
 
@@ -171,6 +175,12 @@ class Signal:
     def shared(self) -> float:
         """Covariance over units between two examples: sum_k a_k^2 c^k with Hermite coefficients a_k."""
         return sum(float(p.covariance(gaussian.shared)) for gaussian, p in self.components.items())
+
+    @property
+    def alike(self) -> float:
+        """Bound on the root mean square correlation between two examples, relative to the mean square."""
+        total = self.mean**2 + sum(p.variance * gaussian.alike for gaussian, p in self.components.items())
+        return min(total / max(self.square, 1e-300), 1.0)
 
     @property
     def spatial(self) -> Float[np.ndarray, "*distances"] | None:
@@ -267,6 +277,8 @@ def merged_gaussian(signal: Signal) -> Gaussian:
         kurtosis=signal.kurtosis,
         spatial=correlation_of(signal.spatial, signal.variance),
         nodes=None if (nodes := signal.nodes) is None else nodes / max(signal.variance, 1e-300),
+        examples=max((g.examples for g in signal.components), default=0),
+        alike=sum(p.variance * g.alike for g, p in signal.components.items()) / max(signal.variance, 1e-300),
         measured=measured_share(signal),
         unevenness=_merged(signal, "unevenness"),
     )

@@ -59,6 +59,7 @@ TWO = [
     lambda x, y: lax.concatenate([x, y], 0), lambda x, y: lax.concatenate([x, y], 1),
     lambda x, y: lax.dot(x, y.T), lambda x, y: lax.select(x > 0, x, y), lambda x, y: lax.clamp(x, y, x),
     lambda x, y: lax.select(y > 0, x, y), lambda x, y: lax.optimization_barrier((x, y)),
+    lambda x, y: x.at[jnp.array([0, 2])].add(y[:2]), lambda x, y: lax.dot(x.T, y),
 ]  # fmt: skip
 
 

@@ -134,6 +134,7 @@ def _summed(
         shared=float(np.clip((moments.mean() - centre**2) / variance, -1.0, 1.0)),
         edges=[(g, factor * slope) for g, slope in signal.edges],
         spatial=np.ones(()),
+        alike=1.0,
         nodes=(moments - centre**2) / variance,
         unevenness=uneven_spread(unevenness),
     )

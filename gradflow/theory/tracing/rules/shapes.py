@@ -230,7 +230,7 @@ def gather(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -
     components = {}
     for gaussian, component in taken.components.items():  # which positions stand side by side has changed
         moved = algebra.add(dataclasses.replace(gaussian, edges=[(gaussian, 1.0)], kurtosis=[1.0], spatial=None))
-        moved.layer, moved.units = None, 0
+        moved.layer, moved.units, moved.alike = None, 0, 1.0
         moved.nodes = gathered_nodes(gaussian, indices) if signal.axes == ("e", "u") == axes else None
         components[moved] = component
     return dataclasses.replace(taken, components=components, axes=axes)
