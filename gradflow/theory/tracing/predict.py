@@ -84,9 +84,9 @@ def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> 
     Followed are skip connections, biases, noise, dropout and stochastic depth, batch, layer, group and rms
     normalization, grouped and depthwise convolutions, average and maximum pooling, padding, concatenation and slices of
     units, embeddings, recurrent networks step by step, and gates, which are products of two signals that are
-    independent at initialization. `gradflow.register_rule` adds an operation. Outside the theory are attention, sums
-    over neighbours in a graph, and loops without a fixed length. The note of the next layer says what and where, and
-    there theory starts anew from the measured input. The gradient of a signal that is repeated at many positions, such
+    independent at initialization; forward also sums over the neighbours of a graph. `gradflow.register_rule` adds an
+    operation. Outside the theory are attention and loops without a fixed length. The note of the next layer says what
+    and where, and there theory starts anew from the measured input. The gradient of a signal that is repeated at many positions, such
     as a gate of a channel, is measured, because theory does not follow how far the gradients of positions agree.
 
     Theory assumes that weights are random, independent of each other and of the gradient that arrives. A loss such as
@@ -104,8 +104,8 @@ def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> 
 
     Returns:
         The prediction, with the measured flow. A layer is an outlier where measured and predicted rms differ by more
-        than three standard deviations of the finite-width law and 10 %. The law is that of a single example, so that
-        the band errs on the wide side.
+        than three standard deviations of the finite-width law and 10 %. For outputs of dense layers the law is that of
+        the average over the examples, elsewhere that of a single one, so that the band errs on the wide side.
 
     Raises:
         TypeError: for a flow, or a model that is neither a function nor has one as its `apply`.

@@ -1,8 +1,8 @@
 """Measure how good predictions are, for docs/predict.md: `python -m tests.theory.tracing.measure [SEEDS]`.
 
-First the coverage of small models of the shapes that people train, over a few seeds. Then bands over many seeds of
-small networks: share of numbers inside, layers with an outlier, median width. Last networks with one layer at fault:
-whether that layer leaves its band, and whether it is the first to do so.
+First bands over many seeds of small networks: share of numbers inside, layers with an outlier, median width. Then
+networks with one layer at fault: whether that layer leaves its band, and whether it is the first to do so. Last the
+coverage of small models of the shapes that people train.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ DEPTH, WIDTH, BROKEN = 6, 128, 3
 def coverage(seeds: int) -> None:
     """Print how much of each model is predicted."""
     print(
-        "| model | layers | outputs predicted | gradients predicted | layers with an outlier |\n|---|---|---|---|---|"
+        "\n| model | layers | outputs predicted | gradients predicted | layers with an outlier |\n|---|---|---|---|---|"
     )
     for name, (module, shape) in MODELS.items():
         found = []
