@@ -86,8 +86,9 @@ def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> 
     units, embeddings, recurrent networks step by step, and gates, which are products of two signals that are
     independent at initialization; forward also sums over the neighbours of a graph. `gradflow.register_rule` adds an
     operation. Outside the theory are attention and loops without a fixed length. The note of the next layer says what
-    and where, and there theory starts anew from the measured input. The gradient of a signal that is repeated at many positions, such
-    as a gate of a channel, is measured, because theory does not follow how far the gradients of positions agree.
+    and where, and there theory starts anew from the measured input. The gradient of a signal that is repeated at many
+    positions, such as a gate of a channel, is measured, because theory does not follow how far the gradients of
+    positions agree.
 
     Theory assumes that weights are random, independent of each other and of the gradient that arrives. A loss such as
     mean(output^2) sends the output itself back, which is not independent. After training, the outliers are the layers
