@@ -97,12 +97,12 @@ create_token cumlogsumexp cummax cummin cumprod cumsum custom_lin custom_linear_
 empty2 eq_to fft  get hessenberg householder_product igamma_grad_a imag iota le_to lt_to lu  polygamma
 population_count ppermute qr ragged_all_to_all random_bits random_fold_in random_gamma random_seed random_split real
 reduce reduce_and  reduce_min reduce_or reduce_prod reduce_window  reduce_window_min  reduce_xor
-regularized_incomplete_beta rng_bit_generator rng_uniform scatter scatter-add scatter-max scatter-min scatter-mul
+regularized_incomplete_beta rng_bit_generator rng_uniform scatter scatter-max scatter-min scatter-mul
 schur select_and_gather_add select_and_scatter select_and_scatter_add shift_left shift_right_arithmetic
 shift_right_logical sort svd swap threefry2x32 top_k triangular_solve tridiagonal tridiagonal_solve while zeta
 """
 WITHOUT = {
-    "origin": "concatenate gather pad reduce_max reduce_sum reduce_window_max reduce_window_sum",
+    "origin": "concatenate gather pad reduce_max reduce_sum reduce_window_max reduce_window_sum scatter-add",
     "random_field": "all_gather axis_index dynamic_slice pmax pmin psum stop_gradient",
 }
 

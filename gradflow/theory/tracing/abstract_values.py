@@ -29,6 +29,7 @@ __all__ = [
     "Value",
     "axes_of",
     "broadcast_axes",
+    "gaussians_below",
     "gaussians_of",
     "identity_of",
     "independent",
@@ -126,9 +127,11 @@ class BatchMean:
 
     def as_signal(self) -> Signal | None:
         """The mean over positions as a signal, None for what is not one."""
-        if self.pooled is None or self.power != 1 or self.plus is not None:
+        added = 0.0 if self.plus is None else self.plus.number()
+        if self.pooled is None or self.power != 1 or added is None:
             return None
-        return self.pooled.scaled(self.scale)
+        scaled = self.pooled.scaled(self.scale)
+        return dataclasses.replace(scaled, constant=scaled.constant + added)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -270,17 +273,30 @@ def sources_of(signal: Signal | Parts, *, through_parts: bool = True) -> set[Gau
         signal: the signal.
         through_parts: whether some units of a layer count as that layer.
     """
-    found, todo, seen = set[Gaussian](), list(signal.components), set[Gaussian]()
+    seen = gaussians_below(signal, through_parts=through_parts)
+    return {g for g in seen if _is_source(g, through_parts)}
+
+
+def gaussians_below(signal: Signal | Parts, *, through_parts: bool = True) -> set[Gaussian]:
+    """Return all Gaussians between a signal and the next layers below, and those layers.
+
+    Args:
+        signal: the signal.
+        through_parts: whether to go on to the layer behind some of its units.
+    """
+    todo, seen = list(signal.components), set[Gaussian]()
     while todo:
         gaussian = todo.pop()
         if gaussian in seen:
             continue
         seen.add(gaussian)
-        if gaussian.layer is not None or not gaussian.edges or (gaussian.part and not through_parts):
-            found.add(gaussian)
-        else:
+        if not _is_source(gaussian, through_parts):
             todo.extend(parent for parent, _ in gaussian.edges)
-    return found
+    return seen
+
+
+def _is_source(gaussian: Gaussian, through_parts: bool) -> bool:
+    return gaussian.layer is not None or not gaussian.edges or (gaussian.part and not through_parts)
 
 
 def independent(left: Signal, right: Signal) -> bool:

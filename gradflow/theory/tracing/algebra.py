@@ -12,13 +12,21 @@ from gradflow.theory.tracing.abstract_values import (
     Axes,
     BatchMean,
     Known,
+    Series,
     broadcast_axes,
     identity_of,
     independent,
     ratio_of,
 )
 from gradflow.theory.tracing.node_values import typical_factor
-from gradflow.theory.tracing.random_fields import Gaussian, Signal, correlation_of, gaussian_signal, merged_gaussian
+from gradflow.theory.tracing.random_fields import (
+    Gaussian,
+    Signal,
+    correlation_of,
+    gaussian_signal,
+    merged_gaussian,
+    uneven_spread,
+)
 
 __all__ = ["FieldAlgebra"]
 
@@ -33,6 +41,9 @@ class FieldAlgebra:
             far they agree is not followed.
         approximate: those of which nonlinear functions were taken although they are not Gaussian, and what is made of
             them.
+        nodes_wanted: whether a sum over the nodes of a graph was met, which needs the covariances of every pair.
+        sums: those of sums over nodes, as a signal, with what is summed and its coefficients.
+        branches: those of what was added to a signal as measured, with the reason why theory does not follow it.
     """
 
     def __init__(self) -> None:
@@ -40,6 +51,9 @@ class FieldAlgebra:
         self.not_gaussian: set[Gaussian] = set()
         self.repeated_gaussians: set[Gaussian] = set()
         self.approximate: set[Gaussian] = set()
+        self.branches: dict[Gaussian, str] = {}
+        self.nodes_wanted = False
+        self.sums: dict[Gaussian, tuple[Signal, Signal, np.ndarray]] = {}
         self._merged: dict[Any, Signal] = {}
         self._parts: dict[Any, Gaussian] = {}
         self._multiples: dict[Gaussian, tuple[Signal, float]] = {}
@@ -67,8 +81,8 @@ class FieldAlgebra:
         if variance <= 1e-14 * mean**2 or variance < 1e-30:
             return Signal(mean, {}, ())
         shared = _correlation(array, axes)
-        spatial = np.ones(()) if shared == 1.0 else None
-        return gaussian_signal(self.add(Gaussian(variance, shared, spatial=spatial)), (), mean)
+        same = np.ones(()) if shared == 1.0 else None
+        return gaussian_signal(self.add(Gaussian(variance, shared, spatial=same, nodes=same)), (), mean)
 
     def sum_of(self, left: Known | Signal, right: Known | Signal, sign: float = 1.0) -> Signal | None:
         """Return left + sign * right; what stems from the same Gaussian adds up before it is squared."""
@@ -95,7 +109,9 @@ class FieldAlgebra:
         scaled = signal.scaled(factor)
         if by.exact or not scaled.linear or not scaled.components:
             return scaled
-        gaussian = self.add(dataclasses.replace(merged_gaussian(scaled), log_variance=0.0))
+        gaussian = self.add(dataclasses.replace(merged_gaussian(scaled), log_variance=0.0, measured=0.0))
+        if gaussian.is_uneven:
+            return None
         self._multiples[gaussian] = (signal, factor)
         return gaussian_signal(gaussian, scaled.axes, scaled.mean)
 
@@ -119,6 +135,53 @@ class FieldAlgebra:
                     self.not_gaussian.add(part)
             components[self._parts[key]] = component
         return dataclasses.replace(signal, components=components)
+
+    def step_of(self, signal: Signal, step: int, length: int) -> Signal:
+        """Return what one step of a scan sees of a signal that it goes through: a position, independent of the others.
+
+        Args:
+            signal: with the steps on its first axis.
+            step: which.
+            length: number of steps.
+        """
+        components = {}
+        for gaussian, component in signal.components.items():
+            key = (gaussian, "step", step)
+            if key not in self._parts:
+                now = dataclasses.replace(gaussian, edges=[(gaussian, 1 / length)], kurtosis=[1.0])
+                now.layer, now.units, now.part, now.nodes = None, 0, True, None
+                if now.spatial is not None:
+                    now.spatial = np.ones(()) if now.spatial.ndim < 2 else None
+                self._parts[key] = self.add(now)
+                if gaussian in self.not_gaussian:
+                    self.not_gaussian.add(now)
+            components[self._parts[key]] = component
+        return dataclasses.replace(signal, components=components, axes=signal.axes[1:])
+
+    def all_steps_of(self, series: Series) -> Signal:
+        """Return what a scan returned as one signal: the mean law of its steps, which are alike but for the first ones.
+
+        Args:
+            series: one signal a step.
+        """
+        steps, axes = series.signals, tuple("e" if axis == "t" else axis for axis in series.axes)
+        key = ("series", *(identity_of(signal) for signal in steps))
+        if key not in self._merged:
+            count, squares = len(steps), [signal.square for signal in steps]
+            mean = sum(signal.mean for signal in steps) / count
+            variance = max(sum(squares) / count - mean**2, 0.0)
+            shared = sum(signal.shared + signal.mean**2 for signal in steps) / count - mean**2
+            gaussian = Gaussian(
+                variance,
+                min(max(shared / max(variance, 1e-300), -1.0), 1.0),
+                [edge for signal in steps for edge in signal.edges],
+                max(signal.log_variance for signal in steps),
+                kurtosis=[k for signal in steps for k in signal.kurtosis],
+                unevenness=uneven_spread(float(np.var(squares)) / max(float(np.mean(squares)) ** 2, 1e-300)),
+            )
+            self.not_gaussian.add(self.add(gaussian))
+            self._merged[key] = gaussian_signal(gaussian, axes, mean)
+        return dataclasses.replace(self._merged[key], axes=axes)
 
     def repeated(self, value: Any, copies: float) -> Any:
         """Return a value that is repeated; what its gradient is cannot be told for a signal.
@@ -198,6 +261,7 @@ class FieldAlgebra:
         spatial = None if signal.spatial is None or mean.pooled is not None else signal.spatial - gone
         gaussian.variance, gaussian.shared = max(gaussian.variance - gone, 0.0), 0.0
         gaussian.spatial = correlation_of(spatial, gaussian.variance)
+        gaussian.nodes, gaussian.alike = None, 1.0
         out = gaussian_signal(self.add(gaussian), signal.axes)
         if mean.plus is None:
             return out

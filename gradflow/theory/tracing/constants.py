@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend import core
+from scipy import special
 
 from gradflow.instrument import jaxprs
 
@@ -15,10 +16,10 @@ __all__ = ["evaluate", "numpy_outputs"]
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": np.abs, "add": np.add, "add_any": np.add, "cos": np.cos, "div": np.true_divide, "eq": np.equal,
-    "exp": np.exp, "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "log": np.log, "lt": np.less,
-    "max": np.maximum, "min": np.minimum, "mul": np.multiply, "ne": np.not_equal, "neg": np.negative, "pow": np.power,
-    "rsqrt": lambda x: (1 / np.sqrt(x)).astype(x.dtype), "sin": np.sin, "sqrt": np.sqrt, "square": np.square,
-    "sub": np.subtract, "tanh": np.tanh,
+    "erf": special.erf, "exp": np.exp, "ge": np.greater_equal, "gt": np.greater, "le": np.less_equal, "log": np.log,
+    "logistic": special.expit, "lt": np.less, "max": np.maximum, "min": np.minimum, "mul": np.multiply,
+    "ne": np.not_equal, "neg": np.negative, "pow": np.power, "rsqrt": lambda x: (1 / np.sqrt(x)).astype(x.dtype),
+    "sin": np.sin, "sqrt": np.sqrt, "square": np.square, "sub": np.subtract, "tanh": np.tanh,
 }  # fmt: skip
 
 
@@ -36,6 +37,8 @@ def numpy_outputs(eqn: core.JaxprEqn, operands: Sequence[Any]) -> list[Any] | No
     if (function := _FUNCTIONS.get(name)) is not None:
         floating = all(a.dtype in (np.float32, np.float64) for a in arrays)
         return [np.asarray(function(*arrays))] if floating else None
+    if name == "integer_pow" and arrays[0].dtype in (np.float32, np.float64):
+        return [np.power(arrays[0], arrays[0].dtype.type(params["y"]))]
     if name == "broadcast_in_dim":
         shape = params["shape"]
         sizes = [1] * len(shape)

@@ -12,10 +12,18 @@ from jax.extend import core
 from jaxtyping import Float
 
 from gradflow.instrument import jaxprs
-from gradflow.theory.tracing.abstract_values import Padding
+from gradflow.theory.tracing.abstract_values import Axes, Padding
 from gradflow.theory.tracing.positions import Window, autocorrelation
 
-__all__ = ["contraction_of", "data_correlation", "mean_square_gain", "windows_of"]
+__all__ = [
+    "contraction_of",
+    "data_correlation",
+    "input_axes",
+    "laid_out",
+    "mean_square_gain",
+    "node_moments",
+    "windows_of",
+]
 
 
 def contraction_of(eqn: core.JaxprEqn) -> core.JaxprEqn | None:
@@ -101,6 +109,22 @@ def windows_of(eqn: core.JaxprEqn, source: int, padding: Padding) -> list[Window
     return windows
 
 
+def input_axes(eqn: core.JaxprEqn, source: int) -> Axes:
+    """Return what the axes of a contraction's input hold.
+
+    Args:
+        eqn: a contraction.
+        source: which operand the input is.
+    """
+    rank = len(jaxprs.shape_of(eqn.invars[source]))
+    if eqn.primitive.name == "dot_general":
+        units = set(eqn.params["dimension_numbers"][0][source])
+    else:
+        spec = eqn.params["dimension_numbers"].lhs_spec
+        units = {spec[1]} if source == 0 else set(range(rank))
+    return tuple("u" if k in units else "e" for k in range(rank))
+
+
 def data_correlation(eqn: core.JaxprEqn, source: int, value: Any) -> Any:
     """Return the correlation between positions of the data that enters a contraction, by distance; None if unknown.
 
@@ -108,6 +132,33 @@ def data_correlation(eqn: core.JaxprEqn, source: int, value: Any) -> Any:
         eqn: a contraction.
         source: which operand the data is.
         value: its numbers, None where they are not known.
+    """
+    x = laid_out(eqn, source, value)
+    return autocorrelation(x) if x is not None and x.ndim >= 2 and x.size else None
+
+
+def node_moments(eqn: core.JaxprEqn, source: int, value: Any) -> Any:
+    """Return E[x_i x_j] / E[x^2] over units, of every two examples of the data that enters; None if unknown.
+
+    Args:
+        eqn: a contraction.
+        source: which operand the data is.
+        value: its numbers, None where they are not known.
+    """
+    x = laid_out(eqn, source, value)
+    if x is None or x.ndim != 2 or not x.size:
+        return None
+    square = float(np.mean(x**2))
+    return x @ x.T / (x.shape[1] * square) if square > 0 and np.isfinite(square) else None
+
+
+def laid_out(eqn: core.JaxprEqn, source: int, value: Any) -> Any:
+    """Return the numbers that enter a contraction, examples first and units last; None if unknown.
+
+    Args:
+        eqn: a contraction.
+        source: which operand they are.
+        value: the numbers, None where they are not known.
     """
     if value is None or np.shape(value) != jaxprs.shape_of(eqn.invars[source]):
         return None
@@ -122,4 +173,4 @@ def data_correlation(eqn: core.JaxprEqn, source: int, value: Any) -> Any:
         x = np.transpose(x, (batch, *spatial, feature))
     else:
         return None
-    return autocorrelation(x) if x.ndim >= 2 and x.size else None
+    return x

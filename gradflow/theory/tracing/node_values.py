@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,36 @@ from gradflow.theory.tracing.constants import numpy_outputs
 from gradflow.theory.tracing.random_fields import NODES, Component, Gaussian, Signal
 
 __all__ = ["apply_at_nodes", "apply_to_numbers", "typical_factor", "values_at_nodes"]
+
+_Slope: TypeAlias = Callable[[Any, Sequence[Any], Sequence[Any]], Any]  # output, operands, their slopes
+
+# Slopes by NumPy, because JAX would compile one program for each primitive.
+_SLOPES: dict[str, _Slope] = {
+    "add": lambda y, x, d: d[0] + d[1],
+    "add_any": lambda y, x, d: d[0] + d[1],
+    "cos": lambda y, x, d: -np.sin(x[0]) * d[0],
+    "div": lambda y, x, d: (d[0] - y * d[1]) / x[1],
+    "erf": lambda y, x, d: 2 / math.sqrt(math.pi) * np.exp(-(x[0] ** 2)) * d[0],
+    "exp": lambda y, x, d: y * d[0],
+    "log": lambda y, x, d: d[0] / x[0],
+    "logistic": lambda y, x, d: y * (1 - y) * d[0],
+    "max": lambda y, x, d: _larger(x[0] - x[1], d),
+    "min": lambda y, x, d: _larger(x[1] - x[0], d),
+    "mul": lambda y, x, d: x[0] * d[1] + x[1] * d[0],
+    "neg": lambda y, x, d: -d[0],
+    "rsqrt": lambda y, x, d: -(y**3) / 2 * d[0],
+    "sin": lambda y, x, d: np.cos(x[0]) * d[0],
+    "sqrt": lambda y, x, d: d[0] / (2 * y),
+    "square": lambda y, x, d: 2 * x[0] * d[0],
+    "sub": lambda y, x, d: d[0] - d[1],
+    "tanh": lambda y, x, d: (1 - y**2) * d[0],
+}
+
+
+def _larger(difference: Any, slopes: Sequence[Any]) -> Any:
+    """The slope of the larger operand, and the mean of both where they are equal."""
+    share = (1 + np.sign(difference)) / 2
+    return share * slopes[0] + (1 - share) * slopes[1]
 
 
 def typical_factor(known: Known, *, inverse: bool = False) -> float | None:
@@ -88,6 +118,13 @@ def apply_at_nodes(eqn: core.JaxprEqn, operands: Sequence[tuple[Any, Any]]) -> C
         eqn: the equation.
         operands: value and slope at the nodes, of each operand.
     """
+    slope_of = _SLOPES.get(eqn.primitive.name)
+    if slope_of is not None:
+        numbers, slopes = [np.asarray(value) for value, _ in operands], [slope for _, slope in operands]
+        with np.errstate(all="ignore"):
+            outs = numpy_outputs(eqn, numbers)
+            if outs is not None:
+                return _finite(outs[0], np.asarray(slope_of(outs[0], numbers, slopes), np.float64))
     with _double_precision():
         values = [jnp.asarray(value) for value, _ in operands]
         moving = [k for k, (_, slope) in enumerate(operands) if values[k].dtype != jnp.bool_ and slope.any()]
@@ -109,7 +146,11 @@ def apply_at_nodes(eqn: core.JaxprEqn, operands: Sequence[tuple[Any, Any]]) -> C
                 return None
         kind = bool if value.dtype == jnp.bool_ else np.float64
         out, change = np.asarray(value, kind), np.asarray(slope, np.float64)
-    return Component(out, change) if np.isfinite(out).all() and np.isfinite(change).all() else None
+    return _finite(out, change)
+
+
+def _finite(value: Any, slope: Any) -> Component | None:
+    return Component(value, slope) if np.isfinite(value).all() and np.isfinite(slope).all() else None
 
 
 def _bind(eqn: core.JaxprEqn, operands: Sequence[Any]) -> Any:

@@ -38,6 +38,8 @@ def _reason(primitive: str, values: Sequence[Value]) -> str:
         return f"{primitive} over units, examples or positions, as in softmax or pooling"
     if primitive in ("slice", "split", "dynamic_slice", "gather", "concatenate"):
         return f"{primitive}: parts of a signal used apart, or put together"
+    if primitive in CONTRACTIONS or primitive.startswith("scatter"):
+        return f"{primitive} of a signal without a weight, such as a sum over neighbours in a graph"
     if any(isinstance(v, Data) for v in values) and signals:
         return f"{primitive} of signal and data, which meet otherwise than in a layer"
     return f"{primitive} of a signal, for which no rule is known (gf.register_rule adds one)"

@@ -17,6 +17,7 @@ from gradflow.instrument.jaxprs import opened
 from gradflow.instrument.origins import Kind, Origin
 from gradflow.theory.tracing.abstract_values import Data, Known
 from gradflow.theory.tracing.layer_prediction import LayerPrediction
+from gradflow.theory.tracing.measured_fields import MeasuredFields
 from gradflow.theory.tracing.propagation import Propagation, Steps
 from gradflow.theory.tracing.random_fields import Gaussian
 from gradflow.theory.tracing.report import html, table
@@ -26,6 +27,7 @@ __all__ = ["Prediction", "predict"]
 _FLOOR = 0.1  # of ln rms: what terms of order 1/batch and 1/width beyond the first may amount to
 _DEVIATIONS = 3.0
 _KINDS = ("layer", "embedding")
+_ROUNDS = 3  # walks: what the first asks for is measured, and seldom something more that the second asks for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Prediction:
         return html(self.layers, self.coverage)
 
 
-def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
+def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> Prediction:
     """Predict forward and backward rms of every layer by mean-field theory, and measure them.
 
     The model, or its loss, is traced, whatever framework it is written in. Theory starts from the measured input of the
@@ -75,13 +77,18 @@ def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
     feed the loss, by mean square slopes (Poole et al. 2016; Schoenholz et al. 2017; Yang & Schoenholz 2017; Xiao et al.
     2018; Chen et al. 2018; Yang et al. 2019, here without terms of order 1/batch).
 
+    Where a branch that theory does not follow is added to a signal, its second moment and its correlation with the
+    signal are measured on the batch, and theory goes on with the sum. The layers that the branch reads have their
+    measured gradient.
+
     Followed are skip connections, biases, noise, dropout and stochastic depth, batch, layer, group and rms
     normalization, grouped and depthwise convolutions, average and maximum pooling, padding, concatenation and slices of
-    units, recurrent networks step by step, and gates, which are products of two signals that are independent at
-    initialization. `gradflow.register_rule` adds an operation. Outside the theory are attention, means over positions
-    behind it, graphs, and loops without a fixed length. The note of the next layer says what and where, and there
-    theory starts anew from the measured input. The gradient of a signal that is repeated at many positions, such as a
-    gate of a channel, is the measured one, because theory does not follow how far the gradients of positions agree.
+    units, embeddings, recurrent networks step by step, and gates, which are products of two signals that are
+    independent at initialization; forward also sums over the neighbours of a graph. `gradflow.register_rule` adds an
+    operation. Outside the theory are attention and loops without a fixed length. The note of the next layer says what
+    and where, and there theory starts anew from the measured input. The gradient of a signal that is repeated at many
+    positions, such as a gate of a channel, is measured, because theory does not follow how far the gradients of
+    positions agree.
 
     Theory assumes that weights are random, independent of each other and of the gradient that arrives. A loss such as
     mean(output^2) sends the output itself back, which is not independent. After training, the outliers are the layers
@@ -93,14 +100,17 @@ def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
             their product with a random projection, summed over units and averaged over the batch.
         params: pytree of floating-point arrays, differentiated; the variables of a Linen module.
         *args: further arguments of the model: the batch.
+        initial: the parameters before training, or of a fresh draw. Theory then reads the mean squares of these, and
+            what is measured is that of `params`: layers whose scale has changed are outliers, too.
 
     Returns:
         The prediction, with the measured flow. A layer is an outlier where measured and predicted rms differ by more
-        than three standard deviations of the finite-width law and 10 %. The law is that of a single example, so that
-        the band errs on the wide side.
+        than three standard deviations of the finite-width law and 10 %. For outputs of dense layers the law is that of
+        the average over the examples, elsewhere that of a single one, so that the band errs on the wide side.
 
     Raises:
         TypeError: for a flow, or a model that is neither a function nor has one as its `apply`.
+        ValueError: if `initial` is not made like `params`.
         FlowError: as `value_grad_and_flow`.
 
     Examples:
@@ -116,6 +126,7 @@ def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
         ((), {})
     """
     loss_fn = _loss_of(model)
+    initial = params if initial is None else _made_like(params, initial)
     _, _, flow = jax.jit(value_grad_and_flow(loss_fn))(params, *args)
     flat, tree = jax.tree_util.tree_flatten_with_path(params)
     leaves = [leaf for _, leaf in flat]
@@ -136,8 +147,16 @@ def predict(model: Any, params: Any = None, *args: Any) -> Prediction:
     def measured(name: str, field: str, steps: Steps) -> float:
         return float(np.asarray(getattr(flow[name], field))[steps])
 
-    propagation = Propagation(sites, measured)
-    outs = propagation.walk(closed, [*map(Known, leaves), *map(Data, batch)])
+    fields, gains, graph = MeasuredFields(), {}, False
+    for round_ in range(_ROUNDS):
+        propagation = Propagation(sites, measured, fields, gains, follow_nodes=graph)
+        outs = propagation.walk(closed, [*map(Known, jax.tree_util.tree_leaves(initial)), *map(Data, batch)])
+        graph, found = propagation.algebra.nodes_wanted, graph
+        if not fields.missing and graph == found:
+            break
+        if fields.missing:
+            fields.measure(closed, [*leaves, *batch])
+        fields.final |= round_ == _ROUNDS - 2
     propagation.mark_unpredictable(outs)
     return Prediction(_rows(propagation, flow), flow)
 
@@ -170,6 +189,20 @@ def _loss_of(model: Any) -> Callable[..., Any]:
         return total
 
     return loss
+
+
+def _made_like(params: Any, initial: Any) -> Any:
+    """The initial parameters, which have to be made like the present ones."""
+    pairs = [
+        (jax.tree_util.tree_structure(tree), [jnp.shape(leaf) for leaf in jax.tree_util.tree_leaves(tree)])
+        for tree in (params, initial)
+    ]
+    if pairs[0] != pairs[1]:
+        raise ValueError(
+            f"expected `initial` with the structure and the shapes of `params`, got {pairs[1]} instead of {pairs[0]}. "
+            "Fix: pass the whole parameters of the same model before training, or of a fresh draw"
+        )
+    return initial
 
 
 def _rows(propagation: Propagation, flow: Flow) -> tuple[LayerPrediction, ...]:
@@ -228,6 +261,7 @@ def _backward(propagation: Propagation) -> dict[Gaussian, tuple[float, float, bo
             continue  # it ends in a number, such as a statistic of normalization, which sends nothing back
         for (parent, factor), kurtosis in zip(gaussian.edges, gaussian.kurtosis, strict=True):
             added = max(3 * kurtosis - 1, 0.0) / parent.units if parent.units else 0.0
+            added += gaussian.unevenness if gaussian.layer is None else 0.0
             arriving.setdefault(parent, []).append((square * factor, spread + added))
     return out
 

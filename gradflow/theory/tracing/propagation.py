@@ -16,28 +16,35 @@ from jax.extend import core
 
 from gradflow.instrument import jaxprs
 from gradflow.instrument.sites import Site
-from gradflow.primitives import ELEMENTWISE
+from gradflow.primitives import CONTRACTIONS
 from gradflow.theory.tracing.abstract_values import (
-    BatchMean,
     Data,
     Known,
     Outside,
     Padded,
     Padding,
     Parts,
-    Series,
     Value,
+    gaussians_below,
     layers_below,
     outside,
 )
 from gradflow.theory.tracing.algebra import FieldAlgebra
-from gradflow.theory.tracing.constants import evaluate
-from gradflow.theory.tracing.contractions import contraction_of, data_correlation, mean_square_gain, windows_of
-from gradflow.theory.tracing.notes import place_of, reason_outside
+from gradflow.theory.tracing.branches import stream_with_branch
+from gradflow.theory.tracing.contractions import (
+    contraction_of,
+    data_correlation,
+    input_axes,
+    mean_square_gain,
+    node_moments,
+    windows_of,
+)
+from gradflow.theory.tracing.equations import as_signal, ordinary, stack, step_of
+from gradflow.theory.tracing.example_average import average_over_examples
+from gradflow.theory.tracing.measured_fields import MeasuredFields, Request
+from gradflow.theory.tracing.notes import place_of
 from gradflow.theory.tracing.positions import through_windows
-from gradflow.theory.tracing.random_fields import Gaussian, Signal, correlation_of, gaussian_signal
-from gradflow.theory.tracing.rules import rule_of
-from gradflow.theory.tracing.rules.parts import apply_to_parts
+from gradflow.theory.tracing.random_fields import Gaussian, Signal, correlation_of, gaussian_signal, measured_share
 
 __all__ = [
     "CALLS",
@@ -45,17 +52,13 @@ __all__ = [
     "Path",
     "Propagation",
     "Steps",
-    "data_of",
-    "ordinary",
-    "stack",
-    "step_of",
 ]
 
 Path: TypeAlias = tuple[int, ...]
 Steps: TypeAlias = tuple[int, ...]
 Measured: TypeAlias = Callable[[str, str, Steps], float]  # layer, field of its flow, steps of the scans around it
 
-_OF_PARTS = frozenset({"concatenate", "slice", "split"})  # their rules see the signals side by side as such
+_MOST_MEASURED = 0.5  # of the variance that enters a layer, beyond which its output does not count as predicted
 CALLS = jaxprs.INLINED | jaxprs.REMAT | jaxprs.CUSTOM_RULES
 
 
@@ -65,19 +68,32 @@ class Propagation:
     Attributes:
         sites: name and place of each layer, by the path of its equation.
         measured: looks up what was measured at a layer.
+        fields: moments that are measured beside the layers, where theory has no description.
         algebra: computes with signals, and holds all Gaussians.
+        follow_nodes: whether the covariance of every two examples is followed, as a graph asks for.
         open: Gaussians that something outside the theory reads, so that no gradient can be predicted for them.
         anew: layers that start from what was measured, because what enters them is outside the theory.
         notes: what to say of a layer, by name.
     """
 
-    def __init__(self, sites: dict[Path, tuple[str, Site]], measured: Measured) -> None:
+    def __init__(
+        self,
+        sites: dict[Path, tuple[str, Site]],
+        measured: Measured,
+        fields: MeasuredFields | None = None,
+        gains: dict[Path, tuple[Any, float]] | None = None,
+        *,
+        follow_nodes: bool = False,
+    ) -> None:
+        self.follow_nodes = follow_nodes
         self.sites, self.measured = sites, measured
+        self.fields = MeasuredFields(final=True) if fields is None else fields
         self.algebra = FieldAlgebra()
         self.open: set[Gaussian] = set()
         self.anew: set[Gaussian] = set()
         self.notes: dict[str, str] = {}
-        self._gains: dict[Path, tuple[Any, float]] = {}
+        self._last = max(sites, default=())
+        self._gains = {} if gains is None else gains
 
     def walk(self, closed: Any, values: Sequence[Value], path: Path = (), steps: Steps = ()) -> list[Value]:
         """Run a jaxpr.
@@ -121,11 +137,25 @@ class Propagation:
             return self.walk(inner, values[: len(jaxprs.opened(inner)[0].invars)], (*path, 0), steps)
         try:
             with np.errstate(all="ignore"):
-                return ordinary(self.algebra, jaxpr, eqn, values)
+                outs = ordinary(self.algebra, jaxpr, eqn, values)
+                if isinstance(outs[0], Outside) and any(isinstance(v, Signal) for v in values):
+                    return [self._sum(eqn, values, outs[0], path, steps), *outs[1:]]
+                return outs
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             said = f"the rule for {eqn.primitive.name} failed: {type(error).__name__}: {reason[0]}{place_of(eqn)}"
             return [outside(values, said)] * len(eqn.outvars)
+
+    def _sum(self, eqn: core.JaxprEqn, values: list[Value], failed: Outside, path: Path, steps: Steps) -> Value:
+        """The stream with what theory does not follow added to it as measured; for other equations `failed`."""
+        if not steps and path > self._last:
+            return failed  # no layer reads it: the loss takes its targets away here
+        stream = stream_with_branch(self.algebra, self.fields, eqn, values, failed, (path, steps))
+        if stream is None:
+            return failed
+        at = next(k for k, v in enumerate(values) if isinstance(v, Signal))
+        self.mark_unpredictable([values[1 - at]])
+        return stream
 
     def mark_unpredictable(self, values: Sequence[Value]) -> None:
         """Note that the loss depends on values in a way that cannot be followed backwards."""
@@ -147,9 +177,15 @@ class Propagation:
         product = contraction_of(eqn)
         if not isinstance(weight, Known) or site.source is None or product is None:
             reason = "its weight is not made of parameters alone, or stands inside a custom rule"
-            if site.kind == "embedding":
-                reason = "an embedding: starts from its measured rms"
-            gaussian = self._measured_output(name, reason, values, steps, units)
+            if site.kind == "embedding" and (table := _table(eqn, values)) is not None:
+                similarity = self._similarity(name, steps)
+                gaussian = Gaussian(table, similarity, layer=(name, steps), units=units, log_variance=2 / max(units, 1))
+            else:
+                gaussian = self._measured_output(name, reason, values, steps, units)
+                self.anew.add(gaussian)
+            if len(site.example_axes) > 1:
+                moments = self.fields.get(Request(path, None, axes), steps)
+                gaussian.spatial = None if moments is None else _normalized(moments, "operand")
         else:
             entering = values[site.source]
             padding = entering.padding if isinstance(entering, Padded) else {}
@@ -158,9 +194,18 @@ class Propagation:
                 n - sum(padding.get(k, (0, 0))) for k, n in enumerate(jaxprs.shape_of(eqn.invars[site.source]))
             )
             down = gain * math.prod(site.shape) / max(entries, 1)
-            gaussian = self._output(name, _as_signal(entering), gain, down, steps, units)
+            gaussian = self._output(name, as_signal(self.algebra, entering), gain, down, steps, units)
+            examples = math.prod(site.shape[k] for k in site.example_axes)
+            average_over_examples(gaussian, as_signal(self.algebra, entering), product, site.source, examples)
             positions = len(site.example_axes) - 1
-            gaussian.spatial = _correlation(product, site.source, entering, positions) if positions > 0 else np.ones(())
+            if positions > 0:
+                gaussian.spatial = self._positions(product, site.source, entering, positions, (path, steps))
+            else:
+                gaussian.spatial = np.ones(())
+                if self.follow_nodes:
+                    gaussian.nodes = _nodes_of(product, site.source, as_signal(self.algebra, entering))
+            if isinstance(entering, Signal) and measured_share(entering) > _MOST_MEASURED:
+                self.anew.add(gaussian)
         if not math.isfinite(gaussian.variance):
             reason = "its predicted mean square is not finite: starts from its measured rms"
             gaussian = self._measured_output(name, reason, values, steps, units)
@@ -207,6 +252,29 @@ class Propagation:
     def _note_approximation(self, name: str, entering: Signal | Parts) -> None:
         if any(gaussian in self.algebra.approximate for gaussian in entering.components):
             self.notes.setdefault(name, "approximate: a nonlinearity of a sum that is not Gaussian")
+        if self.algebra.branches:
+            below = gaussians_below(entering)
+            reason = next((r for g, r in self.algebra.branches.items() if g in below), None)
+            if reason is not None:
+                self.notes.setdefault(name, f"behind what is added to the signal as measured: {reason}")
+
+    def _positions(
+        self, product: core.JaxprEqn, source: int, entering: Value, positions: int, place: tuple[Path, Steps]
+    ) -> Any:
+        """Correlation between positions of a layer's output; what enters is measured where it is outside the theory."""
+        path, steps = place
+        measured = None
+        if isinstance(entering, Outside) and product.primitive.name in CONTRACTIONS:
+            moments = self.fields.get(Request(path, source, input_axes(product, source)), steps)
+            measured = None if moments is None else _normalized(moments, "operand")
+        padding = entering.padding if isinstance(entering, Padded) else {}
+        moments = _moments_of(product, source, as_signal(self.algebra, entering), measured)
+        windows = windows_of(product, source, padding)
+        if moments is not None and windows is not None and len(windows) == positions:
+            moments = through_windows(moments, windows, same_tap=True)
+        elif product.primitive.name != "dot_general":
+            return None
+        return None if moments is None else correlation_of(moments, float(moments.flat[0]))
 
     def _similarity(self, name: str, steps: Steps) -> float:
         """Measured similarity of a layer's outputs for different examples, 0 where there is none."""
@@ -236,7 +304,7 @@ class Propagation:
         length, columns = eqn.params["length"], []
         order = range(length - 1, -1, -1) if eqn.params["reverse"] else range(length)
         for step in order:
-            now = [step_of(value, step) for value in stacked]
+            now = [step_of(self.algebra, value, step, length) for value in stacked]
             outs = self.walk(jaxprs.inner_jaxpr(eqn), [*constants, *carry, *now], (*path, 0), (*steps, step))
             carry = outs[:carries]
             columns.append(outs[carries:])
@@ -246,115 +314,32 @@ class Propagation:
         return [*carry, *(stack(column) for column in series)]
 
 
-def _as_signal(value: Value) -> Value:
-    """What enters a layer as a signal, where it is one in another form."""
-    if isinstance(value, Padded):
-        return value.signal
-    if isinstance(value, Parts):
-        pieces = tuple(_as_signal(p) for p in value.pieces)
-        return Parts(pieces, value.fractions) if all(isinstance(p, Signal) for p in pieces) else value
-    signal = value.as_signal() if isinstance(value, BatchMean) else None
-    return value if signal is None else signal
-
-
-def _correlation(product: core.JaxprEqn, source: int, entering: Value, positions: int) -> Any:
-    """Correlation between positions of a layer's output, by distance; None where it is not known."""
-    padding = entering.padding if isinstance(entering, Padded) else {}
-    signal = _as_signal(entering)
-    if isinstance(signal, (Parts, Signal)):
-        moments = None if signal.spatial is None else signal.spatial + signal.mean**2
-    elif isinstance(signal, (Data, Known)):
-        moments = data_correlation(product, source, signal.value)
-    else:
-        moments = None
-    if moments is None:
+def _table(eqn: core.JaxprEqn, values: Sequence[Value]) -> float | None:
+    """Mean square of the table of an embedding: its rows are random with respect to what is looked up."""
+    table = values[0] if eqn.primitive.name == "gather" else None
+    if not isinstance(table, Known) or not table.is_numeric or not np.size(table.value):
         return None
-    windows = windows_of(product, source, padding)
-    if windows is not None and len(windows) == positions:
-        moments = through_windows(moments, windows, same_tap=True)
-    elif product.primitive.name != "dot_general":
-        return None
-    return None if moments is None else correlation_of(moments, float(moments.flat[0]))
+    square = float(np.mean(np.square(table.array())))
+    return square if math.isfinite(square) else None
 
 
-def ordinary(algebra: FieldAlgebra, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Value]:
-    """Return the outputs of an equation that is no layer and holds no jaxpr to walk.
-
-    Args:
-        algebra: that its rule computes with.
-        jaxpr: that it stands in.
-        eqn: the equation.
-        values: of its operands.
-    """
-    count = len(eqn.outvars)
-    if all(isinstance(v, Known) and v.exact for v in values) and not eqn.effects:
-        return [Known(x) for x in evaluate(jaxpr, eqn, [v.value for v in values])]  # type: ignore[union-attr]
-    if all(isinstance(v, (Known, Data)) for v in values) and any(isinstance(v, Data) for v in values):
-        return data_of(jaxpr, eqn, values)
-    if (reason := next((v.reason for v in values if isinstance(v, Outside)), None)) is not None:
-        return [outside(values, reason)] * count
-    rule = rule_of(eqn.primitive.name)
-    if eqn.primitive.name in ELEMENTWISE:
-        size = math.prod(jaxprs.shape_of(eqn.outvars[0]))
-        shapes = [jaxprs.shape_of(v) for v in eqn.invars]
-        values = [algebra.repeated(v, size / max(math.prod(s), 1)) for v, s in zip(values, shapes, strict=True)]
-    if rule is not None and any(isinstance(v, Parts) for v in values) and eqn.primitive.name not in _OF_PARTS:
-        out = apply_to_parts(rule, algebra, eqn, values)
-    else:
-        out = None if rule is None else rule(algebra, eqn, values)
-    if out is None and rule is not None and any(isinstance(v, BatchMean) for v in values):
-        out = rule(algebra, eqn, [_as_signal(v) if isinstance(v, BatchMean) else v for v in values])
-    outs = out if isinstance(out, list) else [out]
-    if any(v is None for v in outs) or len(outs) != count:
-        return [outside(values, reason_outside(eqn, values))] * count
-    return [v for v in outs if v is not None]
+def _normalized(moments: dict[str, Any], name: str) -> Any:
+    """Measured second moments between positions as those of a field of mean square 1; None for one that is zero."""
+    mean, square = abs(float(moments[f"{name} mean"])), float(moments[f"{name} square"])
+    return np.clip((moments[f"{name} positions"] + mean) / square, -1.0, 1.0) if square > 0 else None
 
 
-def data_of(jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value]) -> list[Value]:
-    """Return what is computed from the batch, with its numbers where all of the operands have theirs.
-
-    Args:
-        jaxpr: that the equation stands in.
-        eqn: the equation.
-        values: of its operands, known or data.
-    """
-    concrete = all(v.value is not None and (not isinstance(v, Known) or v.exact) for v in values)  # type: ignore[union-attr]
-    if concrete and not eqn.effects:
-        try:
-            return [Data(x) for x in evaluate(jaxpr, eqn, [v.value for v in values])]  # type: ignore[union-attr]
-        except Exception:  # without its numbers it is data all the same
-            pass
-    return [Data() for _ in eqn.outvars]
+def _nodes_of(product: core.JaxprEqn, source: int, entering: Value) -> Any:
+    """Covariance between every two examples of a layer's output, over its variance; None where it is not known."""
+    if isinstance(entering, Signal) and (nodes := entering.nodes) is not None:
+        return (nodes + entering.mean**2) / max(entering.square, 1e-300)
+    return node_moments(product, source, entering.value) if isinstance(entering, (Data, Known)) else None
 
 
-def step_of(value: Value, step: int) -> Value:
-    """Return what one step of a scan sees of a value that it goes through.
-
-    Args:
-        value: with the steps on its first axis.
-        step: which.
-    """
-    if isinstance(value, Known) and value.exact:
-        return Known(value.value[step])
-    if isinstance(value, Series) and value.axes[0] == "t":
-        return value.signals[step]
-    if isinstance(value, Data):
-        return Data(None if value.value is None else value.value[step])
-    return value if isinstance(value, Outside) else outside([value], "a scan over examples or units")
-
-
-def stack(column: list[Value]) -> Value:
-    """Return what a scan returns of one value for all its steps.
-
-    Args:
-        column: the value at each step.
-    """
-    signals = [v for v in column if isinstance(v, Signal)]
-    if column and len(signals) == len(column):
-        return Series(tuple(signals), ("t", *signals[0].axes))
-    if any(isinstance(v, Data) for v in column) and all(isinstance(v, (Data, Known)) for v in column):
-        return Data()
-    if column and all(isinstance(v, Known) and v.exact and v.is_numeric for v in column):
-        return Known(np.stack([np.asarray(v.value) for v in column]))  # type: ignore[union-attr]
-    reasons = [v.reason for v in column if isinstance(v, Outside)]
-    return outside(column, reasons[0] if reasons else "what a scan stacks")
+def _moments_of(product: core.JaxprEqn, source: int, entering: Value, measured: Any) -> Any:
+    """Second moments between positions of what enters a layer, by distance; None where they are not known."""
+    if isinstance(entering, (Parts, Signal)):
+        return None if entering.spatial is None else entering.spatial + entering.mean**2
+    if isinstance(entering, (Data, Known)):
+        return data_correlation(product, source, entering.value)
+    return measured

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 __all__ = [
+    "MOST_UNEVEN",
     "NODES",
     "WEIGHTS",
     "Component",
@@ -24,7 +25,9 @@ __all__ = [
     "Signal",
     "correlation_of",
     "gaussian_signal",
+    "measured_share",
     "merged_gaussian",
+    "uneven_spread",
 ]
 
 _BREAKS = np.unique(np.concatenate([s * 10.0 * 0.5 ** np.arange(9) for s in (-1, 1)] + [np.array([0.0, 3.5, -3.5])]))
@@ -33,6 +36,7 @@ _HALVES = np.diff(_BREAKS) / 2
 NODES = ((_BREAKS[1:] + _BREAKS[:-1])[:, None] / 2 + _HALVES[:, None] * _GAUSS).ravel()
 _UNSCALED = (_HALVES[:, None] * _GAUSS_WEIGHTS).ravel() * np.exp(-(NODES**2) / 2)
 WEIGHTS = _UNSCALED / _UNSCALED.sum()
+MOST_UNEVEN = 0.5  # relative variance over examples of the mean square, beyond which one Gaussian is no description
 _HERMITE = 24  # degree up to which correlations between examples are followed; the rest is taken together
 
 
@@ -61,6 +65,12 @@ class Gaussian:
         spatial: correlation between two positions of one example, by their distance along each axis of positions; one
             number where it is the same for all; None where it is not known.
         part: whether it stands for some units of the Gaussian that it is made of, and so is independent of others.
+        nodes: covariance between every two examples over q, where they are the nodes of a graph; one number where it is
+            the same for all; None where it is not followed.
+        alike: bound on the root mean square correlation between two examples; 1 where none is known.
+        examples: how many examples that is about.
+        measured: share of the variance that was measured, because it comes from outside the theory.
+        unevenness: what it adds to the variance of ln q that its mean square is not the same for all examples.
     """
 
     variance: float
@@ -72,6 +82,17 @@ class Gaussian:
     kurtosis: list[float] = dataclasses.field(default_factory=list)
     spatial: Float[np.ndarray, "*distances"] | None = None
     part: bool = False
+    nodes: Float[np.ndarray, "..."] | None = None
+    alike: float = 1.0
+    examples: int = 0
+    measured: float = 0.0
+    unevenness: float = 0.0
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the mean square differs so much between nodes that one Gaussian is no description of it."""
+        squares = np.ones(1) if self.nodes is None or not self.nodes.ndim else np.diag(self.nodes)
+        return bool(squares.var() > MOST_UNEVEN * squares.mean() ** 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +126,20 @@ class Component:
             correlation: c, one number or several.
         """
         return np.polynomial.polynomial.polyval(correlation, np.concatenate([[0.0], self.spectrum]))
+
+    def between_nodes(self, nodes: Float[np.ndarray, "..."]) -> Any:
+        """Cov[f(u), f(v)] of every two nodes; f is taken to scale with its input where their variances differ.
+
+        Args:
+            nodes: covariances over q.
+        """
+        if not nodes.ndim:
+            return self.covariance(nodes)
+        if np.ptp(self.slope) <= 1e-9 * np.abs(self.slope).max():
+            return self.variance * nodes  # also below 0, where the mean differs between nodes
+        scale = np.sqrt(np.maximum(np.diag(nodes), 1e-30))
+        both = np.outer(scale, scale)
+        return both * self.covariance(np.clip(nodes / both, -1.0, 1.0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,6 +177,12 @@ class Signal:
         return sum(float(p.covariance(gaussian.shared)) for gaussian, p in self.components.items())
 
     @property
+    def alike(self) -> float:
+        """Bound on the root mean square correlation between two examples, relative to the mean square."""
+        total = self.mean**2 + sum(p.variance * gaussian.alike for gaussian, p in self.components.items())
+        return min(total / max(self.square, 1e-300), 1.0)
+
+    @property
     def spatial(self) -> Float[np.ndarray, "*distances"] | None:
         """Covariance over units between two positions of one example, by distance; None where it is not known."""
         total = np.zeros(())
@@ -149,6 +190,16 @@ class Signal:
             if gaussian.spatial is None or not {total.shape, gaussian.spatial.shape} <= {(), gaussian.spatial.shape}:
                 return None
             total = total + component.covariance(gaussian.spatial)
+        return total
+
+    @property
+    def nodes(self) -> Float[np.ndarray, "..."] | None:
+        """Covariance over units between every two examples; None where it is not followed."""
+        total = np.zeros(())
+        for gaussian, component in self.components.items():
+            if gaussian.nodes is None:
+                return None
+            total = total + component.between_nodes(gaussian.nodes)
         return total
 
     @property
@@ -222,9 +273,14 @@ def merged_gaussian(signal: Signal) -> Gaussian:
         signal.variance,
         signal.shared / max(signal.variance, 1e-300),
         signal.edges,
-        _merged_log_variance(signal),
+        _merged(signal, "log_variance"),
         kurtosis=signal.kurtosis,
         spatial=correlation_of(signal.spatial, signal.variance),
+        nodes=None if (nodes := signal.nodes) is None else nodes / max(signal.variance, 1e-300),
+        examples=max((g.examples for g in signal.components), default=0),
+        alike=sum(p.variance * g.alike for g, p in signal.components.items()) / max(signal.variance, 1e-300),
+        measured=measured_share(signal),
+        unevenness=_merged(signal, "unevenness"),
     )
 
 
@@ -238,7 +294,29 @@ def correlation_of(covariance: Float[np.ndarray, "*distances"] | None, variance:
     return None if covariance is None else np.clip(covariance / max(variance, 1e-300), -1.0, 1.0)
 
 
-def _merged_log_variance(signal: Signal) -> float:
-    """Of the variance instead of the mean square."""
+def measured_share(signal: Signal) -> float:
+    """Return the share of a signal's variance that was measured and not predicted.
+
+    Args:
+        signal: the signal.
+    """
+    measured = sum(p.variance * gaussian.measured for gaussian, p in signal.components.items() if gaussian.measured)
+    return measured / max(signal.variance, 1e-300)
+
+
+def uneven_spread(variance: float) -> float:
+    """Return the variance of the ln of a mean square that stands for an error of 2 ln(1 + c) at three deviations.
+
+    A normalization divides the gradient by the mean square r of each example, and E[1/r] E[r] = 1 + c to first order,
+    where c is the relative variance of r. The gradient that arrives is itself uneven, from a normalization above.
+
+    Args:
+        variance: c, over examples.
+    """
+    return (2 * math.log1p(variance) / 3) ** 2
+
+
+def _merged(signal: Signal, which: str) -> float:
+    """A relative variance of the signal's variance, from those of its terms."""
     whole = max(signal.variance, 1e-300)
-    return sum((p.variance / whole) ** 2 * gaussian.log_variance for gaussian, p in signal.components.items())
+    return sum((p.variance / whole) ** 2 * getattr(gaussian, which) for gaussian, p in signal.components.items())

@@ -1,7 +1,8 @@
 """Measure how good predictions are, for docs/predict.md: `python -m tests.theory.tracing.measure [SEEDS]`.
 
-Fresh networks of every family: share of layers predicted, share of numbers inside their bands, false alarms, median
-width of the bands. Then networks with a fault of growing size: which layers leave their bands.
+First bands over many seeds of small networks: share of numbers inside, layers with an outlier, median width. Then
+networks with one layer at fault: whether that layer leaves its band, and whether it is the first to do so. Last the
+coverage of small models of the shapes that people train.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,103 +24,172 @@ from tests.theory.tracing.test_architectures import (
     VECTORS,
     ActorCritic,
     GatedUnits,
+    GraphNetwork,
     MobileNet,
+    RecurrentLanguageModel,
     ResNet,
+    TransformerLanguageModel,
     UNet,
     predicted,
+    tokens,
 )
 
-FAMILIES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+MODELS: dict[str, tuple[nn.Module, tuple[int, ...] | None]] = {
     "ResNet": (ResNet(), IMAGES),
-    "MobileNet": (MobileNet(), IMAGES),
+    "MobileNet, squeeze and excitation": (MobileNet(), IMAGES),
     "UNet": (UNet(), IMAGES),
-    "GatedUnits": (GatedUnits(), VECTORS),
-    "ActorCritic": (ActorCritic(), IMAGES),
+    "gated units": (GatedUnits(), VECTORS),
+    "actor and critic": (ActorCritic(), IMAGES),
+    "recurrent language model": (RecurrentLanguageModel(), None),
+    "transformer, tied embedding": (TransformerLanguageModel(), None),
+    "graph, adjacency": (GraphNetwork(), (48, 20)),
+    "graph, list of edges": (GraphNetwork(edges=True), (48, 20)),
 }
-DEPTH, WIDTH, BROKEN = 6, 200, 3
+DEPTH, WIDTH, BROKEN = 6, 128, 3
 
 
-def fresh(seeds: int) -> None:
-    """Print the figures of fresh networks."""
+def coverage(seeds: int) -> None:
+    """Print how much of each model is predicted."""
     print(
-        "| family | layers | forward | backward | outputs inside | gradients inside | layers with an outlier | width |"
+        "\n| model | layers | outputs predicted | gradients predicted | layers with an outlier |\n|---|---|---|---|---|"
     )
-    print("|---|---|---|---|---|---|---|---|")
-    for name, (module, shape) in FAMILIES.items():
-        rows, coverage = [], []
+    for name, (module, shape) in MODELS.items():
+        found = []
         for seed in range(seeds):
-            prediction = predicted(module, jax.random.normal(jax.random.key(1000 + seed), shape), seed=seed)
-            coverage.append(prediction.coverage)
-            rows += prediction.layers
-        said = [r for r in rows if not r.anchored]
-        outputs = np.mean(["output" not in r.deviations for r in rows])
-        gradients = np.mean(["gradient" not in r.deviations for r in said])
-        alarms = sum(bool(r.deviations) for r in rows)
-        widths = np.median([r.output_band for r in rows]), np.median([r.output_grad_band for r in said])
-        forward, backward = np.mean(coverage, 0)
+            x = tokens(1000 + seed) if shape is None else jax.random.normal(jax.random.key(1000 + seed), shape)
+            found.append(predicted(module, x, seed=seed))
+        rows = [row for prediction in found for row in prediction.layers]
+        forward, backward = np.mean([prediction.coverage for prediction in found], 0)
+        alarms = sum(bool(row.deviations) for row in rows)
         print(
-            f"| {name} | {len(rows) // seeds} | {forward:.0%} | {backward:.0%} | {outputs:.1%} | {gradients:.1%} | "
-            f"{alarms} of {len(rows)} | x{widths[0]:.2f}, x{widths[1]:.2f} |",
-            flush=True,
+            f"| {name} | {len(rows) // seeds} | {forward:.0%} | {backward:.0%} | {alarms} of {len(rows)} |", flush=True
         )
 
 
-def plain(params: list[jax.Array], x: jax.Array) -> jax.Array:
+def plain(params: Sequence[jax.Array], x: jax.Array) -> jax.Array:
     """Six layers of tanh."""
     for w in params:
         x = jnp.tanh(x) @ w
     return x
 
 
-def broken(fault: str, size: float, seed: int) -> theory.Prediction:
-    """Predict a plain network whose fourth layer has a fault.
+def residual(params: Sequence[jax.Array], x: jax.Array, axis: int = -1) -> jax.Array:
+    """A layer, pre-normalized residual ones, and a layer; the fourth normalizes along `axis`."""
+    x = x @ params[0]
+    for k, w in enumerate(params[1:-1], 1):
+        along = axis if k == BROKEN else -1
+        h = (x - x.mean(along, keepdims=True)) * jax.lax.rsqrt(x.var(along, keepdims=True) + 1e-6)
+        x = x + jax.nn.gelu(h) @ w
+    return x @ params[-1]
+
+
+def convolutional(params: Sequence[jax.Array], x: jax.Array) -> jax.Array:
+    """Six convolutions with batch normalization, whose weights are written as those of dense layers of nine taps."""
+    for k, w in enumerate(params):
+        kernel = w.reshape(3, 3, -1, w.shape[1])
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision=None
+        )
+        if k < len(params) - 1:
+            x = jax.nn.relu((x - x.mean((0, 1, 2))) * jax.lax.rsqrt(x.var((0, 1, 2)) + 1e-5))
+    return x
+
+
+def draw(seed: int, gain: float = 1.2, inputs: int = WIDTH, outputs: int = WIDTH) -> list[jax.Array]:
+    """Weights of six layers."""
+    keys = jax.random.split(jax.random.key(seed), DEPTH)
+    return [gain * jax.random.normal(key, (inputs, outputs)) / inputs**0.5 for key in keys]
+
+
+NETWORKS: dict[str, tuple[Callable[..., Any], Callable[[int], Any], tuple[int, ...]]] = {
+    "tanh": (plain, draw, (32, WIDTH)),
+    "pre-norm residual": (residual, lambda seed: draw(seed, 1.0), (32, WIDTH)),
+    "convolutions, batch norm": (convolutional, lambda seed: draw(seed, 1.4, 9 * 32, 32), (8, 8, 8, 32)),
+}
+
+
+def bands(seeds: int) -> None:
+    """Print how many numbers of fresh networks are inside their bands, and how wide these are."""
+    print(
+        "\n| network | outputs inside | gradients inside | layers with an outlier | median width | one deviation |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for name, (model, weights, shape) in NETWORKS.items():
+        rows = []
+        for seed in range(seeds):
+            x = jax.random.normal(jax.random.key(1000 + seed), shape)
+            rows += theory.predict(model, weights(seed), x).layers
+        said = [r for r in rows if not r.anchored]
+        outputs = np.mean(["output" not in r.deviations for r in rows])
+        gradients = np.mean(["gradient" not in r.deviations for r in said])
+        alarms = sum(bool(r.deviations) for r in rows)
+        spread = [
+            np.std([np.log(r.measured_output_rms / r.output_rms) for r in rows]),
+            np.std([np.log(r.measured_output_grad_rms / r.output_grad_rms) for r in said]),
+        ]
+        widths = np.median([r.output_band for r in rows]), np.median([r.output_grad_band for r in said])
+        print(
+            f"| {name} | {outputs:.1%} | {gradients:.1%} | {alarms} of {len(rows)} | "
+            f"x{widths[0]:.2f}, x{widths[1]:.2f} | x{np.exp(spread[0]):.2f}, x{np.exp(spread[1]):.2f} |",
+            flush=True,
+        )
+
+
+def at_fault(fault: str, size: float, seed: int) -> theory.Prediction:
+    """Predict a network whose fourth layer has a fault, from the weights before.
 
     Args:
-        fault: "correlated" (a part of rank 1 along its mean input), "dead" (units without weights), "scaled".
-        size: share of the weight's variance, share of the units, or factor.
+        fault: "scale", "dead units", "correlated weights" (a part of rank 1 along the layer's mean input) or "axis of
+            norm".
+        size: factor, share of the units, share of the weight's variance, or axis.
         seed: of weights and batch.
     """
-    keys = jax.random.split(jax.random.key(seed), DEPTH + 1)
-    params: list[Any] = [1.2 * jax.random.normal(k, (WIDTH, WIDTH)) / WIDTH**0.5 for k in keys[1:]]
-    x = jax.random.normal(keys[0], (32, WIDTH)) + 1.0
-    if fault == "correlated":
+    x = jax.random.normal(jax.random.key(1000 + seed), (32, WIDTH)) + 1.0
+    initial = draw(seed)
+    if fault == "axis of norm":
+        return theory.predict(lambda p, x: residual(p, x, int(size)), initial, x)
+    params = list(initial)
+    if fault == "scale":
+        params[BROKEN] = size * params[BROKEN]
+    elif fault == "dead units":
+        params[BROKEN] = params[BROKEN] * (jnp.arange(WIDTH) >= size * WIDTH)
+    else:
         entering = jnp.tanh(plain(params[:BROKEN], x)).mean(0)
         rank_one = jnp.outer(entering / jnp.linalg.norm(entering), jnp.ones(WIDTH) / WIDTH**0.5)
         rank_one = rank_one * jnp.linalg.norm(params[BROKEN])
         params[BROKEN] = (1 - size) ** 0.5 * params[BROKEN] + size**0.5 * rank_one
-    elif fault == "dead":
-        params[BROKEN] = params[BROKEN] * (jnp.arange(WIDTH) >= size * WIDTH)
-    else:
-        params[BROKEN] = size * params[BROKEN]
-    return theory.predict(plain, params, x)
+    return theory.predict(plain, params, x, initial=initial)
 
 
 def faults(seeds: int) -> None:
-    """Print which layers leave their bands."""
-    print("\n| fault of layer 3 | size | networks with an outlier | layers |\n|---|---|---|---|")
+    """Print whether the layer at fault leaves its band, and whether it is the first whose output does."""
+    print("\n| fault of layer 3 | size | layer 3 an outlier | first output outside |\n|---|---|---|---|")
     for fault, sizes in {
-        "correlated": (0.01, 0.03, 0.1, 0.3),
-        "dead": (0.5, 0.9),
-        "scaled": (3.0,),
+        "scale": (1.25, 1.5, 2.0, 3.0),
+        "dead units": (0.25, 0.5, 0.75),
+        "correlated weights": (0.03, 0.1, 0.3),
+        "axis of norm": (0,),
     }.items():
         for size in sizes:
-            outliers = [[layer.name for layer in broken(fault, size, seed).outliers] for seed in range(seeds)]
-            names = sorted({name for each in outliers for name in each})
-            found = sum(bool(each) for each in outliers)
-            print(f"| {fault} | {size:g} | {found} of {seeds} | {', '.join(names) or '-'} |", flush=True)
+            found = [at_fault(fault, size, seed) for seed in range(seeds)]
+            outside = [[layer.name for layer in p.layers if "output" in layer.deviations] for p in found]
+            seen = sum(str(BROKEN) in names for names in outside)
+            first = sum(names[:1] == [str(BROKEN)] for names in outside)
+            print(f"| {fault} | {size:g} | {seen} of {seeds} | {first} of {seeds} |", flush=True)
 
 
 def main() -> None:
-    """Measure, with compiled programs kept between networks of one family."""
+    """Measure, with compiled programs kept between networks of one kind."""
     seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     jax.config.update("jax_disable_most_optimizations", True)
-    begin = time.monotonic()
+    begin = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        fresh(seeds)
+        bands(seeds)
         faults(max(seeds // 4, 1))
-    print(f"\n{seeds} seeds, {time.monotonic() - begin:.0f} s")
+        coverage(max(seeds // 20, 1))
+    print(f"\n{seeds} seeds, {time.process_time() - begin:.0f} CPU seconds")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from gradflow import theory
+from gradflow.theory.tracing.rules import graphs
 
 IMAGES, VECTORS = (16, 16, 16, 3), (32, 60)
 
@@ -80,6 +81,51 @@ class ActorCritic(nn.Module):
         return mean * jnp.exp(-1.0) + log_std, nn.Dense(32)(nn.tanh(nn.Dense(128)(x)))
 
 
+class RecurrentLanguageModel(nn.Module):
+    """Embedding, two residual memory cells and a head, as in language models before attention."""
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        x = nn.Embed(64, 64)(tokens)
+        for _ in range(2):
+            x = x + nn.RNN(nn.OptimizedLSTMCell(64))(nn.LayerNorm()(x))
+        return nn.Dense(64)(x)
+
+
+class TransformerLanguageModel(nn.Module):
+    """Pre-normalized blocks of causal attention, with one table for embedding and head (Radford et al. 2019)."""
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        embedding = nn.Embed(64, 64)
+        x = embedding(tokens) + self.param("positions", nn.initializers.normal(0.02), (tokens.shape[1], 64))
+        for _ in range(2):
+            x = x + nn.MultiHeadDotProductAttention(4)(nn.LayerNorm()(x), mask=nn.make_causal_mask(tokens))
+            x = x + nn.Dense(64)(nn.gelu(nn.Dense(128)(nn.LayerNorm()(x))))
+        return embedding.attend(nn.LayerNorm()(x))
+
+
+class GraphNetwork(nn.Module):
+    """Means over neighbours, from a dense adjacency matrix (Kipf & Welling 2017) or from a list of edges."""
+
+    edges: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        adjacency = jax.random.bernoulli(jax.random.key(8), 0.1, (len(x), len(x))) | jnp.eye(len(x), dtype=bool)
+        receivers, senders = jnp.nonzero(adjacency, size=4 * len(x))
+        degrees = adjacency.sum(1, keepdims=True).astype(x.dtype)
+        x = nn.Dense(64)(x)
+        for _ in range(2):
+            h = nn.Dense(64)(nn.LayerNorm()(x))
+            if self.edges:
+                h = jax.ops.segment_sum(nn.relu(h[senders]), receivers, len(x))
+            else:
+                h = adjacency.astype(x.dtype) @ nn.relu(h)
+            x = x + nn.Dense(64)(h / degrees)
+        return nn.Dense(40)(x)
+
+
 def norm(x: jax.Array) -> jax.Array:
     return nn.BatchNorm(use_running_average=False)(x)
 
@@ -122,3 +168,62 @@ def test_models_are_inside_the_theory(module: nn.Module, shape: tuple[int, ...],
     for layer in prediction.layers:
         assert layer.output_rms == pytest.approx(layer.measured_output_rms, rel=0.35), str(prediction)
         assert layer.output_grad_rms == pytest.approx(layer.measured_output_grad_rms, rel=0.4), str(prediction)
+
+
+def tokens(seed: int = 3) -> jax.Array:
+    return jax.random.randint(jax.random.key(seed), (8, 12), 0, 64)
+
+
+def test_a_recurrent_language_model_is_inside_the_theory() -> None:
+    """Memory cells behind another layer read one position a step; all their steps at once are a signal again."""
+    prediction = predicted(RecurrentLanguageModel(), tokens())
+    assert prediction.coverage == pytest.approx((1.0, 1 - 1 / len(prediction.layers)))
+    assert not prediction.outliers, str(prediction)
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("edges", [True, False], ids=["edges", "adjacency"])
+def test_graph_networks_are_inside_the_theory_forward(edges: bool) -> None:
+    """The covariance of every two nodes is followed; gradients that come back over the edges are measured."""
+    prediction = predicted(GraphNetwork(edges), jax.random.normal(jax.random.key(3), (48, 20)))
+    assert prediction.coverage == pytest.approx((1.0, 1 / 2)), str(prediction)
+    assert not prediction.outliers, str(prediction)
+    for layer in prediction.layers:
+        assert layer.output_rms == pytest.approx(layer.measured_output_rms, rel=0.15), str(prediction)
+
+
+@pytest.mark.parametrize("neighbours", ["alike", "unlike"])
+def test_a_sum_over_neighbours_depends_on_how_alike_they_are(neighbours: str) -> None:
+    """Deep means over a ring: what is left is the correlation of neighbours, which grows on the way."""
+
+    def model(params: Any, adjacency: jax.Array, x: jax.Array) -> jax.Array:
+        for w in params:
+            x = adjacency @ nn.relu(x @ w)
+        return x
+
+    def draw(key: jax.Array) -> list[jax.Array]:
+        return [1.4 * jax.random.normal(k, (200, 200)) / 200**0.5 for k in jax.random.split(key, 4)]
+
+    def squares(key: jax.Array) -> jax.Array:
+        y, found = x, []
+        for w in draw(key):
+            found.append(jnp.mean((y @ w) ** 2))
+            y = ring / 3 @ nn.relu(y @ w)
+        return jnp.stack(found)
+
+    ring = jnp.eye(30) + jnp.roll(jnp.eye(30), 1, 1) + jnp.roll(jnp.eye(30), -1, 1)
+    x = jax.random.normal(jax.random.key(1), (30, 200))
+    if neighbours == "alike":
+        x = jnp.linalg.matrix_power(ring / 3, 8) @ x
+    prediction = theory.predict(model, draw(jax.random.key(0)), ring / 3, x)
+    drawn = jax.lax.map(squares, jax.random.split(jax.random.key(2), 200)).mean(0) ** 0.5
+    assert prediction.coverage[0] == 1.0, str(prediction)
+    assert [layer.output_rms for layer in prediction.layers] == pytest.approx(list(map(float, drawn)), rel=0.04)
+
+
+def test_sums_over_too_many_neighbours_start_anew_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_MOST_NODES", 10)
+    prediction = predicted(GraphNetwork(), jax.random.normal(jax.random.key(3), (48, 20)))
+    assert [layer.starts_anew for layer in prediction.layers] == [False, False, True, False, True, False]
+    assert all("neighbours in a graph" in note for note in prediction.outside.values()), prediction.outside
+    assert not prediction.outliers, str(prediction)

@@ -262,16 +262,28 @@ class Attention(nn.Module):
         return nn.Dense(20)(x.mean(1))
 
 
+class Pooled(nn.Module):
+    """Circular padding, behind which the correlation between positions is not known."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for _ in range(2):
+            x = nn.tanh(nn.Conv(48, (3, 3), padding="CIRCULAR")(x))
+        return nn.Dense(20)(x.mean((1, 2)))
+
+
 @pytest.mark.parametrize(
-    ("module", "layer", "reason"),
+    ("module", "shape", "layer", "reason"),
     [
-        (Attention(), "MultiHeadDotProductAttention_0/out", "attention"),
-        (Attention(), "Dense_1", "pooling"),
+        (Attention(), SEQUENCES, "MultiHeadDotProductAttention_0/out", "attention"),
+        (Pooled(), IMAGES, "Dense_0", "pooling"),
     ],
     ids=["attention", "pooling"],
 )
-def test_what_is_outside_says_so_and_starts_anew(module: nn.Module, layer: str, reason: str) -> None:
-    prediction = predicted(module, jax.random.normal(jax.random.key(3), SEQUENCES))
+def test_what_is_outside_says_so_and_starts_anew(
+    module: nn.Module, shape: tuple[int, ...], layer: str, reason: str
+) -> None:
+    prediction = predicted(module, jax.random.normal(jax.random.key(3), shape))
     assert reason in prediction.outside[layer]
     assert "starts from its measured input" in str(prediction)
     assert 0 < prediction.coverage[0] < 1

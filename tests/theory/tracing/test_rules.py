@@ -13,6 +13,7 @@ import pytest
 from jax import lax
 
 from gradflow import primitives, theory
+from gradflow.theory.tracing import node_values
 from gradflow.theory.tracing.abstract_values import (
     BatchMean,
     Data,
@@ -27,7 +28,7 @@ from gradflow.theory.tracing.abstract_values import (
 )
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.propagation import Propagation
-from gradflow.theory.tracing.random_fields import Gaussian, gaussian_signal
+from gradflow.theory.tracing.random_fields import NODES, Gaussian, gaussian_signal
 from tests.theory.networks import chain, square_weights
 
 SHAPE = (4, 6)
@@ -58,6 +59,7 @@ TWO = [
     lambda x, y: lax.concatenate([x, y], 0), lambda x, y: lax.concatenate([x, y], 1),
     lambda x, y: lax.dot(x, y.T), lambda x, y: lax.select(x > 0, x, y), lambda x, y: lax.clamp(x, y, x),
     lambda x, y: lax.select(y > 0, x, y), lambda x, y: lax.optimization_barrier((x, y)),
+    lambda x, y: x.at[jnp.array([0, 2])].add(y[:2]), lambda x, y: lax.dot(x.T, y),
 ]  # fmt: skip
 
 
@@ -130,6 +132,26 @@ def test_no_rule_fails_on_any_value_of_one_operand(dtype: Any) -> None:
 def test_no_rule_fails_on_any_values_of_two_operands(dtype: Any) -> None:
     failed = set().union(*(failed_rules(fn, dtype, 2) for fn in TWO))
     assert not failed, sorted(failed)
+
+
+@pytest.mark.parametrize("primitive", sorted(node_values._SLOPES))
+def test_slopes_by_numpy_are_those_of_jax(primitive: str) -> None:
+    """Also where the operands are equal, as in max(x, x)."""
+    fn = {"add_any": lax.add, "max": lax.max, "min": lax.min}.get(primitive) or getattr(lax, primitive)
+    operands = (
+        1
+        if primitive in {"cos", "erf", "exp", "log", "logistic", "neg", "rsqrt", "sin", "sqrt", "square", "tanh"}
+        else 2
+    )
+    (eqn,) = jax.make_jaxpr(fn)(*[jnp.ones(NODES.shape)] * operands).eqns
+    first, second = np.abs(NODES) + 0.1, np.where(NODES > 0, np.abs(NODES) + 0.1, NODES**2 + 0.2)
+    pairs = [(first, np.cos(NODES)), (second, np.sin(NODES))][:operands]
+    quick = node_values.apply_at_nodes(eqn, pairs)
+    with jax.enable_x64(True):
+        value, slope = jax.jvp(fn, [jnp.asarray(x) for x, _ in pairs], [jnp.asarray(d) for _, d in pairs])
+    assert quick is not None
+    np.testing.assert_allclose(quick.value, value, rtol=1e-12)
+    np.testing.assert_allclose(quick.slope, slope, rtol=1e-9, atol=1e-12)
 
 
 def test_a_rule_that_fails_costs_one_layer_its_prediction(monkeypatch: pytest.MonkeyPatch) -> None:

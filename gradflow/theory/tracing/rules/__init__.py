@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gradflow.primitives import RULES, RandomFieldRule
-from gradflow.theory.tracing.rules import elementwise, pooling, reductions, shapes
+from gradflow.theory.tracing.rules import elementwise, graphs, pooling, reductions, shapes
 
-__all__ = ["elementwise", "pooling", "reductions", "rule_of", "shapes"]
+__all__ = ["elementwise", "graphs", "pooling", "reductions", "rule_of", "shapes"]
 
 
 def rule_of(primitive: str) -> RandomFieldRule | None:

@@ -14,6 +14,7 @@ from gradflow.theory.tracing.abstract_values import Axes, BatchMean, Data, Known
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.node_values import apply_at_nodes, apply_to_numbers, typical_factor, values_at_nodes
 from gradflow.theory.tracing.random_fields import Gaussian, correlation_of, gaussian_signal
+from gradflow.theory.tracing.rules.graphs import scaled_by_node
 from gradflow.theory.tracing.rules.table import random_field_rule
 
 __all__ = ["add", "elementwise", "multiply", "negate", "select", "square"]
@@ -41,6 +42,8 @@ def elementwise(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Valu
     if len(sources) > 1:
         return None
     (source,) = sources
+    if source.is_uneven:
+        return None
     algebra.note_nonlinearity(source)
     component = apply_at_nodes(eqn, [values_at_nodes(v, source) for v in operands])
     return None if component is None else Signal(0.0, {source: component}, axes)
@@ -115,8 +118,12 @@ def multiply(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value])
     inverse = eqn.primitive.name == "div"
     if isinstance(first, Known) and isinstance(second, Known):
         return apply_to_numbers(eqn, [first, second])
-    if isinstance(first, Known) and not inverse:
+    if isinstance(first, (Data, Known)) and not inverse:
         first, second = second, first
+    if isinstance(first, Signal) and isinstance(second, (Data, Known)):
+        by_node = scaled_by_node(algebra, first, second, inverse=inverse)
+        if by_node is not None:
+            return by_node
     if isinstance(second, Known):
         if isinstance(first, Signal):
             return algebra.multiple(first, second, inverse=inverse)

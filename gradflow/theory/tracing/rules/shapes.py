@@ -27,6 +27,7 @@ from gradflow.theory.tracing.abstract_values import (
 )
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.rules.elementwise import elementwise
+from gradflow.theory.tracing.rules.graphs import gathered_nodes
 from gradflow.theory.tracing.rules.parts import cut_of, joined
 from gradflow.theory.tracing.rules.table import random_field_rule, shape_of
 
@@ -229,7 +230,8 @@ def gather(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -
     components = {}
     for gaussian, component in taken.components.items():  # which positions stand side by side has changed
         moved = algebra.add(dataclasses.replace(gaussian, edges=[(gaussian, 1.0)], kurtosis=[1.0], spatial=None))
-        moved.layer, moved.units = None, 0
+        moved.layer, moved.units, moved.alike = None, 0, 1.0
+        moved.nodes = gathered_nodes(gaussian, indices) if signal.axes == ("e", "u") == axes else None
         components[moved] = component
     return dataclasses.replace(taken, components=components, axes=axes)
 
