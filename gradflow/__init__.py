@@ -12,8 +12,8 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow import data as data
     from gradflow import diagnosis as diagnosis
     from gradflow import initializers as initializers
+    from gradflow import live as live
     from gradflow import models as models
-    from gradflow import monitor as monitor
     from gradflow import plots as plots
     from gradflow import theory as theory
     from gradflow import training as training
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow.instrument import LayerFlow as LayerFlow
     from gradflow.instrument import tap as tap
     from gradflow.instrument import value_grad_and_flow as value_grad_and_flow
+    from gradflow.live.watch import watch as watch
     from gradflow.primitives import register_rule as register_rule
 
 __version__ = "0.1.0"
@@ -41,9 +42,9 @@ _HOMES = {
     "diagnosis": "",
     "initializers": "",
     "ledger": "gradflow.diagnosis",
+    "live": "",
     "lsuv": "gradflow.initializers.lsuv",
     "models": "",
-    "monitor": "",
     "plots": "",
     "register_rule": "gradflow.primitives",
     "tap": "gradflow.instrument",
@@ -51,6 +52,7 @@ _HOMES = {
     "training": "",
     "treat": "gradflow.diagnosis.treatment",
     "value_grad_and_flow": "gradflow.instrument",
+    "watch": "gradflow.live.watch",
 }
 
 __all__ = list(_HOMES)

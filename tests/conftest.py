@@ -23,7 +23,7 @@ jax.config.update("jax_debug_nans", True)
 TESTS = Path(__file__).parent
 # Nearly all time of the tests is compilation, and nearly half of that is LLVM's optimization, which these programs
 # are too small to repay. What users compile is what these folders are about, or they run longer than they compile.
-OPTIMIZED = ("instrument", "diagnosis", "live", "experiments")
+OPTIMIZED = ("instrument", "diagnosis", "experiments")
 # Experiments run in seconds to minutes; in these files are the tests that do not run one.
 QUICK_EXPERIMENTS = (
     "test_claims.py",

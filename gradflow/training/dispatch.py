@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
 from gradflow.data.pytree_dataclass import pytree
-from gradflow.monitor import FlowHistory, Monitor, profile, rows
+from gradflow.live.flow_history import FlowHistory, Monitor, profile, rows
 from gradflow.training.devices import SplitWindow, replicated
 from gradflow.training.history import FitResult, History
 from gradflow.training.losses import evaluate

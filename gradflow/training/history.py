@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gradflow import _lookup
-from gradflow.monitor import FlowHistory
+from gradflow.live.flow_history import FlowHistory
 from gradflow.training.checkpoints import pack, unpack
 from gradflow.training.step import Metrics, TrainState
 

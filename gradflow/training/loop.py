@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gradflow.monitor import Monitor
+from gradflow.live.flow_history import Monitor
 from gradflow.training.checkpoints import Checkpoints, open_store
 from gradflow.training.contract import validate_signature
 from gradflow.training.dispatch import Dispatches

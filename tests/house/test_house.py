@@ -41,8 +41,8 @@ ALLOWED = {
     "data": {"_lookup"},
     "diagnosis": {"instrument"},
     "plots": {"instrument"},
-    "monitor": {"instrument"},
-    "training": {"_lookup", "instrument", "monitor", "data"},
+    "live": {"_lazy", "instrument", "plots"},
+    "training": {"_lookup", "instrument", "live", "data"},
 }
 # Who may import which heavy package while it is itself being imported.
 HEAVY = {

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from gradflow import training
-from gradflow.monitor import Monitor
+from gradflow.live.flow_history import Monitor
 from gradflow.training import Checkpoints, Mean
 
 WIDTH, BATCH = 6, 8

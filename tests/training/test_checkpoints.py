@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from gradflow import training
-from gradflow.monitor import Monitor
+from gradflow.live.flow_history import Monitor
 from gradflow.training import CheckpointError, Checkpoints
 from gradflow.training.checkpoints import pack, unpack
 from tests.training import problems

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gradflow as gf
 from gradflow import training
-from gradflow.monitor import Monitor
+from gradflow.live.flow_history import Monitor
 from gradflow.training import Checkpoints
 from gradflow.training.devices import SplitWindow
 

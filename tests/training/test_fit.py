@@ -14,7 +14,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import training
-from gradflow.monitor import Monitor
+from gradflow.live.flow_history import Monitor
 from gradflow.training import loop
 from gradflow.training.dispatch import Dispatches, programs
 from gradflow.training.progress import sparkline

@@ -10,7 +10,7 @@ import pytest
 
 import gradflow as gf
 from gradflow import training
-from gradflow.monitor import Monitor
+from gradflow.live.flow_history import Monitor
 from gradflow.training import Checkpoints, NonFiniteError
 from tests.training import problems
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.monitor import FlowHistory, Monitor, history, profile, rows
+from gradflow.live.flow_history import FlowHistory, Monitor, history, profile, rows
 
 STEPS, WIDTH = 4, 3
 
