@@ -58,6 +58,14 @@ class PostMortem:
         """What happened, and which layer moved first, how many steps before the loss."""
         return f"Step {self.step}: {self._event()}. {self._order()}"
 
+    @property
+    def relative(self) -> Float[np.ndarray, "steps layers"]:
+        """The layers' gradients over their usual size, the median of the steps before; NaN where that is 0."""
+        before = self.gradients[self.steps < self.step]
+        usual = np.array([np.median(x[np.isfinite(x)]) if np.isfinite(x).any() else 0.0 for x in before.T])
+        with np.errstate(all="ignore"):
+            return np.where(usual > 0, self.gradients / np.where(usual > 0, usual, 1.0), np.nan)
+
     def figure(self) -> Figure:
         """Draw each layer's gradient over its usual size, step by step, and the loss below."""
         from gradflow.plots.postmortem import postmortem
@@ -107,7 +115,8 @@ class PostMortem:
         who, lead = self._who(), self.steps_before_loss
         if lead is None:
             at = f"at step {self.first_step}" if self.first_step != self.step else "at this step"
-            said = "the loss was not recorded" if np.isnan(self.losses).all() else "the loss did not move"
+            said = f"the loss had not moved by step {self.steps[-1]}"
+            said = "the loss was not recorded" if np.isnan(self.losses).all() else said
             return f"{who} moved first, {at}; {said}."
         if lead > 0:
             return f"{who} moved first, {_steps(lead)} before the loss."

@@ -20,6 +20,8 @@ COLLAPSE = 1e-3  # part of its usual size to which a gradient has collapsed
 FLOOR = 0.1  # least spread of a logarithm: noise of 10 % is no news, however still it was before
 LEAST = 20  # points without which nothing is usual yet
 AFTER = 10  # points to wait for, in case the loss moves later
+AT_ONCE = 2  # the same where a run may end soon
+_ZERO = -1e6  # stands for the logarithm of 0
 RECORDS = 100  # points that are kept where only recorded steps are looked at
 
 
@@ -66,13 +68,12 @@ def robust_scores(values: Float[np.ndarray, "steps *rest"], usual: Float[np.ndar
         usual: the same at earlier steps.
 
     Returns:
-        Scores of the shape of `values`: positive above the median; +Inf for NaN and Inf, -Inf for 0 unless the median
-        is 0.
+        Scores of the shape of `values`: positive above the median; Inf for NaN and Inf, -Inf for 0; 0 where the median
+        is 0, so that nothing is usual.
     """
     middle, spread = _usual(_log(usual))
     with np.errstate(all="ignore"):
         scores = (_log(values) - middle) / np.maximum(1.4826 * spread, FLOOR)
-    scores = np.where(_log(values) == middle, 0.0, scores)
     return np.where(np.isfinite(values), np.where(np.isnan(scores), 0.0, scores), np.inf)
 
 
@@ -97,12 +98,17 @@ def _log(x: Any) -> Any:
 
 
 def _usual(logs: Any) -> tuple[Any, Any]:
-    """Return median and median distance from it; zeros count as the lowest, what is not finite does not count."""
-    held = np.where(np.isneginf(logs), -1e6, logs)
-    with np.errstate(all="ignore"):
-        middle = np.nanmedian(held, axis=0) if len(held) else np.nan
-        spread = np.nanmedian(np.abs(held - middle), axis=0) if len(held) else np.nan
-    return np.where(np.equal(middle, -1e6), -np.inf, middle), np.nan_to_num(spread)
+    """Return median and median distance from it along the first axis; NaN where the usual size is 0 or not known."""
+    columns = logs.reshape(len(logs), -1).T
+    found = [_median_and_spread(column[~np.isnan(column)]) for column in columns]
+    middle, spread = np.array(found, np.float64).reshape(*logs.shape[1:], 2).T if logs.ndim > 1 else found[0]
+    return middle, spread
+
+
+def _median_and_spread(logs: Float[np.ndarray, " before"]) -> tuple[float, float]:
+    if not logs.size or np.isneginf(middle := np.median(np.maximum(logs, _ZERO))) or middle == _ZERO:
+        return np.nan, 0.0
+    return float(middle), float(np.median(np.abs(np.maximum(logs, _ZERO) - middle)))
 
 
 class Detector:
@@ -118,8 +124,9 @@ class Detector:
     def __init__(self, history: int) -> None:
         self._kept = max(history, LEAST) if history else RECORDS
         self._steps, self._losses = np.zeros(0, np.int64), np.zeros(0)
-        self._rows, self._layers = np.zeros((0, 0)), ()
-        self._kind, self._at, self._active = "", 0, False
+        self._rows = np.zeros((0, 0))
+        self._layers: tuple[str, ...] = ()
+        self._kind, self._at, self._active, self._broken = "", 0, False, False
         self.flow: Any = None
 
     def feed(self, points: Points) -> list[PostMortem]:
@@ -129,8 +136,9 @@ class Detector:
             points: in order.
         """
         if points.layers != self._layers:  # the first ones, or another network
-            self.__init__(self._kept)  # type: ignore[misc]
+            self._steps, self._losses = np.zeros(0, np.int64), np.zeros(0)
             self._layers, self._rows = points.layers, np.zeros((0, len(points.layers)))
+            self._kind, self._active, self._broken = "", False, False
         found = []
         for step, loss, row in zip(points.steps, points.losses, points.gradients, strict=True):
             found += self._add(step, loss, row)
@@ -148,13 +156,15 @@ class Detector:
         kind, over = self._judge(loss, row)
         self._steps, self._losses = np.append(self._steps, step), np.append(self._losses, loss)
         self._rows = np.concatenate([self._rows, row[None]])
-        if not self._kind and kind and not self._active:
-            self._kind, self._at, self._active = kind, int(step), True
-        elif self._active and over:
-            self._active = False
         found = []
-        if self._kind and (self._kind == "nonfinite" or int(np.sum(self._steps > self._at)) >= AFTER):
-            found = [self._postmortem()]
+        new = kind == "nonfinite" if self._active else bool(kind)
+        if new and not self._broken:
+            if self._kind:
+                found.append(self._postmortem())
+            self._kind, self._at, self._active = kind, int(step), True
+        self._active, self._broken = self._active and not over, kind == "nonfinite"
+        if self._kind and int(np.sum(self._steps > self._at)) >= (AT_ONCE if self._kind == "nonfinite" else AFTER):
+            found.append(self._postmortem())
         keep = self._kept + (AFTER if self._kind else 0)
         self._steps, self._losses, self._rows = (x[-keep:] for x in (self._steps, self._losses, self._rows))
         return found
@@ -169,7 +179,7 @@ class Detector:
             return "", True
         whole = _whole(self._rows)
         score = float(robust_scores(_whole(row[None]), whole)[0])
-        middle = float(np.nanmedian(whole[np.isfinite(whole)])) if np.isfinite(whole).any() else 0.0
+        middle = _middle(whole)
         if score > SPIKE:
             return "spike", False
         if score < -SPIKE and _whole(row[None])[0] < COLLAPSE * middle:
@@ -189,15 +199,16 @@ class Detector:
         known = [m for m in moved if m is not None]
         earliest = min(known, default=None)
         leaders = [k for k, m in enumerate(moved) if m is not None and m == earliest]
-        leaders.sort(key=lambda k: -abs(scores[earliest, k]) if earliest is not None else 0)
+        leaders.sort(key=lambda k: -abs(scores[index, k]))
         at_loss = _onset(np.abs(loss_scores) > MOVED, index)
         if at_loss is None:
             later = np.flatnonzero(np.abs(loss_scores[index + 1 :]) > MOVED)
             at_loss = index + 1 + int(later[0]) if later.size else None
         whole = _whole(self._rows)
-        middle = np.nanmedian(whole[usual]) if enough else np.nan
+        middle = _middle(whole[usual]) if enough else np.nan
         with np.errstate(all="ignore"):
             factor = float(whole[index] / middle)
+        order = self._order()
         return PostMortem(
             kind=kind,  # type: ignore[arg-type]
             step=at,
@@ -209,9 +220,19 @@ class Detector:
             known_before=enough,
             steps=self._steps.copy(),
             losses=self._losses.copy(),
-            gradients=self._rows.copy(),
-            layers=self._layers,
+            gradients=self._rows[:, order],
+            layers=tuple(self._layers[k] for k in order),
         )
+
+    def _order(self) -> list[int]:
+        """Return the layers' numbers in the order in which the flow has them."""
+        names = () if self.flow is None else self.flow.layers
+
+        def place(k: int) -> int:
+            own = self._layers[k]
+            return next((n for n, name in enumerate(names) if name == own or name.startswith(own + "/")), len(names))
+
+        return sorted(range(len(self._layers)), key=place)
 
 
 def _whole(rows: Float[np.ndarray, "steps layers"]) -> Float[np.ndarray, " steps"]:
@@ -220,6 +241,11 @@ def _whole(rows: Float[np.ndarray, "steps layers"]) -> Float[np.ndarray, " steps
         largest = rows.max(1, initial=0.0)
         unit = np.where((largest > 0) & np.isfinite(largest), largest, 1.0)
         return unit * np.sqrt(np.sum(np.square(rows / unit[:, None]), 1))
+
+
+def _middle(sizes: Float[np.ndarray, " steps"]) -> float:
+    finite = sizes[np.isfinite(sizes)]
+    return float(np.median(finite)) if finite.size else float("nan")
 
 
 def _only_nonfinite(x: Any) -> Any:
