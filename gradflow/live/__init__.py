@@ -14,18 +14,26 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow.live.jsonl import Jsonl as Jsonl
     from gradflow.live.jsonl import RunLog as RunLog
     from gradflow.live.jsonl import read_jsonl as read_jsonl
+    from gradflow.live.keras_callback import KerasCallback as KerasCallback
+    from gradflow.live.panel import Progress as Progress
     from gradflow.live.postmortem import PostMortem as PostMortem
     from gradflow.live.record import Record as Record
     from gradflow.live.record import Snapshot as Snapshot
+    from gradflow.live.tensorboard import TensorBoard as TensorBoard
     from gradflow.live.watch import Watch as Watch
+    from gradflow.live.weights_and_biases import Wandb as Wandb
 
 _HOMES = {
     "FlowHistory": "gradflow.live.flow_history",
     "Jsonl": "gradflow.live.jsonl",
+    "KerasCallback": "gradflow.live.keras_callback",
     "PostMortem": "gradflow.live.postmortem",
+    "Progress": "gradflow.live.panel",
     "Record": "gradflow.live.record",
     "RunLog": "gradflow.live.jsonl",
     "Snapshot": "gradflow.live.record",
+    "TensorBoard": "gradflow.live.tensorboard",
+    "Wandb": "gradflow.live.weights_and_biases",
     "Watch": "gradflow.live.watch",
     "history": "gradflow.live.flow_history",
     "profile": "gradflow.live.flow_history",

@@ -52,6 +52,11 @@ class Courier:
         self._failed: set[int] = set()
         self._messages: list[str] = []
 
+    @property
+    def has_writers(self) -> bool:
+        """Whether anybody gets what is brought."""
+        return bool(self._writers)
+
     def take(self, record: Record) -> None:
         """Put a record on its way.
 

@@ -17,7 +17,7 @@ from gradflow.instrument.naming import leaf_names
 from gradflow.instrument.parameters import column_dtype
 from gradflow.instrument.statistics import root_mean_square, sum_of_squares
 
-__all__ = ["Record", "Snapshot", "UpdateSums", "leaf_paths", "layer_sizes", "snapshots", "update_sums"]
+__all__ = ["Record", "Snapshot", "UpdateSums", "layer_sizes", "leaf_paths", "snapshots", "update_sums"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,12 +25,12 @@ class UpdateSums:
     """Sums of squares of updates and of the parameters that they change, traced.
 
     Attributes:
-        sums: for each leaf three columns of the update, then three of the parameter.
+        sums: of shape (*steps, leaves, 6): three columns of the update, then three of the parameter.
         paths: of the leaves.
         sizes: of the leaves.
     """
 
-    sums: Float[Array, "*steps leaves 6"]
+    sums: Any
     paths: tuple[str, ...]
     sizes: tuple[int, ...]
 

@@ -141,7 +141,7 @@ class Detector:
             self._kind, self._active, self._broken = "", False, False
         found = []
         for step, loss, row in zip(points.steps, points.losses, points.gradients, strict=True):
-            found += self._add(step, loss, row)
+            found += self._add(int(step), float(loss), row)
         return found
 
     def finish(self) -> list[PostMortem]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradflow.instrument.views import LayerView
+from gradflow.instrument.records import is_there
 from gradflow.live.record import Snapshot
+
+if TYPE_CHECKING:
+    from gradflow.instrument.views import LayerView
 
 __all__ = ["layer_number", "layer_update_ratio", "scalars", "worst_layers"]
 
@@ -24,8 +27,6 @@ def layer_number(layer: LayerView, field: str) -> float | None:
     Returns:
         None where there is no number; NaN or Inf where the network has that.
     """
-    from gradflow.instrument.records import is_there
-
     if field not in layer.statistics:
         return None
     values, there = np.broadcast_arrays(np.asarray(getattr(layer, field), np.float64), is_there(layer, field))

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,13 +25,29 @@ from gradflow.live.postmortem import PostMortem
 from gradflow.live.programs import Programs, tracing
 from gradflow.live.record import Record, layer_sizes, update_sums
 
-__all__ = ["STATISTICS", "Watch", "watch"]
+__all__ = ["STATISTICS", "Plan", "Watch", "watch"]
 
 # What dashboards show; without similarity, means and inputs it compiles in two thirds of the time.
 STATISTICS = (
     "output_rms", "output_grad_rms", "weight_rms", "weight_grad_rms", "weight_grad_norm", "zero_grad_fraction",
     "dead_fraction", "underflow_fraction", "nonfinite",
 )  # fmt: skip
+
+
+class Plan(NamedTuple):
+    """What of a watch goes into the programs of `training.fit`.
+
+    Attributes:
+        every: steps from one record to the next.
+        statistics: fields of `LayerFlow`.
+        select: names of layers.
+        written: whether there are writers, which get whole flows.
+    """
+
+    every: int
+    statistics: tuple[str, ...]
+    select: Any
+    written: bool
 
 
 class Watch:
@@ -68,6 +84,27 @@ class Watch:
     def postmortems(self) -> tuple[PostMortem, ...]:
         """Of spikes, collapses and values that were not finite, as far as they have been seen."""
         return tuple(self._courier.postmortems)
+
+    def plan(self, loss_fn: Callable[..., Any] | None) -> Plan:
+        """Return what `training.fit` and Keras need, which take the steps themselves.
+
+        Args:
+            loss_fn: the loss of the run; None for that of Keras.
+
+        Raises:
+            ValueError: for a watch of another loss, or with `history`.
+        """
+        if self._loss_fn is not None and self._loss_fn is not loss_fn:
+            raise ValueError(
+                "watch: expected one without a loss, or of the loss that fit trains, got one of another. "
+                "Fix: gf.watch(every=..., writers=[...])"
+            )
+        if self.history:
+            raise ValueError(
+                f"watch: expected history=0 for fit, got history={self.history}. There only recorded steps are looked at "
+                "for spikes. Fix: leave history out, and choose a smaller every"
+            )
+        return Plan(self.every, self.statistics, self.select, self._courier.has_writers)
 
     def __call__(self, step: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Record]:
         """Return value, gradients and a record of the flow, as `jax.value_and_grad(loss_fn)` returns the first two.

@@ -89,7 +89,9 @@ def test_a_loss_that_moves_first_is_said():
     losses[75:] *= 20
     gradients[80:] *= 40
     (event,) = run(gradients, losses)
-    assert event.sentence.endswith("The loss moved first, 5 steps before all 3 layers (" + event.first_layers[0] + " furthest).")
+    assert event.sentence.endswith(
+        "The loss moved first, 5 steps before all 3 layers (" + event.first_layers[0] + " furthest)."
+    )
 
 
 def test_a_loss_that_never_moves_is_said():
@@ -138,7 +140,6 @@ def test_going_back_to_a_checkpoint_is_no_event():
         part = slice(first, 60)
         assert detector.feed(Points(np.arange(60)[part], losses[part], gradients[part], LAYERS)) == []
     assert len(detector._steps) == 60
-
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e6])

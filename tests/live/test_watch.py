@@ -333,7 +333,9 @@ def test_step_functions_that_would_lose_the_flow_are_refused(make, words):
 
 def test_bad_input_is_refused():
     watch = gf.watch(loss_fn)
-    with pytest.raises(TypeError, match="the number of the step, an integer, got dict. Likely cause: the step was left out"):
+    with pytest.raises(
+        TypeError, match="the number of the step, an integer, got dict. Likely cause: the step was left out"
+    ):
         watch(parameters(), batch(0))
     with pytest.raises(TypeError, match="an integer, got bool"):
         watch(True, parameters(), batch(0))
@@ -356,4 +358,4 @@ def test_bad_input_is_refused():
     record = watch(0, parameters(), batch(0))[2]
     with pytest.raises(ValueError, match="expected updates of the parameters' structure, 6 leaves, got 2"):
         watch.updates(record, parameters()["head"], parameters())
-    assert problems.NAMES == record.flow.layers
+    assert record.flow.layers == problems.NAMES
