@@ -30,8 +30,8 @@ class Courier:
     """Takes records from the loop and brings them to writers, in order.
 
     Args:
-        writers: with `write(flow, step)`, or `write_snapshot(snapshot)` in its place; `write_postmortem(postmortem)` and
-            `close()` where they have one.
+        writers: with `write(flow, step)`, or `write_snapshot(snapshot)` in its place; and `write_postmortem(postmortem)`
+            and `close()`, where they have them.
         history: how many steps a post-mortem reaches back; 0: only recorded steps are looked at.
         every: steps from record to record.
 

@@ -101,8 +101,8 @@ class Watch:
             )
         if self.history:
             raise ValueError(
-                f"watch: expected history=0 for fit, got history={self.history}. There only recorded steps are looked at "
-                "for spikes. Fix: leave history out, and choose a smaller every"
+                f"watch: expected history=0 for fit, got history={self.history}. There only recorded steps are "
+                "looked at for spikes. Fix: leave history out, and choose a smaller every"
             )
         return Plan(self.every, self.statistics, self.select, self._courier.has_writers)
 

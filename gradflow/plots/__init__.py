@@ -13,6 +13,6 @@ from gradflow.plots.style import COLORS, DASHES, HEAT, MARKERS, STYLE, line_styl
 from gradflow.plots.waterfall import waterfall
 
 __all__ = [
-    "COLORS", "DASHES", "HEAT", "MARKERS", "STYLE", "flow", "heatmap", "line_styles", "movement", "postmortem", "profile",
-    "styled", "training_curves", "waterfall",
+    "COLORS", "DASHES", "HEAT", "MARKERS", "STYLE", "flow", "heatmap", "line_styles", "movement", "postmortem",
+    "profile", "styled", "training_curves", "waterfall",
 ]  # fmt: skip

@@ -129,7 +129,8 @@ def test_before_anything_is_usual_only_what_is_not_finite_counts():
     gradients[8, 1] = np.inf
     (event,) = run(gradients, losses)
     assert event.sentence == (
-        "Step 8: the gradient of 1 of 3 layers was NaN or Inf. Layer b moved first, at this step; the loss had not moved by step 10."
+        "Step 8: the gradient of 1 of 3 layers was NaN or Inf. Layer b moved first, at this step; "
+        "the loss had not moved by step 10."
     )
 
 

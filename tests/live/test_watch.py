@@ -146,7 +146,7 @@ def test_inside_a_step_nothing_goes_to_the_host():
     step_function = watch.jit(make_train_step(watch))
     for program in (step_function.plain, step_function.recording, jax.jit(make_train_step(watch))):
         assert "callback" not in program.lower(*args).as_text()
-    step, params, x = args
+    _, params, x = args
     step_function(0, params, x)
     with jax.transfer_guard_device_to_host("disallow"), watch:
         for number in range(1, 5):
@@ -257,6 +257,14 @@ def test_write_returns_at_once_and_two_flows_wait_at_most():
     assert written == [0, 0, 0]
 
 
+def write_three(watch, record, *, interrupt=False):
+    for step in range(3):
+        watch.write(dataclasses.replace(record, step=jnp.int32(step)))
+    if interrupt:
+        raise KeyboardInterrupt
+    watch.close()
+
+
 def test_a_writer_that_fails_says_so_once():
     class Broken:
         def write(self, flow, step):
@@ -265,10 +273,8 @@ def test_a_writer_that_fails_says_so_once():
     writer = Collected()
     watch = gf.watch(loss_fn, statistics=FEW, every=1, writers=[Broken(), writer])
     record = watch(0, parameters(), batch(0))[2]
-    with pytest.warns(RuntimeWarning, match="the writer Broken failed: OSError: disk full. Training goes on") as said:
-        for step in range(3):
-            watch.write(dataclasses.replace(record, step=jnp.int32(step)))
-        watch.close()
+    with pytest.warns(RuntimeWarning, match=r"the writer Broken failed: OSError: disk full\. Training goes on") as said:
+        write_three(watch, record)
     assert len(said) == 1
     assert list(writer.flows) == [0, 1, 2]
 
@@ -278,9 +284,7 @@ def test_an_exception_loses_no_record():
     watch = gf.watch(loss_fn, statistics=FEW, every=1, writers=[writer])
     record = watch(0, parameters(), batch(0))[2]
     with pytest.raises(KeyboardInterrupt), watch:
-        for step in range(3):
-            watch.write(dataclasses.replace(record, step=jnp.int32(step)))
-        raise KeyboardInterrupt
+        write_three(watch, record, interrupt=True)
     assert list(writer.flows) == [0, 1, 2]
     with pytest.raises(RuntimeError, match="expected an open watch"):
         watch.write(watch(0, parameters(), batch(0))[2])
@@ -327,14 +331,13 @@ def test_step_functions_that_would_lose_the_flow_are_refused(make, words):
     watch = gf.watch(loss_fn, statistics=FEW, every=2)
     step_function = watch.jit(make(watch))
     with pytest.raises(FlowError, match=words):
-        for step in range(2):
-            step_function(step, parameters(), batch(0))
+        [step_function(step, parameters(), batch(0)) for step in range(2)]
 
 
 def test_bad_input_is_refused():
     watch = gf.watch(loss_fn)
     with pytest.raises(
-        TypeError, match="the number of the step, an integer, got dict. Likely cause: the step was left out"
+        TypeError, match=r"the number of the step, an integer, got dict\. Likely cause: the step was left out"
     ):
         watch(parameters(), batch(0))
     with pytest.raises(TypeError, match="an integer, got bool"):
