@@ -30,8 +30,8 @@ class Courier:
     """Takes records from the loop and brings them to writers, in order.
 
     Args:
-        writers: with `write(flow, step)`, or `write_snapshot(snapshot)` in its place; and `write_postmortem(postmortem)`
-            and `close()`, where they have them.
+        writers: with `write(flow, step)`, or `write_snapshot(snapshot)` in its place; where they have them, with
+            `write_postmortem(postmortem)` and `close()`.
         history: how many steps a post-mortem reaches back; 0: only recorded steps are looked at.
         every: steps from record to record.
 
@@ -66,7 +66,7 @@ class Courier:
         if self._closed:
             raise RuntimeError("watch.write: expected an open watch, got one that was closed. Fix: close it at the end")
         self._warn()
-        if record.holds_flow is False and record.gradients is None:
+        if record.known is False and record.gradients is None:
             return
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(record)):
             raise FlowError(
@@ -78,11 +78,11 @@ class Courier:
         if jax.process_index():
             return
         self._waiting.append(record)
-        if record.holds_flow is False and len(self._waiting) < self._together:
+        if record.known is False and len(self._waiting) < self._together:
             return
         slots = None
-        if record.holds_flow is not False:
-            slots = self._certain if record.holds_flow is True else self._uncertain
+        if record.known is not False:
+            slots = self._certain if record.known else self._uncertain
             slots.acquire()
         self._send(slots)
 
@@ -176,7 +176,7 @@ def _close(reference: Any) -> None:
 
 def _without_zeros(record: Record) -> Record:
     """Leave out the flow where the branch was not taken, so that it need not be fetched."""
-    if isinstance(record.holds_flow, bool) or np.asarray(record.holds_flow).any():
+    if record.known is not None or np.asarray(record.taken).any():
         return record
     return dataclasses.replace(record, flow=None, updates=None)
 

@@ -73,24 +73,35 @@ class KerasCallback(keras.callbacks.Callback):
         self._watch.write(Record(True, jnp.int32(self._step), loss, flow))
 
 
-def _measure_of(model: Any, watch: Watch) -> Callable[..., Any]:
-    """Return the loss of a compiled model with its flow, as a pure function of the state and a batch."""
-    paths = [variable.path for variable in model.trainable_variables]
+class _Loss:
+    """The loss of a compiled model as a pure function of the state and a batch.
 
-    def loss(
-        params: dict[str, Any], rest: Any, metrics: Any, optimizer: Any, x: Any, y: Any, weights: Any
+    An object and not a function: the variables of the model hold nothing while Keras trains, so that the instrument,
+    which looks after those that a function closes over, must not look for them.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.paths = [variable.path for variable in model.trainable_variables]
+
+    def __call__(
+        self, params: dict[str, Any], rest: Any, metrics: Any, optimizer: Any, x: Any, y: Any, weights: Any
     ) -> tuple[Any, Any]:
-        trainable = [params[path] for path in paths]
-        return model.compute_loss_and_updates(
+        trainable = [params[path] for path in self.paths]
+        loss, (unscaled, *_) = self._model.compute_loss_and_updates(
             trainable, rest, metrics, x, y, weights, training=True, optimizer_variables=optimizer
         )
+        return loss, unscaled
 
-    measure = value_grad_and_flow(
-        loss, has_aux=True, statistics=watch.statistics, select=watch.select, data_gradients=False
-    )
+
+def _measure_of(model: Any, watch: Watch) -> Callable[..., Any]:
+    """Return (loss, flow) as a pure function of the variables and a batch."""
+    loss = _Loss(model)
+    options: dict[str, Any] = {"statistics": watch.statistics, "select": watch.select, "data_gradients": False}
+    measure = value_grad_and_flow(loss, has_aux=True, **options)
 
     def run(trainable: list[Any], *args: Any) -> tuple[Any, Any]:
-        (_, aux), _, flow = measure(dict(zip(paths, trainable, strict=True)), *args)
-        return aux[0], flow
+        (_, unscaled), _, flow = measure(dict(zip(loss.paths, trainable, strict=True)), *args)
+        return unscaled, flow
 
     return run

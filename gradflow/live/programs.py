@@ -127,7 +127,7 @@ def _traceable(watch: Any, fun: Callable[..., Any], recording: bool) -> Callable
 def _check(current: Tracing, found: list[Record]) -> None:
     """Refuse a step function of which the wrong program would be compiled, or whose record would be lost."""
     expected = "a function that calls the watch once and returns its record"
-    if not current.used or any(r.holds_flow is not current.recording for r in found):
+    if not current.used or any(r.known is not current.recording for r in found):
         raise FlowError(
             expected,
             "one in which this watch was not called while it was traced",

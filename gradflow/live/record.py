@@ -9,15 +9,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from gradflow.instrument import Flow
+from gradflow.instrument.jaxprs import empty_like
 from gradflow.instrument.modules import differentiated
 from gradflow.instrument.naming import leaf_names
 from gradflow.instrument.parameters import column_dtype
 from gradflow.instrument.statistics import root_mean_square, sum_of_squares
 
-__all__ = ["Record", "Snapshot", "UpdateSums", "layer_sizes", "leaf_paths", "snapshots", "update_sums"]
+__all__ = [
+    "Record", "Snapshot", "UpdateSums", "layer_sizes", "leaf_paths", "paired_leaves", "snapshots", "update_sums",
+    "with_updates",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,42 +40,40 @@ class UpdateSums:
     sizes: tuple[int, ...]
 
 
+_ARRAYS = ("step", "loss", "flow", "gradients", "updates", "taken")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
     """What a step returns beside its value and gradients: a small pytree, to be handed to `watch.write`.
 
     Attributes:
-        holds_flow: True, or False; a traced boolean where the step is one, inside `jit` or `scan`.
+        known: whether it holds a flow; None where the step is a traced number, so that this is not known.
         step: number of the step; None where nothing is recorded.
         loss: its value.
-        flow: None where nothing is recorded; zeros where `holds_flow` is a boolean that turns out false.
+        flow: None where nothing is recorded; zeros where `taken` is false.
         gradients: with `history`, the mean |entry| of each layer's gradient.
         updates: from `watch.updates`.
+        taken: whether it holds a flow, where `known` is None: a boolean array.
         layers: names of the rows of `gradients`.
     """
 
-    holds_flow: Any
+    known: bool | None
     step: Any = None
     loss: Any = None
     flow: Flow | None = None
     gradients: Any = None
     updates: UpdateSums | None = None
+    taken: Any = None
     layers: tuple[str, ...] = ()
 
-
-def _flatten_record(record: Record) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    known = isinstance(record.holds_flow, bool)
-    children = (None if known else record.holds_flow, record.step, record.loss, record.flow, record.gradients)
-    return (*children, record.updates), (record.holds_flow if known else None, record.layers)
-
-
-def _unflatten_record(static: tuple[Any, ...], children: Sequence[Any]) -> Record:
-    known, layers = static
-    holds, step, loss, flow, gradients, updates = children
-    return Record(holds if known is None else known, step, loss, flow, gradients, updates, layers)
+    @property
+    def holds_flow(self) -> Any:
+        """True, or False; a boolean array where the step is a traced number, inside `jit` or `scan`."""
+        return self.taken if self.known is None else self.known
 
 
-jax.tree_util.register_pytree_node(Record, _flatten_record, _unflatten_record)
+jax.tree_util.register_dataclass(Record, list(_ARRAYS), ["known", "layers"])
 jax.tree_util.register_dataclass(UpdateSums, ["sums"], ["paths", "sizes"])
 
 
@@ -134,8 +137,8 @@ def layer_sizes(
     return tuple(layers), jnp.stack(means)
 
 
-def update_sums(updates: Any, params: Any) -> UpdateSums:
-    """Return the sums of squares of updates and of the parameters that they change, leaf by leaf.
+def paired_leaves(updates: Any, params: Any) -> tuple[tuple[str, ...], list[Any], list[Any]]:
+    """Return the paths of what is differentiated of the parameters, the leaves of their updates, and theirs.
 
     Args:
         updates: what is added to the parameters.
@@ -156,10 +159,37 @@ def update_sums(updates: Any, params: Any) -> UpdateSums:
             "whole state in place of its parameters. Fix: updates, opt_state = optimizer.update(grads, opt_state, "
             "params); record = watch.updates(record, updates, params)"
         )
+    return tuple("/".join(path) for path in paths), new, old
+
+
+def update_sums(new: list[Any], old: list[Any]) -> Float[Array, "leaves 6"]:
+    """Return the sums of squares of updates and of the parameters that they change, leaf by leaf.
+
+    Args:
+        new: leaves of the updates.
+        old: leaves of the parameters.
+    """
     dtype = column_dtype(*old) if old else "float32"
-    rows = [jnp.concatenate([sum_of_squares(x, dtype) for x in pair]) for pair in zip(new, old, strict=True)]
-    names = tuple("/".join(path) for path in paths)
-    return UpdateSums(jnp.stack(rows), names, tuple(int(np.prod(shape)) for shape in shapes[1]))
+    return jnp.stack([jnp.concatenate([sum_of_squares(x, dtype) for x in pair]) for pair in zip(new, old, strict=True)])
+
+
+def with_updates(record: Record, updates: Any, params: Any) -> Record:
+    """Return what `Watch.updates` promises.
+
+    Args:
+        record: of the same step.
+        updates: what is added to the parameters.
+        params: before that.
+    """
+    if record.known is False:
+        return record
+    paths, new, old = paired_leaves(updates, params)
+    if record.known is True:
+        sums = update_sums(new, old)
+    else:
+        shape = jax.eval_shape(update_sums, new, old)
+        sums = lax.cond(record.holds_flow, update_sums, lambda *_: empty_like(shape), new, old)
+    return dataclasses.replace(record, updates=UpdateSums(sums, paths, tuple(int(jnp.size(leaf)) for leaf in old)))
 
 
 def snapshots(record: Record) -> list[Snapshot]:

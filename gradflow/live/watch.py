@@ -12,18 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from gradflow.instrument.arguments import argument_names
 from gradflow.instrument.flow import validate_statistics
-from gradflow.instrument.jaxprs import empty_like
 from gradflow.instrument.modules import argument_number
 from gradflow.instrument.transform import value_grad_and_flow, value_grad_and_flow_if
 from gradflow.live.courier import Courier
 from gradflow.live.gradients import value_and_grad
 from gradflow.live.postmortem import PostMortem
 from gradflow.live.programs import Programs, tracing
-from gradflow.live.record import Record, layer_sizes, update_sums
+from gradflow.live.record import Record, layer_sizes, with_updates
 
 __all__ = ["STATISTICS", "Plan", "Watch", "watch"]
 
@@ -139,7 +137,10 @@ class Watch:
     def _record(self, recording: Any, step: Any, value: Any, grads: Any, flow: Any, count: int) -> Record:
         if recording is False and not self.history:
             return Record(False)
-        record = Record(recording, jnp.asarray(step, jnp.int32), value[0] if self._has_aux else value, flow)
+        known = recording if isinstance(recording, bool) else None
+        loss = value[0] if self._has_aux else value
+        taken = recording if known is None else None
+        record = Record(known, jnp.asarray(step, jnp.int32), loss, flow, taken=taken)
         if not self.history:
             return record
         single = not hasattr(self._argnums, "__iter__")
@@ -158,15 +159,7 @@ class Watch:
         Raises:
             ValueError: for updates of another structure.
         """
-        if record.holds_flow is False:
-            return record
-        if record.holds_flow is True:
-            return dataclasses.replace(record, updates=update_sums(updates, params))
-        sums = jax.jit(update_sums)
-        shapes = jax.eval_shape(sums, updates, params)
-        zeros = lambda *_: jax.tree.map(empty_like, shapes)  # noqa: E731
-        found = lax.cond(record.holds_flow, sums, zeros, updates, params)
-        return dataclasses.replace(record, updates=found)
+        return with_updates(record, updates, params)
 
     def jit(self, fun: Callable[..., Any], *, jit: Callable[..., Any] = jax.jit, **options: Any) -> Programs:
         """Compile a step function twice, without and with the flow; the host chooses before every call.

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool
 from gradflow.data.pytree_dataclass import pytree
 from gradflow.live import FlowHistory, profile, rows
 from gradflow.live.record import Record as WatchRecord
-from gradflow.live.record import update_sums
+from gradflow.live.record import with_updates
 from gradflow.live.watch import Plan, Watch
 from gradflow.training.devices import SplitWindow, replicated
 from gradflow.training.history import FitResult, History
@@ -139,8 +139,8 @@ def _recording(flow_step: FlowStep) -> FlowStep:
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics, WatchRecord]:
         done, metrics, flow = flow_step(state, batch)
         loss = metrics["loss"].value if "loss" in metrics else None
-        updates = update_sums(jax.tree.map(jnp.subtract, done.params, state.params), state.params)
-        return done, metrics, WatchRecord(True, state.step, loss, flow, updates=updates)
+        updates = jax.tree.map(jnp.subtract, done.params, state.params)
+        return done, metrics, with_updates(WatchRecord(True, state.step, loss, flow), updates, state.params)
 
     return step
 

@@ -18,6 +18,7 @@ from gradflow.instrument import FlowError
 from gradflow.live.watch import STATISTICS
 from tests.live import problems
 from tests.live.problems import Collected, Snapshots, batch, loss_fn, make_train_step, parameters
+from tests.user_errors import without_type_checker
 
 STEPS = 7
 FEW = ("output_grad_rms", "weight_grad_norm")  # where the numbers are not what a test is about
@@ -334,6 +335,7 @@ def test_step_functions_that_would_lose_the_flow_are_refused(make, words):
         [step_function(step, parameters(), batch(0)) for step in range(2)]
 
 
+@without_type_checker()
 def test_bad_input_is_refused():
     watch = gf.watch(loss_fn)
     with pytest.raises(
