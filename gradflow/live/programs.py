@@ -84,7 +84,8 @@ class Programs:
             out = self.recording(*args, **kwargs)
             self._next = int(np.asarray(records(out)[0].step)) + 1
             return out
-        number = self._next if step is None else step
+        number = step if step is not None else self._next
+        assert number is not None
         self._next = number + 1
         return (self.plain if number % self._every else self.recording)(*args, **kwargs)
 

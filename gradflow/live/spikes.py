@@ -123,8 +123,9 @@ class Detector:
 
     def __init__(self, history: int) -> None:
         self._kept = max(history, LEAST) if history else RECORDS
-        self._steps, self._losses = np.zeros(0, np.int64), np.zeros(0)
-        self._rows = np.zeros((0, 0))
+        self._steps: Any = np.zeros(0, np.int64)
+        self._losses: Any = np.zeros(0)
+        self._rows: Any = np.zeros((0, 0))
         self._layers: tuple[str, ...] = ()
         self._kind, self._at, self._active, self._broken = "", 0, False, False
         self.flow: Any = None
@@ -166,7 +167,7 @@ class Detector:
         if self._kind and int(np.sum(self._steps > self._at)) >= (AT_ONCE if self._kind == "nonfinite" else AFTER):
             found.append(self._postmortem())
         keep = self._kept + (AFTER if self._kind else 0)
-        self._steps, self._losses, self._rows = (x[-keep:] for x in (self._steps, self._losses, self._rows))
+        self._steps, self._losses, self._rows = self._steps[-keep:], self._losses[-keep:], self._rows[-keep:]
         return found
 
     def _judge(self, loss: float, row: Float[np.ndarray, " layers"]) -> tuple[str, bool]:

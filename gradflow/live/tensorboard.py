@@ -127,7 +127,7 @@ def _pixels(figure: Any) -> np.ndarray:
     """Return a figure as colours (3, height, width)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     canvas.print_rgba(buffer)
     width, height = canvas.get_width_height()

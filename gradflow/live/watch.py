@@ -232,10 +232,12 @@ class Watch:
 
     def _is_due(self, step: Any) -> Any:
         """Tell whether a step is recorded, now where the number of the step is known, else as a traced boolean."""
-        is_array = isinstance(step, (jax.Array, np.ndarray, np.generic))
-        whole = is_array and jnp.issubdtype(step.dtype, jnp.integer) and step.ndim == 0
-        if not whole and (isinstance(step, bool) or not isinstance(step, int)):
-            what = f"an array of type {step.dtype} and shape {step.shape}" if is_array else type(step).__name__
+        if isinstance(step, (jax.Array, np.ndarray, np.generic)):
+            whole = bool(jnp.issubdtype(step.dtype, jnp.integer)) and step.ndim == 0
+            what = f"an array of type {step.dtype} and shape {step.shape}"
+        else:
+            whole, what = isinstance(step, int) and not isinstance(step, bool), type(step).__name__
+        if not whole:
             raise TypeError(
                 f"watch(step, ...): expected the number of the step, an integer, got {what}. "
                 "Likely cause: the step was left out. Fix: value, grads, record = watch(step, params, *args)"
