@@ -40,6 +40,7 @@ class UpdateSums:
     sizes: tuple[int, ...]
 
 
+_SMALL = 2**16  # entries of a leaf that is copied beside others
 _ARRAYS = ("step", "loss", "flow", "gradients", "updates", "taken")
 
 
@@ -126,15 +127,33 @@ def layer_sizes(
     layers: dict[str, list[Any]] = {}
     for path, leaf in zip(paths, leaves, strict=True):
         layers.setdefault("/".join(path[:-1]) or path[-1], []).append(leaf)
-    means = []
-    for name, members in layers.items():
-        kernels = [leaf for leaf in members if jnp.ndim(leaf) > 1]
-        layers[name] = chosen = kernels or members
+    pieces: list[tuple[int, Any, float]] = []
+    for number, members in enumerate(layers.values()):
+        chosen = [leaf for leaf in members if jnp.ndim(leaf) > 1] or members
         count = max(sum(jnp.size(leaf) for leaf in chosen), 1)
+        pieces += [(number, leaf, 1 / count) for leaf in chosen]
+    return tuple(layers), _mean_sizes(pieces, len(layers))
+
+
+def _mean_sizes(pieces: list[tuple[int, Any, float]], layers: int) -> Float[Array, " layers"]:
+    """Add up |entry| * factor of (layer, leaf, factor), layer by layer.
+
+    Small leaves of one type are stacked and summed by one kernel: what many small kernels cost is their start.
+    """
+    groups: dict[Any, list[tuple[int, Any, float]]] = {}
+    for number, piece in enumerate(pieces):
+        small = jnp.size(piece[1]) <= _SMALL
+        groups.setdefault((str(jax.typeof(piece[1])), piece[2]) if small else number, []).append(piece)
+    sums = []
+    for group in groups.values():
+        stacked = jnp.abs(jnp.stack([leaf for _, leaf, _ in group])).astype(jnp.float32)
         # Divided before they are added up: a sum could leave the range.
-        parts = [jnp.sum(jnp.abs(leaf).astype(jnp.float32) * np.float32(1 / count)) for leaf in chosen]
-        means.append(sum(parts[1:], parts[0]))
-    return tuple(layers), jnp.stack(means)
+        sums.append(jnp.sum(stacked * np.float32(group[0][2]), axis=tuple(range(1, stacked.ndim))))
+    order = [number for group in groups.values() for number, _, _ in group]
+    own = [[k for k, number in enumerate(order) if number == layer] for layer in range(layers)]
+    most = max(map(len, own), default=0)
+    table = np.array([[*places, *[len(order)] * (most - len(places))] for places in own], np.int32)
+    return jnp.sum(jnp.concatenate([*sums, jnp.zeros((1,), jnp.float32)])[table], axis=1)
 
 
 def paired_leaves(updates: Any, params: Any) -> tuple[tuple[str, ...], list[Any], list[Any]]:

@@ -1,6 +1,7 @@
 """What a watch costs: `python -m tests.live.costs` times steps side by side, round by round, and prints medians.
 
-A tanh network of 50 layers of 100 units, batch 128, gradient descent. A quiet machine is wanted.
+A tanh network of 50 layers of 100 units, batch 128, gradient descent. Times are those of the processor (all threads), so
+that other programs count little; start it on one core (`taskset -c 1`).
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ def scan_of(differentiate):
 
 def compiled(function, params, x):
     lowered = jax.jit(function).lower(jnp.int32(1), params, x)
-    began = time.perf_counter()
+    began = time.process_time()
     program = lowered.compile()
-    return program, time.perf_counter() - began, program.memory_analysis().temp_size_in_bytes
+    return program, time.process_time() - began, program.memory_analysis().temp_size_in_bytes
 
 
 def measure(rounds: int) -> None:
@@ -91,10 +92,10 @@ def measure(rounds: int) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, (_, steps) in programs.items():
-            began = time.perf_counter()
+            began = time.process_time()
             for _ in range(STEPS // steps):
                 jax.block_until_ready(made[name][0](jnp.int32(1), params, x))
-            seconds[name].append((time.perf_counter() - began) / STEPS)
+            seconds[name].append((time.process_time() - began) / STEPS)
     print(f"{'':28}{'ms a step':>10}{'ratio':>8}{'compile s':>11}{'ratio':>8}{'temp MB':>9}{'ratio':>8}")
     for name, (_, compile_seconds, memory) in made.items():
         base = "scan" if name.startswith("scan") else "step"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
+from gradflow.live.record import layer_sizes
 from gradflow.live.spikes import Detector, Points, robust_scores
 from tests.live import problems
 from tests.live.problems import Snapshots
@@ -187,3 +188,21 @@ def test_without_history_recorded_steps_are_looked_at():
     (event,) = writer.postmortems
     assert event.step == 30
     assert event.layers == ("w",)
+
+
+def test_sizes_of_gradients_are_means_over_the_kernels_of_a_layer():
+    """Stacked or not, of many shapes and types, at both ends of the range."""
+    random = np.random.default_rng(0)
+    draw = lambda *shape: random.normal(size=shape).astype(np.float32)  # noqa: E731
+    grads = {f"layer_{k}": {"kernel": draw(4, 5), "bias": draw(5)} for k in range(3)}
+    grads |= {"large": {"kernel": draw(300, 300)}, "norm": {"scale": draw(5), "bias": draw(5)}}
+    grads |= {
+        "cell": {"kernel": draw(4, 5), "recurrent": draw(5, 5)},
+        "half": {"kernel": draw(4, 5).astype(np.float16)},
+    }
+    grads |= {"tiny": {"kernel": 1e-30 * draw(4, 5)}, "huge": {"kernel": 1e37 * draw(4, 5)}}
+    layers, sizes = layer_sizes(jax.tree.map(jnp.asarray, grads), ["params"], single=True)
+    for name, size in zip(layers, np.asarray(sizes), strict=True):
+        leaves = [x for x in grads[name].values() if x.ndim > 1] or list(grads[name].values())
+        want = np.mean(np.abs(np.concatenate([x.astype(np.float64).ravel() for x in leaves])))
+        np.testing.assert_allclose(size, want, rtol=1e-5, err_msg=name)
