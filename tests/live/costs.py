@@ -1,7 +1,7 @@
 """What a watch costs: `python -m tests.live.costs` times steps side by side, round by round, and prints medians.
 
-A tanh network of 50 layers of 100 units, batch 128, gradient descent. Times are those of the processor (all threads), so
-that other programs count little; start it on one core (`taskset -c 1`).
+A tanh network of 50 layers of 100 units, batch 128, gradient descent. Times are those of the processor (all threads),
+so that other programs count little; start it on one core (`taskset -c 1`).
 """
 
 from __future__ import annotations
