@@ -15,7 +15,7 @@ import numpy as np
 from gradflow.instrument import FlowError
 from gradflow.live.record import Record
 
-__all__ = ["Programs", "Tracing", "tracing"]
+__all__ = ["Programs", "Tracing", "records", "tracing"]
 
 
 class Tracing:
