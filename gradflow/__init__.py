@@ -12,8 +12,8 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow import data as data
     from gradflow import diagnosis as diagnosis
     from gradflow import initializers as initializers
+    from gradflow import live as live
     from gradflow import models as models
-    from gradflow import monitor as monitor
     from gradflow import plots as plots
     from gradflow import theory as theory
     from gradflow import training as training
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow.instrument import LayerFlow as LayerFlow
     from gradflow.instrument import tap as tap
     from gradflow.instrument import value_grad_and_flow as value_grad_and_flow
+    from gradflow.live.watch import watch as watch
     from gradflow.primitives import register_rule as register_rule
 
 __version__ = "0.1.0"
@@ -43,9 +44,9 @@ _HOMES = {
     "find_nonfinite": "gradflow.diagnosis",
     "initializers": "",
     "ledger": "gradflow.diagnosis",
+    "live": "",
     "lsuv": "gradflow.initializers.lsuv",
     "models": "",
-    "monitor": "",
     "plots": "",
     "register_rule": "gradflow.primitives",
     "tap": "gradflow.instrument",
@@ -53,6 +54,7 @@ _HOMES = {
     "training": "",
     "treat": "gradflow.diagnosis.treatment",
     "value_grad_and_flow": "gradflow.instrument",
+    "watch": "gradflow.live.watch",
 }
 
 __all__ = list(_HOMES)

@@ -23,8 +23,7 @@ jax.config.update("jax_debug_nans", True)
 TESTS = Path(__file__).parent
 # Nearly all time of the tests is compilation, and nearly half of that is LLVM's optimization, which these programs
 # are too small to repay. What users compile is what these folders are about, or they run longer than they compile.
-OPTIMIZED = ("instrument", "diagnosis", "live", "experiments")
-UNOPTIMIZED = "diagnosis/test_nonfinite*.py"  # the locator compiles hundreds of operations of a few numbers each
+OPTIMIZED = ("instrument", "experiments")
 # Experiments run in seconds to minutes; in these files are the tests that do not run one.
 QUICK_EXPERIMENTS = (
     "test_claims.py",
@@ -88,8 +87,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Compile quickly where the compiler is not what is tested; between files, drop what fills the memory."""
-    optimized = folder_of(request.path) in OPTIMIZED and not request.path.match(UNOPTIMIZED)
-    jax.config.update("jax_disable_most_optimizations", not optimized)
+    jax.config.update("jax_disable_most_optimizations", folder_of(request.path) not in OPTIMIZED)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
     if resident_memory() > MEMORY_LIMIT:

@@ -31,7 +31,7 @@ PUBLIC = [
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("package", ["gradflow", "gradflow.theory"])
+@pytest.mark.parametrize("package", ["gradflow", "gradflow.live", "gradflow.theory"])
 def test_type_checkers_see_the_table_of_names(package: str) -> None:
     module = importlib.import_module(package)
     tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))

@@ -90,7 +90,7 @@ def profile(x: Array, y: Array, kernel: str, depth: int, channels: int, seed: in
     run = gf.value_grad_and_flow(loss, statistics=("output_rms", "output_grad_rms"), data_gradients=False)
     # The gradient itself is as large as the network and not asked for.
     flow = jax.jit(lambda *given: run(*given)[2])(params, x[:MEASURED], y[:MEASURED])
-    found = gf.monitor.profile(flow)
+    found = gf.live.profile(flow)
     return {
         "forward": np.asarray(found["output_rms"])[:depth],
         "backward": np.asarray(found["output_grad_rms"])[:depth],

@@ -54,7 +54,7 @@ def trace(
     entries = (argnums,) if single else tuple(argnums)
     numbers = _normalised([argument_number(n) for n in entries], len(args))
     with watched(fun, args), call_of(fun, numbers, entries, args, kwargs) as call:
-        yield _traced(call, numbers, single, has_aux, _argument_names(fun, numbers))
+        yield _traced(call, numbers, single, has_aux, argument_names(fun, numbers))
 
 
 def _traced(call: Call, numbers: tuple[int, ...], single: bool, has_aux: bool, names: list[str]) -> Traced:
@@ -104,7 +104,13 @@ def _normalised(numbers: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(n % count for n in numbers)
 
 
-def _argument_names(fun: Callable[..., Any], numbers: tuple[int, ...]) -> list[str]:
+def argument_names(fun: Callable[..., Any], numbers: tuple[int, ...]) -> list[str]:
+    """Return the names of positional arguments; their numbers where they have none.
+
+    Args:
+        fun: whose.
+        numbers: of the arguments, from 0.
+    """
     try:
         positional = list(inspect.signature(fun).parameters)
     except (TypeError, ValueError):

@@ -122,3 +122,9 @@ def varying_over(x: jax.Array, axes: frozenset[str]) -> jax.Array:
     """Let `x` differ from device to device over mesh axes, inside a `shard_map` that keeps account of that."""
     missing = axes - varying_axes(x)
     return jax.lax.pcast(x, tuple(sorted(missing)), to="varying") if missing else x
+
+
+def empty_like(x: Any) -> jax.Array:
+    """Return zeros of the type that an array or a shape has, on the devices over which that varies."""
+    axes = frozenset(getattr(getattr(x, "manual_axis_type", None), "varying", None) or getattr(x, "vma", None) or ())
+    return varying_over(jnp.zeros(x.shape, x.dtype), axes)

@@ -10,14 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend import core as jax_core
 
 from gradflow.instrument import parameters
 from gradflow.instrument.analysis import find_sites
 from gradflow.instrument.arguments import Traced, trace
 from gradflow.instrument.description import describe
-from gradflow.instrument.flow import Flow, validate_statistics
+from gradflow.instrument.flow import Flow, Meta, validate_statistics
 from gradflow.instrument.interpreter import Interpreter
-from gradflow.instrument.jaxprs import opened, varying_axes
+from gradflow.instrument.jaxprs import empty_like, opened, varying_axes
 from gradflow.instrument.naming import Select, name_sites, selected
 from gradflow.instrument.origins import Kind, Origin
 from gradflow.instrument.sinks import pack_sites
@@ -102,7 +103,91 @@ class _Options:
     flush_below: float
 
 
+def value_grad_and_flow_if(
+    fun: Callable[..., Any] | Any,
+    argnums: Any = 0,
+    has_aux: bool = False,
+    *,
+    select: Select = None,
+    statistics: Iterable[str] | str | None = None,
+) -> Callable[..., tuple[Any, Any, Flow]]:
+    """Return a function that gives value and gradients as ever, and the flow only where a traced condition holds.
+
+    Value and gradients are formed outside of the branch, so that the condition changes none of their bits. The branch
+    runs the loss once more, and its backward pass as far as the layers' cotangents go.
+
+    Args:
+        fun: as for `value_grad_and_flow`.
+        argnums: as for `value_grad_and_flow`.
+        has_aux: as for `value_grad_and_flow`.
+        select: as for `value_grad_and_flow`.
+        statistics: as for `value_grad_and_flow`.
+
+    Returns:
+        A function of the condition, a boolean scalar, and the arguments of `fun`; where the condition does not hold,
+        the arrays of the flow are 0.
+    """
+    options = _Options(select, validate_statistics(statistics), False, False, flush_below(jnp.float16))
+
+    def value_grad_and_flow_if_f(condition: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, Flow]:
+        with trace(fun, argnums, has_aux, args, kwargs) as traced:
+            run = jax_core.jaxpr_as_fun(traced.jaxpr)
+
+            def loss(leaves: list[Any]) -> tuple[Any, Any]:
+                value, *aux = run(*leaves)
+                return value, aux
+
+            (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(traced.leaves)
+            flow = _flow_if(condition, traced, options, value, grads)
+            aux, grads = traced.rebuild_aux(aux), traced.rebuild_grads(grads)
+        return ((value, aux) if has_aux else value), grads, flow
+
+    return value_grad_and_flow_if_f
+
+
+def _flow_if(condition: Any, traced: Traced, options: _Options, value: Any, grads: list[Any]) -> Flow:
+    made: list[Meta] = []
+
+    def measure(leaves: list[Any], value: Any, grads: list[Any]) -> Any:
+        instrument = _instrumented(dataclasses.replace(traced, leaves=leaves), options)
+        (_, (_, ahead)), back = jax.value_and_grad(instrument.loss, argnums=1, has_aux=True)(leaves, instrument.sinks)
+        flow = instrument.flow(value, grads, ahead, back)
+        made.append(flow._meta)
+        return flow._arrays
+
+    measure = jax.jit(measure)  # traced once, for its shapes and for the branch
+    shapes = jax.eval_shape(measure, traced.leaves, value, grads)
+
+    def nothing(*_: Any) -> Any:
+        return jax.tree.map(empty_like, shapes)
+
+    return Flow(made[0], *lax.cond(condition, measure, nothing, traced.leaves, value, grads))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instrument:
+    """A loss with taps in place.
+
+    Attributes:
+        loss: (leaves, sinks) -> (loss, (aux, forward numbers)); the gradient of the sinks are the backward numbers.
+        sinks: zeros.
+        flow: (loss, gradients of leaves, forward numbers, backward numbers) -> flow.
+    """
+
+    loss: Callable[..., Any]
+    sinks: list[Any]
+    flow: Callable[..., Flow]
+
+
 def _run(traced: Traced, options: _Options) -> tuple[Any, Any, Any, Flow]:
+    instrument = _instrumented(traced, options)
+    differentiate = jax.value_and_grad(instrument.loss, argnums=(0, 1), has_aux=True)
+    (value, (aux, ahead)), (grads, back) = differentiate(traced.leaves, instrument.sinks)
+    flow = instrument.flow(value, grads, ahead, back)
+    return value, traced.rebuild_aux(aux), traced.rebuild_grads(grads), flow
+
+
+def _instrumented(traced: Traced, options: _Options) -> _Instrument:
     findings = _find(traced, options)
     names = name_sites(findings.sites, traced.paths)
     sites, names, leaves = _chosen(findings, names, traced, options)
@@ -114,15 +199,14 @@ def _run(traced: Traced, options: _Options) -> tuple[Any, Any, Any, Flow]:
         (loss, *aux), ahead = interpreter(traced.jaxpr, leaves, sinks)
         return loss, (aux, ahead)
 
-    sinks = [pack.zeros() for pack in packs]
-    differentiate = jax.value_and_grad(instrumented, argnums=(0, 1), has_aux=True)
-    (value, (aux, ahead)), (grads, back) = differentiate(traced.leaves, sinks)
-    groups = parameters.group(sites, traced.leaves, leaves)
-    sums = parameters.reduce(groups, traced.leaves, grads, options.wanted)
-    meta = describe(findings, sites, names, specs, packs, groups, leaves, traced, options.wanted)
-    bad = (~jnp.isfinite(lax.stop_gradient(value))).astype(jnp.float32)
-    flow = Flow(meta, tuple(_over_devices(a) for a in ahead), tuple(back), sums, _over_devices(bad))
-    return value, traced.rebuild_aux(aux), traced.rebuild_grads(grads), flow
+    def flow(value: Any, grads: list[Any], ahead: Any, back: Any) -> Flow:
+        groups = parameters.group(sites, traced.leaves, leaves)
+        sums = parameters.reduce(groups, traced.leaves, grads, options.wanted)
+        meta = describe(findings, sites, names, specs, packs, groups, leaves, traced, options.wanted)
+        bad = (~jnp.isfinite(lax.stop_gradient(value))).astype(jnp.float32)
+        return Flow(meta, tuple(_over_devices(a) for a in ahead), tuple(back), sums, _over_devices(bad))
+
+    return _Instrument(instrumented, [pack.zeros() for pack in packs], flow)
 
 
 def _over_devices(ahead: jax.Array) -> jax.Array:

@@ -8,10 +8,11 @@ printer; heat maps use cividis, whose lightness rises steadily.
 from gradflow.plots.colors import heatmap
 from gradflow.plots.curves import movement, profile, training_curves
 from gradflow.plots.depth import flow
+from gradflow.plots.postmortem import postmortem
 from gradflow.plots.style import COLORS, DASHES, HEAT, MARKERS, STYLE, line_styles, styled
 from gradflow.plots.waterfall import waterfall
 
 __all__ = [
-    "COLORS", "DASHES", "HEAT", "MARKERS", "STYLE", "flow", "heatmap", "line_styles", "movement", "profile", "styled",
-    "training_curves", "waterfall",
+    "COLORS", "DASHES", "HEAT", "MARKERS", "STYLE", "flow", "heatmap", "line_styles", "movement", "postmortem",
+    "profile", "styled", "training_curves", "waterfall",
 ]  # fmt: skip

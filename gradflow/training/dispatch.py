@@ -16,13 +16,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
 from gradflow.data.pytree_dataclass import pytree
-from gradflow.monitor import FlowHistory, Monitor, profile, rows
+from gradflow.live import FlowHistory, profile, rows
+from gradflow.live.record import Record as WatchRecord
+from gradflow.live.record import with_updates
+from gradflow.live.watch import Plan, Watch
 from gradflow.training.devices import SplitWindow, replicated
 from gradflow.training.history import FitResult, History
 from gradflow.training.losses import evaluate
 from gradflow.training.nonfinite import NonFiniteError, locate, origin_in_step
 from gradflow.training.progress import Report
-from gradflow.training.step import LossFn, Metrics, TrainState, make_flow_step, make_step, run
+from gradflow.training.step import FlowStep, LossFn, Metrics, TrainState, make_flow_step, make_step, run
 
 if TYPE_CHECKING:
     import optax
@@ -37,14 +40,16 @@ class Record:
 
     Attributes:
         metrics: over all its steps.
-        flow: statistic -> array layer x monitored step; None without.
+        flow: statistic -> array layer x recorded step; None without.
         stopped: whether a step of it was not taken, since it was not finite.
+        watched: the recorded steps as the writers of the watch get them; None without.
         layers: names of the rows of the flow.
     """
 
     metrics: Metrics
     flow: dict[str, Array] | None
     stopped: Bool[Array, ""]
+    watched: WatchRecord | None = None
     layers: tuple[str, ...] = ()
 
 
@@ -66,7 +71,7 @@ def programs(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     every: int,
-    monitor: Monitor | None,
+    plan: Plan | None,
     mesh: Mesh | None,
 ) -> Programs:
     """Return the programs of a run, the very ones of an earlier run where all of this is the same.
@@ -75,10 +80,10 @@ def programs(
         loss_fn: as for `make_step`.
         optimizer: as for `make_step`.
         every: steps of a dispatch.
-        monitor: flow to record.
+        plan: flow to record.
         mesh: devices that share the batch.
     """
-    settings = (loss_fn, optimizer, every, monitor, mesh)
+    settings = (loss_fn, optimizer, every, plan, mesh)
     return _cached_programs(*settings) if _is_hashable(settings) else _make_programs(*settings)
 
 
@@ -94,7 +99,7 @@ def _make_programs(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     every: int,
-    monitor: Monitor | None,
+    plan: Plan | None,
     mesh: Mesh | None,
 ) -> Programs:
     step = make_step(loss_fn, optimizer)
@@ -107,12 +112,15 @@ def _make_programs(
         return state, Record(_sum_over_steps(metrics), None, ~state.finite)
 
     def flowing(state: TrainState, window: Any) -> tuple[TrainState, Record]:
-        assert monitor is not None
-        flow_step = make_flow_step(loss_fn, optimizer, statistics=monitor.statistics, select=monitor.select)
-        interval = min(monitor.every, every)
-        state, metrics, flow = run(step, state, on_mesh(window), every, every=interval, flow_step=flow_step)
+        assert plan is not None
+        flow_step = make_flow_step(loss_fn, optimizer, statistics=plan.statistics, select=plan.select)
+        flow_step = _recording(flow_step) if plan.written else flow_step
+        interval = min(plan.every, every)
+        state, metrics, found = run(step, state, on_mesh(window), every, every=interval, flow_step=flow_step)
+        flow = found.flow if plan.written else found
         lines = {name: line.T for name, line in profile(flow, stacked=1).items()}
-        return state, Record(_sum_over_steps(metrics), lines, ~state.finite, rows(flow, stacked=1))
+        watched = found if plan.written else None
+        return state, Record(_sum_over_steps(metrics), lines, ~state.finite, watched, rows(flow, stacked=1))
 
     def evaluate_validation(state: TrainState, inputs: Any, targets: Any) -> Metrics:
         return evaluate(loss_fn, state, inputs, targets)  # type: ignore[arg-type]
@@ -123,6 +131,18 @@ def _make_programs(
         jax.jit(flowing, donate_argnums=0, **placement),
         jax.jit(evaluate_validation, **placement),
     )
+
+
+def _recording(flow_step: FlowStep) -> FlowStep:
+    """Return the step with all that writers get in place of the flow."""
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics, WatchRecord]:
+        done, metrics, flow = flow_step(state, batch)
+        loss = metrics["loss"].value if "loss" in metrics else None
+        updates = jax.tree.map(jnp.subtract, done.params, state.params)
+        return done, metrics, with_updates(WatchRecord(True, state.step, loss, flow), updates, state.params)
+
+    return step
 
 
 _cached_programs: Callable[..., Programs] = functools.lru_cache(maxsize=8)(_make_programs)
@@ -165,7 +185,7 @@ class Dispatches:
         state: TrainState,
         source: Any,
         every: int,
-        monitor: Monitor | None,
+        watch: Watch | None,
         validation: tuple[Any, Any] | None,
         mesh: Mesh | None,
     ) -> None:
@@ -173,8 +193,8 @@ class Dispatches:
         # Axes that the compiler propagates, whatever kind those of the given mesh are.
         mesh = None if mesh is None else Mesh(mesh.devices, mesh.axis_names)
         self._loss_fn, self._optimizer, self._source, self._every = loss_fn, optimizer, source, every
-        self._monitor, self._mesh = monitor, mesh
-        self._programs = programs(loss_fn, optimizer, every, monitor, mesh)
+        self._watch, self._mesh = watch, mesh
+        self._programs = programs(loss_fn, optimizer, every, None if watch is None else watch.plan(loss_fn), mesh)
         self._validation = None if validation is None else self._on_all_devices(tuple(map(jnp.asarray, validation)))
         self.start_from(state)
         self.history, self.saved = History(), "no checkpoints were asked for"
@@ -209,7 +229,7 @@ class Dispatches:
             validate: whether to, if there are validation data.
         """
         began = time.perf_counter()
-        flowing = self._monitor is not None and first % max(self._monitor.every, self._every) == 0
+        flowing = self._watch is not None and first % max(self._watch.every, self._every) == 0
         program = self._programs.flowing if flowing else self._programs.plain
         self.state, record = program(self.state, self._window_of(first))
         validation = None
@@ -233,6 +253,7 @@ class Dispatches:
             flow = self._flow_of(first, record)
             if record.stopped:
                 self._stop(first, record, flow)
+            self._write(record)
             self._time(began, flow is not None)
             end = first + self._every
             self.history.add("train", end, record.metrics)
@@ -245,7 +266,7 @@ class Dispatches:
     def result(self) -> FitResult:
         """Return all that there is so far."""
         per_step, with_flow = (statistics.median(x) if x else float("nan") for x in self._seconds.values())
-        looks = 0 if self._monitor is None else max(1, self._every // self._monitor.every)
+        looks = 0 if self._watch is None else max(1, self._every // self._watch.every)
         return FitResult(
             self.state,
             self.history.curve("train"),
@@ -267,9 +288,9 @@ class Dispatches:
         return self._window[1]
 
     def _flow_of(self, first: int, record: Record) -> FlowHistory | None:
-        if record.flow is None or self._monitor is None:
+        if record.flow is None or self._watch is None:
             return None
-        steps = np.arange(first, first + self._every, min(self._monitor.every, self._every))
+        steps = np.arange(first, first + self._every, min(self._watch.every, self._every))
         return FlowHistory(steps, record.layers, {name: np.asarray(x) for name, x in record.flow.items()})
 
     def _time(self, began: float, flowing: bool) -> None:
@@ -278,12 +299,18 @@ class Dispatches:
             self._seconds[flowing].append(now - max(began, self._ready))
         self._ready = now
 
+    def _write(self, record: Record, records: int | None = None) -> None:
+        """Hand the recorded steps to the writers, or only the first of them."""
+        if self._watch is not None and record.watched is not None:
+            self._watch.write(jax.tree.map(lambda x: x[:records], record.watched))
+
     def _stop(self, first: int, record: Record, flow: FlowHistory | None) -> None:
         self.state = self.state._replace(finite=jnp.ones_like(self.state.finite))
         bad = int(self.state.step)
         self.history.add("train", bad, record.metrics)
         if flow is not None and (upto := int(np.sum(flow.steps <= bad))):
             self.history.add_flow(flow.until(upto))
+            self._write(record, upto)
         window = self._window_of(first)
         window = window if self._mesh is None else SplitWindow(window, self._mesh)
         breakdown = locate(self._loss_fn, self._optimizer, self.state, window)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from gradflow import _lookup
-from gradflow.monitor import FlowHistory
+from gradflow.live import FlowHistory
 from gradflow.training.checkpoints import pack, unpack
 from gradflow.training.step import Metrics, TrainState
 
@@ -77,7 +77,7 @@ class FitResult:
         state: after the last step.
         curve: of the training batches, each record over the steps since the one before.
         validation: of the validation data; without records if there are none.
-        flow: of the monitored steps, None without a monitor.
+        flow: of the recorded steps, None without a watch.
         seconds_per_step: median over the dispatches of this process that compiled nothing and held no flow; NaN if
             there were none.
         seconds_per_flow: what a step with flow took beyond one without, likewise.

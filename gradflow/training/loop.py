@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gradflow.monitor import Monitor
+from gradflow.live.watch import Watch
 from gradflow.training.checkpoints import Checkpoints, open_store
 from gradflow.training.contract import validate_signature
 from gradflow.training.dispatch import Dispatches
@@ -38,7 +38,7 @@ def fit(
     steps: int,
     *,
     every: int = 100,
-    monitor: Monitor | None = None,
+    watch: Watch | None = None,
     checkpoints: Checkpoints | None = None,
     validation: tuple[Any, Any] | None = None,
     validate_every: int | None = None,
@@ -61,7 +61,8 @@ def fit(
         source: of `gf.data`: on the device, generated or streamed; or a pure function (key, step) -> batch.
         steps: of the whole run, those behind `state` or a checkpoint included; a multiple of `every`.
         every: steps of a dispatch, and of a record of the curve.
-        monitor: flow during training; its `every` is a multiple or a divisor of the one here.
+        watch: flow during training; its `every` is a multiple or a divisor of the one here. Its writers get every
+            record; close it, or leave its `with` block, after the run.
         checkpoints: where to, how often, whether to resume; saved at ends of dispatches.
         validation: inputs and targets as batches have them, for `evaluate`.
         validate_every: steps between validations, a multiple of `every`; None: at the end only.
@@ -84,13 +85,13 @@ def fit(
         >>> round(float(fitted.state.params), 6)
         3.0
     """
-    _check_schedule(steps, every, monitor, validate_every, mesh)
+    _check_schedule(steps, every, watch, validate_every, mesh)
     _check_arguments(loss_fn, optimizer, state, source, validation)
-    dispatches = Dispatches(loss_fn, optimizer, state, source, every, monitor, validation, mesh)
+    dispatches = Dispatches(loss_fn, optimizer, state, source, every, watch, validation, mesh)
     with contextlib.ExitStack() as stack:
         saver = None
         if checkpoints is not None:
-            saver = _Saver(checkpoints, _settings(every, monitor))
+            saver = _Saver(checkpoints, _settings(every, watch))
             stack.callback(saver.close)
             saver.restore(dispatches)
         done = int(dispatches.state.step)
@@ -174,24 +175,22 @@ def _agreed(*numbers: int) -> tuple[int, ...]:
     return tuple(int(n) for n in multihost_utils.process_allgather(np.asarray(numbers, np.int32)).max(0))
 
 
-def _settings(every: int, monitor: Monitor | None) -> dict[str, Any]:
-    recorded = None if monitor is None else [monitor.every, *monitor.statistics]
-    return {"every": every, "monitor": recorded}
+def _settings(every: int, watch: Watch | None) -> dict[str, Any]:
+    recorded = None if watch is None else [watch.every, *watch.statistics]
+    return {"every": every, "watch": recorded}
 
 
-def _check_schedule(
-    steps: int, every: int, monitor: Monitor | None, validate_every: int | None, mesh: Mesh | None
-) -> None:
+def _check_schedule(steps: int, every: int, watch: Watch | None, validate_every: int | None, mesh: Mesh | None) -> None:
     if every < 1 or steps < 0 or steps % every:
         fitting = max((n for n in range(1, min(steps, 200) + 1) if steps % n == 0), default=1)
         raise ValueError(
             f"fit: expected steps to be a multiple of every >= 1, got steps={steps}, every={every}. "
             f"Fix: every={fitting}, or steps={-(-max(steps, 0) // max(every, 1)) * max(every, 1)}"
         )
-    if monitor is not None and monitor.every % every and every % monitor.every:
+    if watch is not None and watch.every % every and every % watch.every:
         raise ValueError(
-            f"fit: expected Monitor(every=...) to be a multiple or a divisor of every={every}, got {monitor.every}. "
-            f"Fix: Monitor(every={every})"
+            f"fit: expected watch(every=...) to be a multiple or a divisor of every={every}, got {watch.every}. "
+            f"Fix: gf.watch(every={every})"
         )
     if validate_every is not None and (validate_every < 1 or validate_every % every):
         raise ValueError(f"fit: expected validate_every to be a multiple of every={every}, got {validate_every}")

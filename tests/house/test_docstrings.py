@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-MODULES = ("", "activations", "data", "initializers", "models", "monitor", "plots", "theory", "training")
+MODULES = ("", "activations", "data", "initializers", "live", "models", "plots", "theory", "training")
 
 
 def functions() -> Iterator[tuple[str, Callable[..., Any]]]:

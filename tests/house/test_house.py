@@ -41,9 +41,9 @@ ALLOWED = {
     "data": {"_lookup"},
     "diagnosis": {"_lookup", "initializers", "instrument", "plots", "primitives"},
     "plots": {"instrument"},
-    "monitor": {"instrument"},
+    "live": {"_lazy", "instrument", "plots"},
     # An error of `training.fit` finds the operation in which it began when it is asked for it.
-    "training": {"_lookup", "instrument", "monitor", "data", "diagnosis"},
+    "training": {"_lookup", "instrument", "live", "data", "diagnosis"},
 }
 # Who may import which heavy package while it is itself being imported.
 HEAVY = {

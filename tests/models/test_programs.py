@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-REST = {"diagnosis", "monitor", "data", "training", "plots", "theory.spectra", "theory.tracing", "initializers.lsuv"}
+REST = {"diagnosis", "live", "data", "training", "plots", "theory.spectra", "theory.tracing", "initializers.lsuv"}
 
 ACTIVATION = """
 from gradflow import activations

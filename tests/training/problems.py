@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import gradflow as gf
 from gradflow import training
-from gradflow.monitor import Monitor
 from gradflow.training import Checkpoints, Mean
 
 WIDTH, BATCH = 6, 8
@@ -54,6 +54,11 @@ def loss_fn(params, model_state, batch, key, *, train=True):
 def batch(key, step):
     x = 1 + jax.random.normal(jax.random.fold_in(key, step), (BATCH, WIDTH), jnp.float32)
     return x, jnp.sin(x.sum(1))
+
+
+def watch(every, **options):
+    statistics = ("output_rms", "output_grad_rms", "weight_rms", "weight_grad_rms")
+    return gf.watch(every=every, **{"statistics": statistics, **options})
 
 
 def start(optimizer=OPTIMIZER, depth=2, seed=0):
@@ -121,7 +126,7 @@ def fit(folder, source, steps, mesh):
         source,
         steps,
         every=5,
-        monitor=Monitor(every=10),
+        watch=watch(10),
         checkpoints=Checkpoints(folder, every_steps=10, keep=2, resume=True),
         validation=jax.tree.map(np.asarray, batch(jax.random.key(9), 0)),
         validate_every=20,

@@ -12,7 +12,6 @@ import optax
 import pytest
 
 from gradflow import training
-from gradflow.monitor import Monitor
 from gradflow.training import CheckpointError, Checkpoints
 from gradflow.training.checkpoints import pack, unpack
 from tests.training import problems
@@ -25,7 +24,7 @@ HELD_OUT = problems.batch(jax.random.key(3), 0)
 
 
 def train(folder, steps=24, *, resume=True, keep=3, **options):
-    options = {"monitor": Monitor(8), "validation": HELD_OUT, "validate_every": 8, **options}
+    options = {"watch": problems.watch(8), "validation": HELD_OUT, "validate_every": 8, **options}
     checkpoints = None if folder is None else Checkpoints(folder, every_steps=8, keep=keep, resume=resume)
     return fit(steps, checkpoints=checkpoints, **options)
 
@@ -135,8 +134,8 @@ def test_what_does_not_fit_is_refused(begun, tmp_path):
         train(begun, resume=False)
     with pytest.raises(CheckpointError, match=r"other settings: every: it has 4, asked for 8"):
         train(begun, 32, every=8)
-    with pytest.raises(CheckpointError, match=r"other settings: monitor: it has \[8, 'output_rms'.*asked for None"):
-        train(begun, 32, monitor=None)
+    with pytest.raises(CheckpointError, match=r"other settings: watch: it has \[8, 'output_rms'.*asked for None"):
+        train(begun, 32, watch=None)
     with pytest.raises(CheckpointError, match=r"of another model or optimizer; differences: .*Dense_3"):
         train(begun, 32, state=problems.start(depth=3))
     other = optax.sgd(0.1)

@@ -11,7 +11,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import gradflow as gf
 from gradflow import training
-from gradflow.monitor import Monitor
 from gradflow.training import Checkpoints
 from gradflow.training.devices import SplitWindow
 
@@ -38,7 +37,7 @@ def fit(mesh, steps=STEPS, source=None, **options):
         steps,
         every=4,
         mesh=mesh,
-        monitor=Monitor(4, statistics=("output_rms", "output_grad_rms", "dead_fraction")),
+        watch=gf.watch(every=4, statistics=("output_rms", "output_grad_rms", "dead_fraction")),
         validation=(jnp.asarray(x[:23]), jnp.asarray(classes[:23])),
         validate_every=4,
         progress=False,

@@ -14,10 +14,8 @@ import pytest
 
 import gradflow as gf
 from gradflow import training
-from gradflow.monitor import Monitor
 from gradflow.training import loop
 from gradflow.training.dispatch import Dispatches, programs
-from gradflow.training.progress import sparkline
 from gradflow.training.step import draw, step_key
 from tests.training import problems
 from tests.user_errors import without_type_checker
@@ -58,7 +56,7 @@ def test_curve_and_flow_are_those_of_steps_one_by_one(oracle, apart):
     """The flow of every second step, of the first of every dispatch, of every second dispatch."""
     states, totals, flows = oracle
     statistics = ("output_grad_rms", "weight_grad_norm", "output_mean")
-    fitted = fit(monitor=Monitor(every=apart, statistics=statistics))
+    fitted = fit(watch=gf.watch(every=apart, statistics=statistics))
     np.testing.assert_array_equal(fitted.curve.steps, np.arange(4, STEPS + 1, 4))
     np.testing.assert_allclose(fitted.curve["loss"], totals.reshape(-1, 4).mean(1) / problems.BATCH, rtol=1e-5)
     np.testing.assert_array_equal(fitted.curve.counts["loss"], np.full(STEPS // 4, 4 * problems.BATCH))
@@ -71,11 +69,37 @@ def test_curve_and_flow_are_those_of_steps_one_by_one(oracle, apart):
 
 
 def test_looking_changes_nothing():
-    plain, looked = fit(), fit(monitor=Monitor(every=8))
+    plain, looked = fit(), fit(watch=problems.watch(8))
     jax.tree.map(np.testing.assert_array_equal, looked.state.params, plain.state.params)
     np.testing.assert_allclose(looked.curve["loss"], plain.curve["loss"], rtol=1e-6)  # summed in another order
     assert plain.flow is None
     assert np.isfinite([looked.seconds_per_step, looked.seconds_per_flow]).all()
+
+
+def test_writers_get_every_recorded_step(oracle):
+    """With the updates beside the weights, of dispatches with several recorded steps, and once with none between."""
+    states, totals, flows = oracle
+    taken = {}
+
+    class Writer:
+        def write(self, flow, step):
+            raise AssertionError
+
+        def write_snapshot(self, snapshot):
+            taken[snapshot.step] = snapshot
+
+    with problems.watch(2, writers=[Writer()]) as watch:
+        fitted = fit(watch=watch, steps=12)
+    assert list(taken) == [0, 2, 4, 6, 8, 10] == fitted.flow.steps.tolist()
+    for step, snapshot in taken.items():
+        assert snapshot.flow.layers == flows[step].layers
+        for name in snapshot.flow.layers:
+            close(snapshot.flow[name].output_grad_rms, flows[step][name].output_grad_rms)
+        np.testing.assert_allclose(snapshot.loss, totals[step] / problems.BATCH, rtol=1e-4)
+        old, new = (states[k].params["Dense_1"]["kernel"] for k in (step, step + 1))
+        want = np.linalg.norm(new - old) / np.linalg.norm(old)
+        np.testing.assert_allclose(snapshot.update_ratios["Dense_1/kernel"], want, rtol=1e-2)
+    jax.tree.map(close, fitted.state.params, states[12].params)
 
 
 def test_going_on_from_a_state_is_one_run():
@@ -142,7 +166,14 @@ def test_two_programs_are_compiled_and_no_more(caplog, streamed):
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for steps in (16, 32):
             training.fit(
-                loss, problems.OPTIMIZER, problems.start(), source, steps, every=4, monitor=Monitor(8), progress=False
+                loss,
+                problems.OPTIMIZER,
+                problems.start(),
+                source,
+                steps,
+                every=4,
+                watch=problems.watch(8),
+                progress=False,
             )
     compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling jit(")]
     assert sum("jit(plain)" in message for message in compiled) == 1
@@ -175,17 +206,17 @@ def test_the_host_reads_one_dispatch_while_the_next_runs(monkeypatch):
     monkeypatch.setattr(loop, "report_progress", report_progress)
     fit(steps=12, source=Watched())
     assert events == ["queue 0", "queue 4", "read 0", "queue 8", "read 4", "read 8"]
-    made = programs(problems.loss_fn, problems.OPTIMIZER, 4, Monitor(8), None)
+    made = programs(problems.loss_fn, problems.OPTIMIZER, 4, problems.watch(8).plan(problems.loss_fn), None)
     for program in (made.plain, made.flowing):
         assert "callback" not in program.lower(problems.start(), jax.tree_util.Partial(problems.batch)).as_text()
     state = problems.start()
     with jax.transfer_guard("disallow"):
-        fit(state=state, monitor=Monitor(8))
+        fit(state=state, watch=problems.watch(8))
 
 
 def test_progress_goes_to_stderr_in_plain_lines(capsys):
     """The last dispatch is not a monitored one: its line has the profile of the latest that was."""
-    fit(monitor=Monitor(8), progress=True)
+    fit(watch=problems.watch(8), progress=True)
     out, err = capsys.readouterr()
     first, *_, last = err.splitlines()
     assert not out
@@ -204,7 +235,7 @@ def test_a_bar_is_drawn_on_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
-    fit(monitor=Monitor(8), progress=True)
+    fit(watch=problems.watch(8), progress=True)
     err = capsys.readouterr().err
     assert "gradient" in err[err.index("24/24") :]
     assert "24/24" in err
@@ -212,19 +243,14 @@ def test_a_bar_is_drawn_on_a_terminal(capsys, monkeypatch):
     assert "loss" in err
 
 
-def test_sparkline_is_logarithmic_and_copes_with_anything():
-    assert sparkline(np.array([1e-7, 1e-5, 1e-3, 1e-1])) == "▁▃▆█ 1e-07…1e-01"
-    assert sparkline(np.array([0.0, np.nan, 1.0, np.inf, 100.0])) == "▁▁▁▁█ 1e+00…1e+02"
-    assert sparkline(np.zeros(3)) == "▁▁▁"
-    assert len(sparkline(np.logspace(0, 3, 100)).split()[0]) == 24
-
-
 @pytest.mark.parametrize(
     "options, kind, words",
     [
         ({"steps": 25}, ValueError, r"multiple of every >= 1, got steps=25, every=4. Fix: every=25, or steps=28"),
         ({"every": 0}, ValueError, "every=0"),
-        ({"monitor": Monitor(every=6)}, ValueError, "a multiple or a divisor of every=4, got 6"),
+        ({"watch": gf.watch(every=6)}, ValueError, "a multiple or a divisor of every=4, got 6"),
+        ({"watch": gf.watch(every=4, history=9)}, ValueError, "expected history=0 for fit, got history=9"),
+        ({"watch": gf.watch(jnp.mean, every=4)}, ValueError, "or of the loss that fit trains, got one of another"),
         ({"validate_every": 6}, ValueError, "multiple of every=4, got 6"),
         ({"source": 3}, TypeError, "expected a source of batches, got int"),
         ({"state": {"w": 1}}, TypeError, "expected a TrainState, got dict"),
@@ -246,5 +272,3 @@ def test_losses_that_cannot_evaluate_are_refused_validation():
 
     with pytest.raises(TypeError, match="expected a loss with an argument train="):
         training.fit(loss, problems.OPTIMIZER, problems.start(), problems.batch, 4, every=4, validation=(0, 0))
-    with pytest.raises(ValueError, match="at least 1 step, got 0"):
-        Monitor(every=0)

@@ -10,7 +10,6 @@ import pytest
 
 import gradflow as gf
 from gradflow import training
-from gradflow.monitor import Monitor
 from gradflow.training import Checkpoints, NonFiniteError
 from tests.training import problems
 
@@ -95,7 +94,7 @@ def test_it_says_where_and_why_and_keeps_what_was_good(tmp_path, good, place, wo
             source,
             40,
             every=4,
-            monitor=Monitor(2, statistics=("output_rms",)),
+            watch=gf.watch(every=2, statistics=("output_rms",)),
             checkpoints=Checkpoints(tmp_path, every_steps=4),
             progress=False,
         )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.monitor import FlowHistory, Monitor, history, profile, rows
+from gradflow.live.flow_history import FlowHistory, history, profile, rows
 
 STEPS, WIDTH = 4, 3
 
@@ -65,8 +65,3 @@ def test_history_in_a_notebook_shows_gaps_and_escapes_names():
     assert text.count("<rect") == 5  # six values, one gap
     assert "gaps: NaN, or no number" in text
     assert "1.0e+00 … 3.0e+00" in text
-
-
-def test_monitor_refuses_no_steps():
-    with pytest.raises(ValueError, match="at least 1 step, got 0"):
-        Monitor(every=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,26 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from gradflow.instrument import Flow
 
-__all__ = ["FlowHistory", "Monitor", "history", "profile", "rows"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Monitor:
-    """What is recorded of the flow during training, and how often.
-
-    Attributes:
-        every: steps from one record to the next; the first is that of step 0.
-        statistics: fields of `LayerFlow`; what is not asked for costs nothing.
-        select: names of layers, as in `value_grad_and_flow`; None for all.
-    """
-
-    every: int = 100
-    statistics: tuple[str, ...] = ("output_rms", "output_grad_rms", "weight_rms", "weight_grad_rms")
-    select: Any = None
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"Monitor(every=...): expected at least 1 step, got {self.every}")
+__all__ = ["FlowHistory", "history", "profile", "rows"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,0 +1,115 @@
+"""A run on the terminal: loss, speed, the gradient over depth, and a word when something goes wrong."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from gradflow.instrument import Flow
+from gradflow.live.postmortem import PostMortem
+from gradflow.live.record import Snapshot
+from gradflow.live.sparkline import sparkline
+from gradflow.live.summary import layer_number, scalars, worst_layers
+
+__all__ = ["Progress", "warning_of"]
+
+_SECONDS = 10.0  # from one plain line to the next
+_VANISHED, _DEAD = -6.0, 0.5
+
+
+class Progress:
+    """Shows a run on standard error: a panel of `rich` on a terminal, else a line every ten seconds.
+
+    Steps a second are counted from record to record.
+    """
+
+    def __init__(self) -> None:
+        self._live: Any = None
+        self._last: tuple[int, float] | None = None
+        self._said = -_SECONDS
+        self._event = ""
+
+    def write(self, flow: Flow, step: int) -> None:
+        """Show a flow.
+
+        Args:
+            flow: of the step.
+            step: its number.
+        """
+        self.write_snapshot(Snapshot(step, flow))
+
+    def write_snapshot(self, snapshot: Snapshot) -> None:
+        """Show a recorded step.
+
+        Args:
+            snapshot: of it.
+        """
+        now = time.monotonic()
+        speed = ""
+        if self._last is not None and snapshot.step > self._last[0]:
+            speed = f"{(snapshot.step - self._last[0]) / max(now - self._last[1], 1e-9):.3g} steps/s"
+        self._last = snapshot.step, now
+        loss = "" if snapshot.loss is None else f"loss {snapshot.loss:.4g}"
+        head = "  ".join(filter(None, [f"step {snapshot.step}", loss, speed]))
+        self._show([head, f"gradient {_profile(snapshot)}", *filter(None, [warning_of(snapshot), self._event])])
+
+    def write_postmortem(self, postmortem: PostMortem) -> None:
+        """Show an event, from now on.
+
+        Args:
+            postmortem: of it.
+        """
+        self._event = postmortem.sentence
+        if self._live is None:
+            print(self._event, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the last panel on the terminal."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _show(self, lines: list[str]) -> None:
+        if not sys.stderr.isatty():
+            now = time.monotonic()
+            if now - self._said >= _SECONDS:
+                self._said = now
+                print("  ".join(lines), file=sys.stderr, flush=True)
+            return
+        from rich.console import Console
+        from rich.live import Live
+        from rich.panel import Panel
+        from rich.text import Text
+
+        panel = Panel(Text("\n".join(lines)), title="gradflow", expand=False)
+        if self._live is None:
+            self._live = Live(panel, console=Console(stderr=True), auto_refresh=False)
+            self._live.start()
+        self._live.update(panel, refresh=True)
+
+
+def _profile(snapshot: Snapshot) -> str:
+    numbers = [layer_number(snapshot.flow[name], "output_grad_rms") for name in snapshot.flow.layers]
+    if not numbers:
+        return "of no layer"
+    return sparkline(np.array([np.nan if x is None else x for x in numbers], np.float64))
+
+
+def warning_of(snapshot: Snapshot) -> str:
+    """Return a word on what is wrong in a recorded step, "" if nothing stands out; it depends on no scale of the loss.
+
+    Args:
+        snapshot: of the step.
+    """
+    worst, numbers = worst_layers(snapshot), scalars(snapshot)
+    if "not finite first" in worst:
+        return f"NaN or Inf {worst['not finite first']}"
+    lost = numbers.get("flow/log10 gradient first over last layer", 0.0)
+    if abs(lost) > -_VANISHED:
+        return f"the gradient {'vanishes' if lost < 0 else 'explodes'}: 1e{lost:+.0f} from the last layer to the first"
+    if numbers.get("flow/dead units worst layer", 0.0) > _DEAD:
+        return f"dead units: {worst['most dead units']}"
+    return ""
