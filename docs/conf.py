@@ -7,22 +7,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).parent
-ROOT = DOCS.parent
-sys.path.insert(0, str(ROOT))
-
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
 from sphinx.roles import XRefRole
 
-import gradflow
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT))
 
 project = "gradflow"
 author = "the authors of gradflow"
 project_copyright = "the authors of gradflow, Apache-2.0"
-version = release = gradflow.__version__
+(version,) = re.findall(r'^__version__ = "(.*)"$', (ROOT / "gradflow" / "__init__.py").read_text("utf-8"), re.MULTILINE)
+release = version
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 exclude_patterns = ["_static"]
