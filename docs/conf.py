@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
 from sphinx.roles import XRefRole
+from sphinx.util import logging
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -74,11 +76,12 @@ def moved(target: str, folder: Path, page: Path) -> str:
 
 
 def trees(text: str) -> str:
-    """Return the contents of the site, read off an index page: a list a section, of the pages to which it links."""
+    """Return the contents of the site, read off an index page: a list a section, of the pages in its table."""
     out = ""
     for section in re.split(r"^## ", text, flags=re.MULTILINE):
         caption = section.partition("\n")[0]
-        links = dict.fromkeys(m[2].removesuffix(".md") for m in LINK.finditer(section) if m[2].endswith(".md"))
+        rows = "\n".join(line for line in section.splitlines() if line.startswith("|"))
+        links = dict.fromkeys(m[2].removesuffix(".md") for m in LINK.finditer(rows) if m[2].endswith(".md"))
         if links and not caption.startswith("# "):
             out += "\n\n```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(links) + "\n```\n"
         elif links:
@@ -138,7 +141,11 @@ def name_role(role: str, rawtext: str, text: str, *more: Any, **options: Any) ->
 def mathml(self: Any, node: nodes.Element) -> None:
     """Write TeX as MathML, which browsers draw without a script."""
     block = isinstance(node, nodes.math_block)
-    written = tex2mathml(node.astext(), as_block=block)
+    try:
+        written = tex2mathml(node.astext(), as_block=block)
+    except MathError as error:
+        logging.getLogger(__name__).warning("%s in %s", error, node.astext(), location=node)
+        raise nodes.SkipNode from error
     self.body.append(f'<div class="math">{written}</div>' if block else written)
     raise nodes.SkipNode
 
