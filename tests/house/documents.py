@@ -19,8 +19,22 @@ os.environ.setdefault("COLUMNS", "100")
 import jax
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Results are written by `experiments.gallery`, and api and project hold no text of their own.
+WRITTEN_ELSEWHERE = {"results", "api", "project"}
+PAGES = [
+    ROOT / "README.md",
+    *sorted(
+        page
+        for page in (ROOT / "docs").rglob("*.md")
+        if page.relative_to(ROOT / "docs").parts[0] not in WRITTEN_ELSEWHERE
+    ),
+]
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def name_of(page: Path) -> str:
+    """Return the path of a page inside the repository."""
+    return str(page.relative_to(ROOT))
 
 
 def run(text: str) -> list[tuple[re.Match[str], str]]:

@@ -30,6 +30,7 @@ NUMBER = r"([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(%?)"
 
 def assert_same_cell(got: str, want: str) -> None:
     """Hold words to the letter, numbers to 2 % or one unit of their last digit, bars to one character."""
+    got, want = (cell.strip("()[]',:") for cell in (got, want))
     if re.fullmatch(BAR, want) and re.fullmatch(BAR, got):
         assert abs(len(got) - len(want)) <= 1, (got, want)
         return
@@ -38,35 +39,20 @@ def assert_same_cell(got: str, want: str) -> None:
         assert got == want
         return
     (a, unit), (b, other) = (number.groups() for number in numbers)
-    digits = 0 if "e" in b or "." not in b else len(b.partition(".")[2])
-    last = 0.0 if "e" in b else 10.0**-digits
+    mantissa, _, exponent = b.partition("e")
+    last = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
     assert unit == other, (got, want)
     assert abs(float(a) - float(b)) <= max(1.001 * last, 0.02 * abs(float(b))), (got, want)
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("page", documents.PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", documents.PAGES, ids=documents.name_of)
 def test_examples_of_a_page(page, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     for block, printed in documents.run(page.read_text(encoding="utf-8")):
         for line, want in zip(printed.splitlines(), block[2].splitlines(), strict=True):
             for cells in zip(line.split(), want.split(), strict=True):
                 assert_same_cell(*cells)
-
-
-def test_every_page_is_listed():
-    """README leads to the index, the index to all pages."""
-    docs = ROOT / "docs"
-    assert "(docs/index.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
-    index = (docs / "index.md").read_text(encoding="utf-8")
-    for page in docs.glob("*.md"):
-        assert page.name == "index.md" or f"({page.name})" in index, page.name
-
-
-@pytest.mark.parametrize("page", [*documents.PAGES, *sorted(ROOT.glob("C*.md")), ROOT / "BUILD_NOTES.md"], ids=str)
-def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("name, most", [("README.md", 150), ("BUILD_NOTES.md", 200)])
