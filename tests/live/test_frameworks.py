@@ -96,7 +96,8 @@ def test_nnx_with_batch_norm_and_dropout():
 
     plain = nnx.jit(make(lambda step, *args: nnx.value_and_grad(loss)(*args)))
     want, state = train(plain)
-    flow = gf.value_grad_and_flow(loss, statistics=FEW)(Net(nnx.Rngs(0)), batch(0))[2]
+    look = nnx.jit(lambda model, x: gf.value_grad_and_flow(loss, statistics=FEW)(model, x)[2])
+    flow = look(Net(nnx.Rngs(0)), batch(0))
     for way in WAYS:
         watch, writer = watched(loss)
         with watch:
@@ -109,6 +110,7 @@ def test_nnx_with_batch_norm_and_dropout():
             close(writer.taken[0].flow[name].output_grad_rms, flow[name].output_grad_rms)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("way", WAYS)
 def test_equinox(way):
     import equinox as eqx
@@ -202,6 +204,7 @@ def test_keras_fit():
     close(writer.taken[0].loss, value)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_several_devices(way, kind):

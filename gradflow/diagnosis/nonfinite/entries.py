@@ -140,7 +140,7 @@ def causes(
     if name in _COPIES:
         return _copied(eqn, operands, out, index)
     if name in _REDUCTIONS and len(operands) == 1:
-        return _judged(eqn, value, index, operands, _reduced(operands[0], eqn.params["axes"], index))
+        return _judged(eqn, value, index, operands, _reduced(operands[0], tuple(map(int, eqn.params["axes"])), index))
     if name in _WHOLE:
         return opaque_causes(operands, value, index)
     return _by_substitution(operands, out, value, index, run, eqn)
