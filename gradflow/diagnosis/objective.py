@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from gradflow.instrument.arguments import trace
 from gradflow.instrument.errors import FlowError
@@ -93,7 +94,7 @@ class Objective:
         def value(leaves: Sequence[Any], arrays: Sequence[Any]) -> Any:
             with trace(loss_fn, 0, has_aux, (params, *placed(arrays)), kwargs) as traced:
                 jaxpr, consts = opened(traced.jaxpr)
-            return jax.core.eval_jaxpr(jaxpr, consts, *leaves)[0]
+            return core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, consts))(*leaves)[0]
 
         def arrays_of(args: tuple[Any, ...]) -> list[Any]:
             leaves, structure = jax.tree_util.tree_flatten(args)

@@ -24,6 +24,7 @@ EXPERIMENTS = ROOT / "experiments"
 
 # Who may import whom inside gradflow; `_lookup` (nearest names) is for all but the instrument.
 ALLOWED = {
+    "__main__": {"_lookup"},
     "_lazy": set(),
     "_lookup": set(),
     "primitives": set(),
