@@ -16,7 +16,7 @@ import tyro
 from gradflow import _lookup
 from gradflow.diagnosis.verdict import diagnose
 
-__all__ = ["main"]
+__all__ = ["Command", "main"]
 
 PROG = "python -m gradflow diagnose"
 HEALTHY, SICK, BAD_USAGE, CRASHED = 0, 1, 2, 3

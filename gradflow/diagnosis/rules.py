@@ -15,7 +15,10 @@ from gradflow.diagnosis.trial import MULTIPLES
 from gradflow.instrument import Flow
 from gradflow.instrument.layer_flow import LayerFlow
 
-__all__ = ["RULES", "findings"]
+__all__ = [
+    "RULES", "dead_units", "findings", "nonfinite", "rank_collapse", "saturation", "shattered", "stalled", "steps",
+    "symmetry", "underflow", "zeros",
+]  # fmt: skip
 
 _INF = math.inf
 

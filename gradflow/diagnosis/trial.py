@@ -38,7 +38,7 @@ class Trial:
         leaves: the parameters in the end.
     """
 
-    losses: Float[np.ndarray, " steps+1"]
+    losses: Float[np.ndarray, " losses"]
     before: Float[np.ndarray, " batches"]
     after: Float[np.ndarray, " batches"]
     update_ratios: Float[np.ndarray, "steps leaves"]

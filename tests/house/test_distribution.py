@@ -51,6 +51,7 @@ matplotlib.use("agg")
 _, _, flow = gf.value_grad_and_flow(lambda p: jnp.mean((jnp.ones((2, 3)) @ p["w"]) ** 2))({"w": jnp.ones((3, 4))})
 gf.plots.flow(flow).savefig("flow.png")
 """,
+    "live": "import gradflow as gf, matplotlib, rich; gf.live.TensorBoard('runs').close()",
     "docs": "import furo, matplotlib, myst_parser, sphinx",
     "test": """
 import importlib, pkgutil

@@ -14,7 +14,7 @@ from gradflow.diagnosis.finding import Finding
 from gradflow.diagnosis.treatment.plan import Plan
 from gradflow.initializers.lsuv import lsuv
 
-__all__ = ["CHANGES", "RATES", "Change", "Context", "promising"]
+__all__ = ["CHANGES", "RATES", "Change", "Context", "at_random", "promising"]
 
 
 class Context(NamedTuple):
