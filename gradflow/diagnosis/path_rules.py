@@ -56,11 +56,16 @@ def _mended(m: Measurements) -> float:
 
 
 def _moves_alike(m: Measurements) -> bool:
-    """Tell whether the steps moved no weight, relative to its size, by far more than another."""
+    """Tell whether the steps moved all weights, none of them, relative to its size, by far more than another.
+
+    In a chain of weights that are all too small, forward and backward signal shrink towards each other, so that all
+    gradients are equal, and nothing moves.
+    """
     if m.trial is None or not np.all(np.isfinite(m.trial.losses)):
         return False
     moved = [x for p, x in zip(m.leaves.values(), m.trial.movements, strict=True) if p.can_move]
-    return min(moved, default=0.0) > 0 and math.log10(min(moved) / max(moved)) > thresholds.STALLED
+    least = min(moved, default=0.0)
+    return least > 10**thresholds.STALLED and math.log10(least / max(moved)) > thresholds.STALLED
 
 
 def _from_zero(entry: Entry, m: Measurements) -> bool:

@@ -29,7 +29,7 @@ _RECTIFY = Remedy(
 )
 _CRITICAL = Remedy(
     "Scale the initial weights so that every layer keeps the size of its signal on your batch.",
-    "params = gf.lsuv(model_fn, params, x)",
+    "params, _ = gf.lsuv(loss_fn, params, *args)",
 )
 _GATES = Remedy(
     "Use gated cells that keep what they have, with an open forget gate.",
