@@ -147,12 +147,13 @@ def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> 
     def measured(name: str, field: str, steps: Steps) -> float:
         return float(np.asarray(getattr(flow[name], field))[steps])
 
-    fields, gains, graph = MeasuredFields(), {}, False
+    fields, graph = MeasuredFields(), False
+    gains: dict[tuple[int, ...], tuple[Any, float]] = {}
     for round_ in range(_ROUNDS):
         propagation = Propagation(sites, measured, fields, gains, follow_nodes=graph)
         outs = propagation.walk(closed, [*map(Known, jax.tree_util.tree_leaves(initial)), *map(Data, batch)])
-        graph, found = propagation.algebra.nodes_wanted, graph
-        if not fields.missing and graph == found:
+        followed, graph = graph, propagation.algebra.nodes_wanted
+        if not fields.missing and graph == followed:
             break
         if fields.missing:
             fields.measure(closed, [*leaves, *batch])

@@ -265,8 +265,8 @@ class Propagation:
         path, steps = place
         measured = None
         if isinstance(entering, Outside) and product.primitive.name in CONTRACTIONS:
-            moments = self.fields.get(Request(path, source, input_axes(product, source)), steps)
-            measured = None if moments is None else _normalized(moments, "operand")
+            found = self.fields.get(Request(path, source, input_axes(product, source)), steps)
+            measured = None if found is None else _normalized(found, "operand")
         padding = entering.padding if isinstance(entering, Padded) else {}
         moments = _moments_of(product, source, as_signal(self.algebra, entering), measured)
         windows = windows_of(product, source, padding)

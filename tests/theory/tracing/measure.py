@@ -115,7 +115,7 @@ def bands(seeds: int) -> None:
         "|---|---|---|---|---|---|"
     )
     for name, (model, weights, shape) in NETWORKS.items():
-        rows = []
+        rows: list[theory.LayerPrediction] = []
         for seed in range(seeds):
             x = jax.random.normal(jax.random.key(1000 + seed), shape)
             rows += theory.predict(model, weights(seed), x).layers

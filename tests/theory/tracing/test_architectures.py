@@ -181,7 +181,7 @@ def test_a_recurrent_language_model_is_inside_the_theory() -> None:
     assert not prediction.outliers, str(prediction)
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("edges", [True, False], ids=["edges", "adjacency"])
 def test_graph_networks_are_inside_the_theory_forward(edges: bool) -> None:
     """The covariance of every two nodes is followed; gradients that come back over the edges are measured."""
@@ -192,6 +192,7 @@ def test_graph_networks_are_inside_the_theory_forward(edges: bool) -> None:
         assert layer.output_rms == pytest.approx(layer.measured_output_rms, rel=0.15), str(prediction)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("neighbours", ["alike", "unlike"])
 def test_a_sum_over_neighbours_depends_on_how_alike_they_are(neighbours: str) -> None:
     """Deep means over a ring: what is left is the correlation of neighbours, which grows on the way."""
@@ -221,6 +222,7 @@ def test_a_sum_over_neighbours_depends_on_how_alike_they_are(neighbours: str) ->
     assert [layer.output_rms for layer in prediction.layers] == pytest.approx(list(map(float, drawn)), rel=0.04)
 
 
+@pytest.mark.slow
 def test_sums_over_too_many_neighbours_start_anew_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "_MOST_NODES", 10)
     prediction = predicted(GraphNetwork(), jax.random.normal(jax.random.key(3), (48, 20)))

@@ -28,6 +28,7 @@ def draw(key: jax.Array) -> list[jax.Array]:
     return [1.4 * jax.random.normal(k, (WIDTH, WIDTH)) / WIDTH**0.5 for k in jax.random.split(key, 3)]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("data", ["unlike", "alike", "one example", "few directions"])
 def test_bands_are_as_wide_as_drawn_networks_stray(data: str) -> None:
     keys = jax.random.split(jax.random.key(0), 3)

@@ -34,6 +34,7 @@ def weights(width: int, count: int, seed: int = 0) -> list[jax.Array]:
     return [jax.random.normal(key, (width, width)) / width**0.5 for key in keys]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("name", "branch", "square"),
     [
@@ -214,7 +215,7 @@ def transformer(framework: str) -> tuple[Any, Any]:
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("framework", ["Linen", "NNX", "Equinox"])
+@pytest.mark.parametrize("framework", ["NNX", "Linen", "Equinox"])
 def test_fresh_transformers_raise_no_false_alarm(framework: str) -> None:
     model, params = transformer(framework)
     prediction = theory.predict(model, params, jax.random.normal(jax.random.key(6), SEQUENCES))
