@@ -55,40 +55,35 @@ def test_every_kind_has_a_case():
     assert {kind for kind, _ in SICK.values()} == set(KINDS)
 
 
-VERDICTS = {"small weights": lambda: SICK["small weights"][1](), "He": lambda: mlp(6), "bent": SICK["bent too much"][1]}
+VERDICTS = {"small weights": SICK["small weights"][1], "He": lambda: mlp(6), "bent": SICK["bent too much"][1]}
+
+
+def _scaled(case: Case, factor: float) -> Case:
+    return case._replace(loss=lambda *args: factor * case.loss(*args))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3, 1e6])
 @pytest.mark.parametrize("name", VERDICTS)
-def test_scale_of_the_loss_changes_no_verdict(name, factor):
+def test_scale_of_the_loss_changes_no_verdict(name):
     case = VERDICTS[name]()
-    scaled = case._replace(loss=lambda *args: factor * case.loss(*args))
-    assert _verdict(diagnosed(scaled)) == _verdict(diagnosed(case))
+    plain = _verdict(diagnosed(case))
+    assert all(_verdict(diagnosed(_scaled(case, factor))) == plain for factor in (1e-6, 1e6))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factor", [1e-6, 1e6])
 @pytest.mark.parametrize("rate", [1e-7, 0.05, 1e6])
-def test_scale_of_the_loss_and_its_rate_change_no_verdict(factor, rate):
+def test_scale_of_the_loss_and_its_rate_change_no_verdict(rate):
     case = mlp(4)
-    scaled = case._replace(loss=lambda *args: factor * case.loss(*args))
-    plain = diagnosed(case, optimizer=optax.sgd(rate))
-    assert _verdict(diagnosed(scaled, optimizer=optax.sgd(rate / factor))) == _verdict(plain)
+    plain = _verdict(diagnosed(case, optimizer=optax.sgd(rate)))
+    for factor in (1e-6, 1e6):
+        assert _verdict(diagnosed(_scaled(case, factor), optimizer=optax.sgd(rate / factor))) == plain
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 4, 256])
-@pytest.mark.parametrize("scale", [0.3, 2**0.5])
-def test_size_of_the_batch_changes_no_verdict(batch, scale):
-    assert _kinds(diagnosed(mlp(12, scale=scale, batch=batch))) == _kinds(diagnosed(mlp(12, scale=scale)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [16, 256])
-@pytest.mark.parametrize("scale", [0.3, 2**0.5])
-def test_width_changes_no_verdict(width, scale):
-    assert _kinds(diagnosed(mlp(12, width=width, scale=scale))) == _kinds(diagnosed(mlp(12, scale=scale)))
+@pytest.mark.parametrize(("scale", "kinds"), [(0.3, ["vanishing"]), (2**0.5, [])])
+@pytest.mark.parametrize("change", [{"batch": 1}, {"batch": 256}, {"width": 16}, {"width": 256}])
+def test_batch_and_width_change_no_verdict(change, scale, kinds):
+    assert _kinds(diagnosed(mlp(12, scale=scale, **change))) == kinds
 
 
 def _verdict(d):
