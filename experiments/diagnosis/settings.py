@@ -14,7 +14,7 @@ class Config:
 
     families: tuple[str, ...] = tuple(FAMILIES)
     """Families of the zoo."""
-    specimens: int = 4
+    specimens: int = 1
     """Networks drawn from each family."""
     budget: int = 200
     """Training steps of a network and of its treatments."""
