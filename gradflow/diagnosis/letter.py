@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gradflow.diagnosis.finding import Evidence, Finding
     from gradflow.diagnosis.verdict import Diagnosis
 
-__all__ = ["HEADLINES", "letter", "said"]
+__all__ = ["HEADLINES", "letter", "over", "said"]
 
 HEADLINES = {
     "vanishing": "The gradient vanishes",
@@ -65,13 +65,21 @@ def said(evidence: Evidence) -> str:
         bounds = f"at least {low:.3g}"
     elif math.isinf(low):
         bounds = f"at most {high:.3g}"
-    return f"{what}: {value:.3g} (healthy: {bounds})"
+    return f"{what}: {value:.4g} (healthy: {bounds})"
+
+
+def over(finding: Finding) -> str:
+    """Return " over depth" or " over time" where that tells findings apart, else "".
+
+    Args:
+        finding: of a diagnosis.
+    """
+    return f" over {finding.over}" if finding.over and finding.kind in ("vanishing", "exploding") else ""
 
 
 def _paragraph(number: int, finding: Finding, width: int) -> list[str]:
-    over = f" over {finding.over}" if finding.over and finding.kind in ("vanishing", "exploding") else ""
     where = f" at {names_and_more(list(finding.layers), _MOST_NAMES)}" if finding.layers else ""
-    out = [_filled(f"{number}. {HEADLINES[finding.kind]}{over}{where} ({finding.severity}, {finding.confidence}).",
+    out = [_filled(f"{number}. {HEADLINES[finding.kind]}{over(finding)}{where} ({finding.severity}, {finding.confidence}).",
                    width, "   ")]  # fmt: skip
     out.append(_filled(f"   Why: {finding.cause.rstrip('.')}.", width, "   "))
     for remedy in finding.remedies:

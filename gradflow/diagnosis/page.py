@@ -8,7 +8,7 @@ import io
 from typing import TYPE_CHECKING
 
 from gradflow.diagnosis.ledger_html import book_html
-from gradflow.diagnosis.letter import HEADLINES, said
+from gradflow.diagnosis.letter import HEADLINES, over, said
 
 if TYPE_CHECKING:
     from gradflow.diagnosis.finding import Finding
@@ -59,7 +59,7 @@ def _finding(number: int, finding: Finding) -> str:
     )
     numbers = "".join(f"<li>{html.escape(said(evidence))}</li>" for evidence in finding.evidence)
     return (
-        f"<h2>{number}. {HEADLINES[finding.kind]}{f' over {finding.over}' if finding.over else ''}</h2>"
+        f"<h2>{number}. {HEADLINES[finding.kind]}{over(finding)}</h2>"
         f"<p>{finding.severity}, {finding.confidence}{f', at {where}' if where else ''}</p>"
         f"<p>{html.escape(finding.cause)}</p><ul>{remedies}</ul><ul class='numbers'>{numbers}</ul>"
     )

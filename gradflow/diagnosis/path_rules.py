@@ -83,13 +83,14 @@ def _of_path(book: Book, total: float, kind: str, limit: float) -> Finding:
     worst = sorted((e for e in book.entries if e.cause == cause), key=lambda e: sign * -e.log10_gain)
     layers = tuple(dict.fromkeys(e.where for e in worst))
     low, high = (limit, _INF) if kind == "vanishing" else (-_INF, limit)
-    evidence = [Evidence(f"log10 |dL/d({book.first})| / |dL/d({book.last})|", total, low, high)]
+    evidence = Evidence(f"log10 |dL/d({book.first})| / |dL/d({book.last})|", total, low, high)
+    why = book.summary
     if book.expected is not None:
-        evidence.append(Evidence("the same, beside what these weights and activations do by chance", book.total,
-                                 book.expected.low, book.expected.high))  # fmt: skip
+        # Beyond these numbers the weights are not as drawn: trained, or broken.
+        why += f" By chance, these widths and activations give {book.expected.low:.1f} to {book.expected.high:.1f}."
     help_ = remedies.against_vanishing(cause, over_time=over_time) if sign < 0 else remedies.AGAINST_EXPLODING
     severity = "severe" if abs(total) < 2 * abs(limit) else "fatal"
-    return Finding(kind, severity, layers, tuple(evidence), book.summary, help_, "likely",  # type: ignore[arg-type]
+    return Finding(kind, severity, layers, (evidence,), why, help_, "likely",  # type: ignore[arg-type]
                    "time" if over_time else "depth")  # fmt: skip
 
 
