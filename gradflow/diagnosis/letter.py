@@ -79,8 +79,8 @@ def over(finding: Finding) -> str:
 
 def _paragraph(number: int, finding: Finding, width: int) -> list[str]:
     where = f" at {names_and_more(list(finding.layers), _MOST_NAMES)}" if finding.layers else ""
-    out = [_filled(f"{number}. {HEADLINES[finding.kind]}{over(finding)}{where} ({finding.severity}, {finding.confidence}).",
-                   width, "   ")]  # fmt: skip
+    head = f"{HEADLINES[finding.kind]}{over(finding)}{where}"
+    out = [_filled(f"{number}. {head} ({finding.severity}, {finding.confidence}).", width, "   ")]
     out.append(_filled(f"   Why: {finding.cause.rstrip('.')}.", width, "   "))
     for remedy in finding.remedies:
         out.append(_filled(f"   - {remedy.what}", width, "     "))
