@@ -119,7 +119,7 @@ def original() -> Band:
     The paper stops when 2,000 in a row are right, which makes an error rate above 1/400 improbable (e^-5); of 1,000
     others at most 2.5 are then wrong, and 9 with four standard deviations more.
     """
-    return paper("Hochreiter & Schmidhuber 1997, task 4: right to .04 after 74k, 209k, 853k sequences", low=0.991)
+    return paper("Hochreiter & Schmidhuber 1997, Table 7: right to .04 after 74k, 209k, 853k sequences", low=0.991)
 
 
 def memoryless() -> Band:
