@@ -41,14 +41,19 @@ def linear_rate(steps: int) -> Band:
 
 
 def vanishing_rate() -> Band:
-    """Rate of tanh units (largest slope 1) where the spectral radius is below 1: they vanish."""
-    return paper("Pascanu et al. 2013, section 2.1: below 1 is sufficient for vanishing", low=0.0, high=1.0)
+    """Rate of tanh units (largest slope 1) where the spectral radius is below 1: they vanish.
+
+    The paper has the spectral radius for linear units, and for others the largest singular value, which is larger.
+    """
+    return paper(
+        "Pascanu et al. 2013, section 2.1: below 1 is sufficient for vanishing, of linear units", low=0.0, high=1.0
+    )
 
 
 def bent_rate() -> Band:
-    """Rate of tanh units where the radius is above 1: a gradient need not explode."""
+    """Rate of tanh units where the radius is above 1: a gradient need not explode. "Not sufficient" is ours."""
     return paper(
-        "Pascanu et al. 2013, section 2.1: above 1 is necessary for exploding, not sufficient", low=0.0, high=1.0
+        "Pascanu et al. 2013, section 2.1: above 1 is necessary for exploding; not sufficient", low=0.0, high=1.0
     )
 
 
