@@ -43,7 +43,8 @@ def linear_rate(steps: int) -> Band:
 def vanishing_rate() -> Band:
     """Rate of tanh units (largest slope 1) where the spectral radius is below 1: they vanish.
 
-    The paper has the spectral radius for linear units, and for others the largest singular value, which is larger.
+    The paper has the spectral radius for linear units, and for others the largest singular value, which is never
+    smaller.
     """
     return paper(
         "Pascanu et al. 2013, section 2.1: below 1 is sufficient for vanishing, of linear units", low=0.0, high=1.0

@@ -53,8 +53,9 @@ def chrono(steps: int, width: int) -> Band:
 
 
 def exploding_rate() -> Band:
-    """Factor of dL/dh_t a step back of tanh units, radius 1.5, small states: it can explode, as fast as linear units."""
-    return paper("Pascanu et al. 2013, section 2.1: a radius above 1 is necessary for exploding; here 1.5", low=1.0, high=1.5)
+    """Factor of dL/dh_t a step back of tanh units, radius 1.5, small states: above 1, at most that of linear units."""
+    source = "Pascanu et al. 2013, section 2.1: a radius above 1 is necessary for exploding; here it is 1.5"
+    return paper(source, low=1.0, high=1.5)
 
 
 def bent_rate() -> Band:
