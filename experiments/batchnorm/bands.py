@@ -48,7 +48,7 @@ def speedup() -> Band:
 
 def largest_rate() -> Band:
     """Ioffe & Szegedy's BN-x5 and BN-x30 train at 5 and 30 times the rate of Inception."""
-    return paper("Ioffe & Szegedy 2015, Fig. 3: 5 and 30 times the rate", low=5.0)
+    return paper("Ioffe & Szegedy 2015, section 4.2.2: 5 and 30 times the rate", low=5.0)
 
 
 def smoother() -> Band:

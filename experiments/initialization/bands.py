@@ -118,9 +118,9 @@ def table(name: str, rows: int) -> Band:
 
 
 # .5 and .8 are printed with one digit.
-STANDARD_VALUE = paper(f"{GLOROT}, section 4.2.1: about .5 with the standard initialization", 0.5, absolute=0.05)
+STANDARD_VALUE = paper(f"{GLOROT}, section 4.2.2: about .5 with the standard initialization", 0.5, absolute=0.05)
 VALUE_RATIO = paper(
-    f"{GLOROT}, section 4.2.1: about .8 normalized over about .5 standard, each of one digit", 1.6,
+    f"{GLOROT}, section 4.2.2: about .8 normalized over about .5 standard, each of one digit", 1.6,
     low=0.75 / 0.55, high=0.85 / 0.45,
 )  # fmt: skip
 EVEN = pilot(

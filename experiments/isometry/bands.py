@@ -48,7 +48,7 @@ def saxe(strengths: Sequence[float], time: Float[np.ndarray, " records"]) -> Ban
         u = np.square(w)[steps]
         worst = max(worst, float(np.abs(u - course(strength, START, time)).max()))
     rounding = DEVIATIONS * 2 * max(strengths) * 6e-8 * math.sqrt(steps[-1])
-    return paper("Saxe et al. 2014, eq. 8, less what finite steps lag", worst, absolute=rounding)
+    return paper("Saxe et al. 2014, eq. 12, less what finite steps lag", worst, absolute=rounding)
 
 
 def allowance(draws: Float[np.ndarray, " draws"], activation: str, depth: int, width: int, count: int) -> float:

@@ -26,7 +26,7 @@ _TOO_LARGE = 10.0  # times the loss at the start: descent has left for good
 def course(strength: float, start: float, time: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """u(t) = s e^(2st) / (e^(2st) - 1 + s / u_0), strength of a mode in a network with one hidden layer.
 
-    Saxe et al. 2014, eq. 8, in units of tau = 1 / rate steps.
+    Saxe et al. 2014, eq. 12, in units of tau = 1 / rate steps.
 
     Args:
         strength: s, that of the map to be learnt.

@@ -33,8 +33,8 @@ CIFAR_DEVIATION = 0.16  # of those five runs
 
 
 def responses() -> Band:
-    """He et al.'s Fig. 7: residual layers respond less than plain ones, at every depth."""
-    return paper("He et al. 2016, Fig. 7: residual below plain", high=1.0)
+    """He et al.'s Fig. 7: residual layers have "generally smaller responses" than plain ones; here at every depth."""
+    return paper("He et al. 2016, Fig. 7: residual generally below plain", high=1.0)
 
 
 def path_length(blocks: int) -> Band:
@@ -78,7 +78,7 @@ def correlation_power(expected: float, error: float) -> Band:
         error: standard error of the power that is measured.
     """
     half = abs(expected - 0.5) + DEVIATIONS * error
-    return paper("Balduzzi et al. 2017: L^(-1/2)", 0.5, absolute=half)
+    return paper("Balduzzi et al. 2017, Theorem 3: L^(-1/2)", 0.5, absolute=half)
 
 
 def doubling(blocks: int, width: int) -> Band:
