@@ -162,7 +162,7 @@ def _leaves(objective: Objective, look: Look, here: Sequence[Any]) -> tuple[dict
     """
 
     def gradients(leaves: Sequence[Any], scale: float = 1.0) -> list[Float[np.ndarray, "..."]]:
-        return [_host(g) / scale for g in look(leaves, objective.arrays, scale).gradients]
+        return [np.asarray(_host(g) / scale) for g in look(leaves, objective.arrays, scale).gradients]
 
     here = later = [_host(g) for g in here]
     moved = objective.leaves
@@ -207,8 +207,8 @@ def _host(x: Any) -> Float[np.ndarray, "..."]:
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
-def _norm(x: Float[np.ndarray, "..."]) -> float:
-    return float(np.linalg.norm(x.reshape(-1)))
+def _norm(x: Any) -> float:
+    return float(np.linalg.norm(np.reshape(x, -1)))
 
 
 def _cosine(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]) -> float:

@@ -121,19 +121,24 @@ def test_scaled_loss_gives_back_flushed_gradients():
     assert plain < 0.9 * exact
 
 
+def arm(start, ends):
+    objective = Objective.of(lambda w: w**2, jnp.float32(1.0), (), {}, False)
+    return Arm((), Plan(objective, objective.leaves), Outcome(start, np.asarray(ends), np.zeros((len(ends), 1))))
+
+
 def test_limits_are_those_of_students_t():
     from scipy import stats
 
     rng = np.random.default_rng(0)
     one, other = rng.standard_normal((2, 5))
-    arms = [Arm((), None, Outcome(0.0, ends, np.zeros((5, 1)))) for ends in (one, other)]
+    arms = [arm(0.0, one), arm(0.0, other)]
     low, high = arms[0].better_by(arms[1])
     expected = stats.ttest_rel(other, one).confidence_interval(0.95)
     np.testing.assert_allclose((low, high), (expected.low, expected.high))
 
 
 def test_an_arm_that_left_its_range_is_worse():
-    finite, lost = (Arm((), None, Outcome(1.0, np.asarray(e), np.zeros((2, 1)))) for e in ([0.5, 0.5], [0.4, math.inf]))
+    finite, lost = arm(1.0, [0.5, 0.5]), arm(1.0, [0.4, math.inf])
     assert finite.better_by(lost) == (math.inf, math.inf)
     assert lost.better_by(finite) == (-math.inf, -math.inf)
     assert lost.better_by(lost)[0] < 0
