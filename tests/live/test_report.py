@@ -272,6 +272,8 @@ def test_a_scale_puts_numbers_where_they_are():
         ('{"loss": 1}\n', r"expected lines of gf\.live\.Jsonl"),
         ('{"step": 1}\n', r"expected lines of gf\.live\.Jsonl in .* got others \(KeyError"),
         ('{"step": 1, "line": "record", "layers": 0}\n', "cause: a file of another tool"),
+        ('{"step": 1, "line": "record", "layers": 0, "scalars": {"loss": "x"}}\n', "could not convert string"),
+        ('{"step": "x", "line": "event"}\n', "cause: a file of another tool"),
     ],
 )
 def test_files_without_a_run_are_refused(tmp_path, content, words):

@@ -41,9 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 for a page that was written, 1 for one that could not be, 2 for bad usage.
     """
     command = tyro.cli(Command, prog=PROG, args=arguments)
-    for path in command.sources:
-        if not path.exists():
-            return _said(f"expected a file of gradflow.live.Jsonl, got {path}, which is not there", BAD_USAGE)
     try:
         written = report(list(command.sources), command.out)
     except (ValueError, FileNotFoundError) as error:

@@ -158,7 +158,7 @@ def figure_box(svg: str, label: str, below: str) -> str:
     """
     text = html.escape(label)
     return (
-        f'<figure><figcaption>{text}</figcaption><div class="wide" tabindex="0" role="region" '
+        f'<figure><figcaption>{text}</figcaption><div class="wide" tabindex="0" role="group" '
         f'aria-label="{text}">{svg}</div>{below}</figure>'
     )
 
@@ -178,6 +178,6 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
         for row in rows
     )
     return (
-        f'<details><summary>Numbers: {text}</summary><div class="wide" tabindex="0" role="region" aria-label="{text}">'
+        f'<details><summary>Numbers: {text}</summary><div class="wide" tabindex="0" role="group" aria-label="{text}">'
         f"<table><caption>{text}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div></details>"
     )

@@ -173,19 +173,24 @@ def _label(runs: Sequence[Run], run: Run, text: str) -> str:
 
 
 def _profiles(runs: Sequence[Run], statistic: Statistic) -> str:
-    having = [run for run in runs if run.has(statistic)]
-    scale = _scale(having, statistic)
+    profiles = [(run, _profile(run, statistic)) for run in runs if run.has(statistic)]
+    if not profiles:
+        return ""
+    numbers = (x for _, lines in profiles for line in lines for x in line.numbers)
+    scale = span(numbers, log=True) if statistic.log else _scale(runs, statistic)
     charts = []
-    for run in having:
-        values, absent = run.values[statistic.field], run.absent[statistic.field]
-        lines = []
-        for k in dict.fromkeys((0, (len(run.steps) - 1) // 2, len(run.steps) - 1)):
-            numbers = [None if gone else float(x) for x, gone in zip(values[:, k], absent[:, k], strict=True)]
-            places = range(len(run.layers))
-            lines.append(Line(f"step {run.steps[k]}", places, run.layers, numbers, run.tells_absent))
+    for run, lines in profiles:
         label = _label(runs, run, f"{statistic.title} over the layers")
         charts.append(line_chart(label, lines, below="layer, from the input to the loss", scale=scale))
-    if not charts:
-        return ""
     name = f"profile-{statistic.field}"
     return f'<section id="{name}"><h2>{statistic.title}, profile over depth</h2>{"".join(charts)}</section>'
+
+
+def _profile(run: Run, statistic: Statistic) -> list[Line]:
+    """Return the first, the middle and the last record."""
+    values, absent = run.values[statistic.field], run.absent[statistic.field]
+    lines = []
+    for k in dict.fromkeys((0, (len(run.steps) - 1) // 2, len(run.steps) - 1)):
+        numbers = [None if gone else float(x) for x, gone in zip(values[:, k], absent[:, k], strict=True)]
+        lines.append(Line(f"step {run.steps[k]}", range(len(run.layers)), run.layers, numbers, run.tells_absent))
+    return lines

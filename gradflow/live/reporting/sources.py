@@ -131,10 +131,14 @@ def _run(name: str, source: Source) -> Run:
     if path.is_dir():
         inside = ", ".join(p.name for p in sorted(path.glob("*.jsonl"))[:5]) or "no file of that kind"
         raise ValueError(f"report: expected a file, got the folder {path}. Fix: name a file in it; it has {inside}")
+    if not path.exists():
+        raise FileNotFoundError(f"report: expected a file of gf.live.Jsonl, got {path}, which is not there")
     try:
         log = read_jsonl(path)
         run = _from_log(name, log)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        if str(error).startswith("read_jsonl: "):
+            raise
         raise ValueError(
             f"report: expected lines of gf.live.Jsonl in {path}, got others ({type(error).__name__}: {error}). Likely "
             "cause: a file of another tool"
@@ -166,7 +170,7 @@ def _from_log(name: str, log: RunLog) -> Run:
                 for field in fields:
                     absent[field][where[row], column] = _entry(line.get(field), index) is None
     values = {field: history.values[field] for field in fields}
-    events = tuple(log.events)
+    events = tuple({**event, "step": int(event["step"])} for event in log.events)
     return Run(name, log.steps, history.layers, values, absent, True, scalars, events, tuple(left_out))
 
 
