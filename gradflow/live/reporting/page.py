@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from gradflow.live.reporting.heat import heat_map
 from gradflow.live.reporting.lines import Line, line_chart
 from gradflow.live.reporting.marks import Scale, hatches, span
@@ -123,7 +125,9 @@ def _scalars(runs: Sequence[Run]) -> str:
     charts = []
     for title in dict.fromkeys(title for run in runs for title in run.scalars):
         having = [run for run in runs if title in run.scalars]
-        lines = [Line(run.name, run.steps.tolist(), _steps(run), run.scalars[title]) for run in having]
+        lines = [
+            Line(run.name, run.steps.astype(np.float64).tolist(), _steps(run), run.scalars[title]) for run in having
+        ]
         events = [(float(e["step"]), f"{r.name}: {_sentence(e)}") for r in having for e in r.events[:_MOST_EVENTS]]
         charts.append(line_chart(title, lines, below="step", events=events))
     without = [run.name for run in runs if not run.scalars]
@@ -192,5 +196,6 @@ def _profile(run: Run, statistic: Statistic) -> list[Line]:
     lines = []
     for k in dict.fromkeys((0, (len(run.steps) - 1) // 2, len(run.steps) - 1)):
         numbers = [None if gone else float(x) for x, gone in zip(values[:, k], absent[:, k], strict=True)]
-        lines.append(Line(f"step {run.steps[k]}", range(len(run.layers)), run.layers, numbers, run.tells_absent))
+        places = [float(row) for row in range(len(run.layers))]
+        lines.append(Line(f"step {run.steps[k]}", places, run.layers, numbers, run.tells_absent))
     return lines
