@@ -100,7 +100,8 @@ def _svg(run: Run, cells: list[list[_Cell]], names: list[str], steps: list[str],
         place = left + (x + 0.5) * wide
         marks.append(f'<text x="{place:.1f}" y="{high * len(names) + 14:.1f}" text-anchor="middle">'
                      f"{html.escape(steps[x].partition(' ')[0])}</text>")  # fmt: skip
-    marks.append(f'<text x="{left}" y="{height - 4:.1f}">step, a column a record; the input is at the top</text>')
+    column = "one record" if len(steps) == len(run.steps) else "several records"
+    marks.append(f'<text x="{left}" y="{height - 4:.1f}">step, {column} a column; the input is at the top</text>')
     words = f"{label}: {len(names)} rows, {len(steps)} columns; the numbers are in the table below"
     return (
         f'<svg role="img" aria-label="{html.escape(words)}" width="{width:.0f}" height="{height:.0f}" '
