@@ -209,6 +209,14 @@ def test_a_history_does_not_say_whether_nan_is_a_number_that_is_not_there(tmp_pa
     assert "A history does not hold them." in page.found["p"]
 
 
+def test_without_a_single_number_no_scale_is_invented(tmp_path):
+    history = FlowHistory(np.arange(2), ("a",), {"output_rms": np.full((1, 2), np.nan)})
+    text, page = page_of(history, tmp_path)
+    assert "a, step 0: NaN or no number" in page.found["title"]
+    assert "colours, logarithmic" not in text
+    assert 'class="grid"' not in text
+
+
 def test_a_damaged_last_line_costs_its_record_only(tmp_path):
     path = simple(tmp_path / "a.jsonl")
     path.write_bytes(path.read_bytes()[:-20])

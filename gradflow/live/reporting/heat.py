@@ -51,7 +51,8 @@ def heat_map(run: Run, statistic: Statistic, scale: Scale, label: str) -> str:
     texts = [
         [name, *(number(c.value, sure=run.tells_absent) for c in line)] for name, line in zip(names, cells, strict=True)
     ]
-    below = f"{_bar(scale)}{legend(swatches)}{thinned}{table(label, ['layer', *(f'step {s}' for s in steps)], texts)}"
+    bar = _bar(scale) if "number" in kinds else ""  # otherwise its ends would be invented
+    below = f"{bar}{legend(swatches)}{thinned}{table(label, ['layer', *(f'step {s}' for s in steps)], texts)}"
     return figure_box(_svg(run, cells, names, steps, scale, label), label, below)
 
 

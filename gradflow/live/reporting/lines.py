@@ -103,7 +103,8 @@ def _up(share: float) -> float:
 
 def _axes(lines: Sequence[Line], scale: Scale, ends: tuple[float, float], below: str) -> str:
     marks = []
-    for place, text in ticks(scale):
+    known = any(scale.state(x) == "number" for line in lines for x in line.numbers)
+    for place, text in ticks(scale) if known else ():  # otherwise they would be invented
         y = _up(place)
         marks.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
         marks.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')

@@ -70,7 +70,7 @@ class Run:
     left_out: tuple[str, ...] = ()
 
     def has(self, statistic: Statistic) -> bool:
-        """Return whether it holds any number, NaN among them, of a statistic.
+        """Return whether it holds any number, NaN among them, of a statistic; where NaN may be one, true.
 
         Args:
             statistic: of those that the page shows.
@@ -78,9 +78,7 @@ class Run:
         field = statistic.field
         if field not in self.values or not self.values[field].size:
             return False
-        if self.tells_absent:
-            return not bool(self.absent[field].all())
-        return not bool(np.isnan(self.values[field]).all())
+        return not bool(self.absent[field].all())
 
 
 def read_runs(source: Source | Sequence[Source] | Mapping[str, Source]) -> list[Run]:
