@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow.instrument import LayerFlow as LayerFlow
     from gradflow.instrument import tap as tap
     from gradflow.instrument import value_grad_and_flow as value_grad_and_flow
+    from gradflow.live.reporting.page import report as report
     from gradflow.live.watch import watch as watch
     from gradflow.primitives import register_rule as register_rule
 
@@ -49,6 +50,7 @@ _HOMES = {
     "models": "",
     "plots": "",
     "register_rule": "gradflow.primitives",
+    "report": "gradflow.live.reporting.page",
     "tap": "gradflow.instrument",
     "theory": "",
     "training": "",

@@ -2,6 +2,7 @@
 
 python -m gradflow                              this list
 python -m gradflow diagnose MODULE:FUNCTION     what is wrong with a network; for continuous integration
+python -m gradflow report FILE.jsonl ...        a page of recorded runs; --out report.html
 python -m gradflow data ...                     data sets on this machine, as `python -m gradflow.data`
 """
 
@@ -14,7 +15,11 @@ from collections.abc import Sequence
 from gradflow import _lookup
 
 GOOD, BAD_USAGE = 0, 2
-COMMANDS = {"diagnose": "gradflow.diagnosis.command", "data": "gradflow.data.__main__"}
+COMMANDS = {
+    "diagnose": "gradflow.diagnosis.command",
+    "report": "gradflow.live.reporting.command",
+    "data": "gradflow.data.__main__",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

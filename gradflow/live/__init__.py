@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow.live.postmortem import PostMortem as PostMortem
     from gradflow.live.record import Record as Record
     from gradflow.live.record import Snapshot as Snapshot
+    from gradflow.live.reporting.page import report as report
     from gradflow.live.tensorboard import TensorBoard as TensorBoard
     from gradflow.live.watch import Watch as Watch
     from gradflow.live.weights_and_biases import Wandb as Wandb
@@ -38,6 +39,7 @@ _HOMES = {
     "history": "gradflow.live.flow_history",
     "profile": "gradflow.live.flow_history",
     "read_jsonl": "gradflow.live.jsonl",
+    "report": "gradflow.live.reporting.page",
     "rows": "gradflow.live.flow_history",
 }
 

@@ -1,0 +1,1 @@
+"""Recorded runs as a self-contained page."""
