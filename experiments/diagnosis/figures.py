@@ -76,7 +76,7 @@ def networks(results: Results) -> Figure:
     axes.set_yticks(range(len(families)), labels, fontsize=8)
     axes.set(xlabel="gain, over that of the best treatment", xlim=(-0.03, 1.03))
     axes.invert_yaxis()
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=8)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
     figure.suptitle("Every network of the zoo (* families that were tuned on)", x=0.01, ha="left", fontsize=11)
     return figure
 
