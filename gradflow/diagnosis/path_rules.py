@@ -63,7 +63,7 @@ def _moves_alike(m: Measurements) -> bool:
     """
     if m.trial is None or not np.all(np.isfinite(m.trial.losses)):
         return False
-    moved = [x for p, x in zip(m.leaves.values(), m.trial.movements, strict=True) if p.can_move]
+    moved = [float(x) for p, x in zip(m.leaves.values(), m.trial.movements, strict=True) if p.can_move]
     least = min(moved, default=0.0)
     return least > 10**thresholds.STALLED and math.log10(least / max(moved)) > thresholds.STALLED
 
