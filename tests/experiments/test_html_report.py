@@ -121,13 +121,13 @@ def test_the_page_shows_every_figure_and_claim_and_needs_no_other_file(results):
 PROBE = """<!DOCTYPE html><iframe style="width: WIDTHpx; height: 900px; border: 0" srcdoc="PAGE"></iframe><script>
 addEventListener('load', () => {
   const page = document.querySelector('iframe').contentDocument, images = [...page.images];
-  const sideways = () => html_report.documentElement.scrollWidth > html_report.documentElement.clientWidth;
+  const sideways = () => page.documentElement.scrollWidth > page.documentElement.clientWidth;
   const texts = [...page.body.querySelectorAll('*')].filter(e => [...e.childNodes].some(n => n.data?.trim()));
   const found = {
     shown: images.filter(i => i.complete && i.naturalWidth > 0).length,
-    inside: images.filter(i => i.getBoundingClientRect().right <= html_report.documentElement.clientWidth).length,
+    inside: images.filter(i => i.getBoundingClientRect().right <= page.documentElement.clientWidth).length,
     sideways: sideways(),
-    smallest: Math.min(...texts.map(e => parseFloat(html_report.defaultView.getComputedStyle(e).fontSize))),
+    smallest: Math.min(...texts.map(e => parseFloat(page.defaultView.getComputedStyle(e).fontSize))),
   };
   images[0].click();
   document.title = JSON.stringify({...found, enlarged: images[0].clientWidth, sideways_then: sideways()});
