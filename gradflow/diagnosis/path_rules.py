@@ -101,7 +101,9 @@ def _shared(book: Book) -> bool:
 def _cut(entry: Entry, m: Measurements) -> Iterator[Finding]:
     """The signal becomes exactly 0 at one place."""
     flushed = "flushed" in entry.remark
-    evidence = (Evidence(f"norm of the cotangent below {entry.operation} at {entry.where}", 0.0, 0.0, _INF),)
+    evidence = (
+        Evidence(f"norm of the cotangent below {entry.operation} at {entry.where}", 0.0, thresholds.SMALLEST, _INF),
+    )
     cause = f"{entry.operation} ({entry.cause}) at {entry.where}: {entry.remark}"
     emptied = [e for e in m.book.entries if e.cause == "normalization" and e.forward_log10_gain == -_INF]
     if emptied:

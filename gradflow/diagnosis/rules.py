@@ -45,7 +45,7 @@ def zeros(m: Measurements) -> Iterator[Finding]:
     stuck = [p for p in m.leaves.values() if p.is_weight and p.norm == 0 and p.later_gradient_norm == 0]
     stuck = [p for p in stuck if m.flow.parameters[p.path].reached] if stuck else stuck
     if stuck:
-        evidence = Evidence("norm of weight and gradient", 0.0, 0.0, _INF)
+        evidence = Evidence("norm of weight and gradient", 0.0, thresholds.SMALLEST, _INF)
         cause = "factors of a product that are both 0 give each other no gradient"
         yield Finding("poor_initialization", "fatal", tuple(p.path for p in stuck), (evidence,), cause,
                       remedies.AGAINST_ZEROS, "certain", "depth")  # fmt: skip

@@ -12,6 +12,7 @@ __all__ = [
     "LARGEST_SLOPES",
     "OVERSHOT",
     "SATURATED",
+    "SMALLEST",
     "STALLED",
     "TIMID",
     "VANISHED",
@@ -43,6 +44,9 @@ mean squared slope is about 4 / (3 sqrt(2 pi) s): a tenth of the rms slope is s 
 
 LARGEST_SLOPES = {"tanh": 1.0, "logistic": 0.25, "erf": 2 / math.sqrt(math.pi)}
 """Of saturating activations, by the name of their primitive."""
+
+SMALLEST = 2.0**-126
+"""Normal number of float32: what is not 0 is at least that, where nothing was flushed."""
 
 STALLED = -_USABLE
 """log10 of how far steps moved a weight relative to its norm, over the median of all weights."""

@@ -270,7 +270,8 @@ def transformer(depth=4, width=32, heads=2, length=8, vocabulary=200):
             x = x + jnp.where(keep, jax.nn.gelu(norm(x) @ p["up"]) @ p["down"], 0) / 0.9
         logits = norm(x) @ params["embed"]["table"].T
         each_token = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-        return jnp.sum(each_token * mask) / jnp.sum(mask)
+        kept = mask.astype(each_token.dtype)
+        return jnp.sum(each_token * kept) / jnp.sum(kept)
 
     return Case(loss, params, (tokens, mask, jax.random.key(9)), optax.adam(1e-3))
 
