@@ -50,7 +50,8 @@ def rate(hits: Bool[np.ndarray, " cases"]) -> Rate:
         return Rate(math.nan, 0.0, 1.0, 0)
     p, z2 = float(np.mean(hits)), _NORMAL**2
     middle, half = p + z2 / (2 * n), _NORMAL * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return Rate(p, max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n)), n)
+    low, high = (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
+    return Rate(p, min(p, max(0.0, low)), max(p, min(1.0, high)), n)  # rounding must not leave the share outside
 
 
 def sick(results: Results) -> Bool[np.ndarray, " networks"]:
