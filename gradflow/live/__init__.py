@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # the same names for type checkers; a test holds both lists e
     from gradflow.live.tensorboard import TensorBoard as TensorBoard
     from gradflow.live.watch import Watch as Watch
     from gradflow.live.weights_and_biases import Wandb as Wandb
+    from gradflow.live.writer import Writer as Writer
 
 _HOMES = {
     "FlowHistory": "gradflow.live.flow_history",
@@ -36,6 +37,7 @@ _HOMES = {
     "TensorBoard": "gradflow.live.tensorboard",
     "Wandb": "gradflow.live.weights_and_biases",
     "Watch": "gradflow.live.watch",
+    "Writer": "gradflow.live.writer",
     "history": "gradflow.live.flow_history",
     "profile": "gradflow.live.flow_history",
     "read_jsonl": "gradflow.live.jsonl",

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.instrument import Flow
 from gradflow.live.flow_history import FlowHistory
 from gradflow.live.postmortem import PostMortem
 from gradflow.live.record import Snapshot
 from gradflow.live.summary import layer_update_ratio, scalars, worst_layers
+from gradflow.live.writer import Writer
 
 __all__ = ["Jsonl", "RunLog", "read_jsonl"]
 
 
-class Jsonl:
+class Jsonl(Writer):
     """Writes a run to a file of JSON lines, each with the key `step`.
 
     `"line": "layer"`: what `LayerFlow.to_record` gives, and `update_ratio`; one for each layer, input, carry and tap.
@@ -39,15 +39,6 @@ class Jsonl:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self._file: Any = None
-
-    def write(self, flow: Flow, step: int) -> None:
-        """Append a flow.
-
-        Args:
-            flow: of the step.
-            step: its number.
-        """
-        self.write_snapshot(Snapshot(step, flow))
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Append a recorded step.

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.instrument import Flow
 from gradflow.live.postmortem import PostMortem
 from gradflow.live.record import Snapshot
 from gradflow.live.sparkline import sparkline
 from gradflow.live.summary import layer_number, scalars, worst_layers
+from gradflow.live.writer import Writer
 
 __all__ = ["Progress", "warning_of"]
 
@@ -20,7 +20,7 @@ _SECONDS = 10.0  # from one plain line to the next
 _VANISHED, _DEAD = -6.0, 0.5
 
 
-class Progress:
+class Progress(Writer):
     """Shows a run on standard error: a panel of `rich` on a terminal, else a line every ten seconds.
 
     Steps a second are counted from record to record.
@@ -31,15 +31,6 @@ class Progress:
         self._last: tuple[int, float] | None = None
         self._said = -_SECONDS
         self._event = ""
-
-    def write(self, flow: Flow, step: int) -> None:
-        """Show a flow.
-
-        Args:
-            flow: of the step.
-            step: its number.
-        """
-        self.write_snapshot(Snapshot(step, flow))
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Show a recorded step.

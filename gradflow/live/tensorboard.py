@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.instrument import Flow
 from gradflow.live.postmortem import PostMortem
 from gradflow.live.record import Snapshot
 from gradflow.live.summary import layer_number, scalars, worst_layers
+from gradflow.live.writer import Writer
 
 __all__ = ["TensorBoard"]
 
 _ROOM = 3.0  # decades below the smallest gradient of the first record that a histogram still shows
 
 
-class TensorBoard:
+class TensorBoard(Writer):
     """Writes a run for TensorBoard, by tensorboardX: `pip install gradflow-jax[live]`.
 
     Under the tag `flow/gradient by layer` the histogram page shows the landscape over depth as it changes: bucket k is
@@ -35,15 +35,6 @@ class TensorBoard:
         self._logdir, self._figure_every = os.fspath(logdir), figure_every
         self._writer: Any = None
         self._records, self._floor = 0, float("nan")
-
-    def write(self, flow: Flow, step: int) -> None:
-        """Write a flow.
-
-        Args:
-            flow: of the step.
-            step: its number.
-        """
-        self.write_snapshot(Snapshot(step, flow))
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Write a recorded step.

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.instrument import Flow
 from gradflow.live.postmortem import PostMortem
 from gradflow.live.record import Snapshot
 from gradflow.live.summary import layer_number, scalars, worst_layers
+from gradflow.live.writer import Writer
 
 __all__ = ["Wandb"]
 
 
-class Wandb:
+class Wandb(Writer):
     """Logs a run to Weights & Biases, or to what has its `log` and `define_metric`.
 
     Curves are those of `gradflow.live.summary.scalars`, against `flow/step`, so that records that come after later
@@ -29,15 +29,6 @@ class Wandb:
         if not callable(getattr(run, "log", None)):
             raise TypeError(f"Wandb: expected a run, got {type(run).__name__}. Fix: gf.live.Wandb(wandb.init(...))")
         self._run, self._defined = run, False
-
-    def write(self, flow: Flow, step: int) -> None:
-        """Log a flow.
-
-        Args:
-            flow: of the step.
-            step: its number.
-        """
-        self.write_snapshot(Snapshot(step, flow))
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Log a recorded step.
