@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from gradflow import _lookup
+from gradflow._files import write_whole
 from gradflow.diagnosis.verdict import diagnose
 
 __all__ = ["Command", "main"]
@@ -74,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _said(f"the loss of {command.target} failed ({type(error).__name__})", CRASHED)
     print(d)
     if command.html is not None:
-        _write(command.html, d.to_html())
+        write_whole(command.html, d.to_html())
     if command.json is not None:
-        _write(command.json, d.to_json())
+        write_whole(command.json, d.to_json())
     return HEALTHY if d.healthy else SICK
 
 
@@ -127,13 +128,6 @@ def _call(returned: Any, command: Command) -> Callable[[], Any]:
 def _words(value: Any) -> str:
     kind = type(value).__name__
     return f"{kind} of {len(value)}" if isinstance(value, (tuple, list, dict)) else kind
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that is either old or whole, never a part."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _said(text: str, status: int) -> int:

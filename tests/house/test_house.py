@@ -25,6 +25,7 @@ EXPERIMENTS = ROOT / "experiments"
 # Who may import whom inside gradflow; `_lookup` (nearest names) is for all but the instrument.
 ALLOWED = {
     "__main__": {"_lookup"},
+    "_files": set(),
     "_lazy": set(),
     "_lookup": set(),
     "primitives": set(),
@@ -40,9 +41,9 @@ ALLOWED = {
     "initializers": {"_lookup", "activations", "theory.mean_field", "instrument"},
     "models": {"_lookup", "activations", "initializers", "instrument"},
     "data": {"_lookup"},
-    "diagnosis": {"_lookup", "initializers", "instrument", "plots", "primitives"},
+    "diagnosis": {"_files", "_lookup", "initializers", "instrument", "plots", "primitives"},
     "plots": {"instrument"},
-    "live": {"_lazy", "instrument", "plots"},
+    "live": {"_files", "_lazy", "instrument", "plots"},
     # An error of `training.fit` finds the operation in which it began when it is asked for it.
     "training": {"_lookup", "instrument", "live", "data", "diagnosis"},
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gradflow._files import write_whole
 from gradflow.live.reporting.heat import heat_map
 from gradflow.live.reporting.lines import Line, line_chart
 from gradflow.live.reporting.marks import Scale, hatches, span
@@ -81,12 +82,7 @@ def report(
     if any(isinstance(one, (str, os.PathLike)) and Path(one).resolve() == target.resolve() for one in several):
         raise ValueError(f"report: expected another file for the page than for the run, got {target} for both")
     text = _page(read_runs(source))
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(target, text, errors="xmlcharrefreplace")
     return target
 
 
