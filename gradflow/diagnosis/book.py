@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -24,7 +23,6 @@ from gradflow.diagnosis.ledger_table import render, sentence
 from gradflow.instrument.analysis import find_sites
 from gradflow.instrument.arguments import Traced, trace
 from gradflow.instrument.causes import Stage
-from gradflow.instrument.errors import FlowError
 from gradflow.instrument.jaxprs import opened
 from gradflow.instrument.naming import name_sites
 from gradflow.instrument.origins import Kind, Origin
@@ -209,14 +207,7 @@ def ledger(
         [('weights', '2'), ('activation', '1'), ('weights', '1'), ('activation', '0')]
     """
     with trace(loss_fn, 0, has_aux, (params, *args), kwargs) as traced:
-        inside = [*traced.leaves, *opened(traced.jaxpr)[1]]
-        if any(isinstance(x, jax.core.Tracer) for x in inside):
-            raise FlowError(
-                expected="a call with numbers",
-                got="one that is being traced",
-                cause="gf.ledger inside jit, vmap, scan or grad",
-                fix="call it outside; it compiles what it runs itself",
-            )
+        traced.require_numbers("gf.ledger", "call it outside; it compiles what it runs itself")
         path, norms = _measured_path(traced)
         return _book(path, norms, traced.leaves, Budget(theory_seconds))
 

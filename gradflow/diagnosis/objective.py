@@ -12,7 +12,6 @@ import numpy as np
 from jax.extend import core
 
 from gradflow.instrument.arguments import trace
-from gradflow.instrument.errors import FlowError
 from gradflow.instrument.jaxprs import opened
 
 __all__ = ["Objective"]
@@ -106,14 +105,7 @@ class Objective:
             return [_strong(leaf) for d, leaf in zip(dynamic, leaves, strict=True) if d]
 
         with trace(loss_fn, 0, has_aux, (params, *args), kwargs) as traced:
-            inside = [*traced.leaves, *opened(traced.jaxpr)[1]]
-        if any(isinstance(x, jax.core.Tracer) for x in inside):
-            raise FlowError(
-                expected="a call with numbers",
-                got="one that is being traced",
-                cause="gf.diagnose inside jit, vmap, scan or grad",
-                fix="call it outside; it compiles what it runs itself",
-            )
+            traced.require_numbers("gf.diagnose", "call it outside; it compiles what it runs itself")
         paths = tuple("/".join(path) for path in traced.paths)
         leaves = [_strong(leaf) for leaf in traced.leaves]
         places = tuple(jax.tree.leaves(_nested(paths, range(len(paths)))))

@@ -14,6 +14,7 @@ import numpy as np
 
 from gradflow.instrument import naming
 from gradflow.instrument.errors import FlowError
+from gradflow.instrument.jaxprs import opened
 from gradflow.instrument.keras_variables import watched
 from gradflow.instrument.modules import Call, argument_number, call_of, differentiated
 
@@ -35,6 +36,24 @@ class Traced:
     paths: list[tuple[str, ...]]
     rebuild_grads: Callable[[list[Any]], Any]
     rebuild_aux: Callable[[list[Any]], Any]
+
+    def require_numbers(self, who: str, fix: str) -> None:
+        """Refuse a call whose parameters, or whose data, are being traced.
+
+        Args:
+            who: was called.
+            fix: what to do instead.
+
+        Raises:
+            FlowError: inside `jit`, `vmap`, `scan` or `grad`.
+        """
+        if any(isinstance(x, jax.core.Tracer) for x in [*self.leaves, *opened(self.jaxpr)[1]]):
+            raise FlowError(
+                expected="a call with numbers",
+                got="one that is being traced",
+                cause=f"{who} inside jit, vmap, scan or grad",
+                fix=fix,
+            )
 
 
 @contextlib.contextmanager

@@ -68,8 +68,7 @@ def source_scope(eqn: core.JaxprEqn) -> str:
 
 def source_lines(eqn: core.JaxprEqn) -> list[tuple[str, int]]:
     """Return the files and lines of the calls under which an equation was traced, the innermost first."""
-    traceback = getattr(eqn.source_info, "traceback", None)
-    return [(frame.file_name, frame.line_num) for frame in getattr(traceback, "frames", ())]
+    return [(file, line) for file, line, _ in source_frames(eqn)]
 
 
 def source_frames(eqn: core.JaxprEqn) -> list[tuple[str, int, str]]:

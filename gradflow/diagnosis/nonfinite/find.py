@@ -18,7 +18,6 @@ from gradflow.diagnosis.nonfinite.programs import Programs
 from gradflow.diagnosis.nonfinite.search import origin_of
 from gradflow.instrument import jaxprs
 from gradflow.instrument.arguments import trace
-from gradflow.instrument.errors import FlowError
 
 __all__ = ["find_nonfinite"]
 
@@ -61,13 +60,9 @@ def find_nonfinite(
         jax.debug_infs(False),
         trace(loss_fn, argnums, has_aux, everything, kwargs) as traced,
     ):
-        if any(isinstance(x, jax.core.Tracer) for x in [*traced.leaves, *jaxprs.opened(traced.jaxpr)[1]]):
-            raise FlowError(
-                expected="a call with numbers",
-                got="one that is being traced",
-                cause="gf.find_nonfinite inside jit, vmap, scan or grad",
-                fix="call it outside, with the params and the batch of the step that went wrong",
-            )
+        traced.require_numbers(
+            "gf.find_nonfinite", "call it outside, with the params and the batch of the step that went wrong"
+        )
         call = Call(tuple("/".join(path) for path in traced.paths), everything, kwargs, _names(loss_fn))
         return _found(traced.jaxpr, [jnp.asarray(leaf) for leaf in traced.leaves], call)
 
