@@ -133,8 +133,8 @@ FAULTS = {
     "raw pixels": Fault(_raw_pixels),
     "argmax": Fault(_argmax),
     "wrong axis": Fault(_wrong_axis),
-    "doubled softmax": Fault(_doubled_softmax),
     "sum for mean": Fault(_summed),
+    "doubled softmax": Fault(_doubled_softmax),
     "frozen layers": Fault(_frozen),
     "small batch": Fault(_small_batch),
 }

@@ -9,16 +9,14 @@ import numpy as np
 
 from experiments.diagnosis.specimen import Specimen
 from gradflow.diagnosis.objective import Objective
-from gradflow.diagnosis.treatment import CHANGES, Plan
-from gradflow.diagnosis.treatment.changes import Context
+from gradflow.diagnosis.treatment import Plan
+from gradflow.diagnosis.treatment.changes import ADAM, RATES, STARTS, Context
 from gradflow.diagnosis.treatment.trials import Trials
 
 __all__ = ["SICK", "TREATMENTS", "Label", "label"]
 
 SICK = 0.9  # part of the twin's gain below which a network is sick
-TREATMENTS = tuple(
-    change for change in CHANGES if change.touches in ("initialization", "optimizer") or "rate" in change.name
-)[:7]
+TREATMENTS = (*STARTS, ADAM, *RATES)
 
 
 class Label(NamedTuple):

@@ -16,13 +16,21 @@ from gradflow.diagnosis import Diagnosis
 
 __all__ = ["RULES"]
 
-_MEAN_OF_GAUSSIAN = math.sqrt(2 / math.pi)
-
 
 def _gradients(d: Diagnosis) -> list[tuple[float, float]]:
     """Return (norm, root mean square) of each weight's gradient, from the first layer to the last."""
     leaves = {path: leaf for path, leaf in d.measurements.leaves.items() if leaf.is_weight}
     return [(leaf.gradient_norm, leaf.gradient_norm / math.sqrt(math.prod(leaf.shape))) for leaf in leaves.values()]
+
+
+def _mean(rms: float) -> float:
+    """Return the mean absolute value of Gaussian entries."""
+    return math.sqrt(2 / math.pi) * rms
+
+
+def _small(d: Diagnosis) -> bool:
+    """Tell whether the mean absolute gradient of a weight is below 1e-7, which SageMaker and DeepDiagnosis share."""
+    return any(_mean(rms) < 1e-7 for _, rms in _gradients(d))
 
 
 def _dead(d: Diagnosis) -> float:
@@ -41,9 +49,8 @@ def _updates(d: Diagnosis) -> np.ndarray:
 
 def sagemaker(d: Diagnosis) -> bool:
     """SageMaker Debugger: mean |g| below 1e-7, NaN or Inf, over half of a layer dead, updates over 10 or below 1e-8."""
-    small = any(_MEAN_OF_GAUSSIAN * rms < 1e-7 for _, rms in _gradients(d))
     ratios = _updates(d)
-    return small or not d.measurements.finite or _dead(d) > 0.5 or bool(np.any((ratios > 10) | (ratios < 1e-8)))
+    return _small(d) or not d.measurements.finite or _dead(d) > 0.5 or bool(np.any((ratios > 10) | (ratios < 1e-8)))
 
 
 def autotrainer(d: Diagnosis) -> bool:
@@ -56,13 +63,12 @@ def autotrainer(d: Diagnosis) -> bool:
 
 def deepdiagnosis(d: Diagnosis) -> bool:
     """DeepDiagnosis: mean |g| below 1e-7, 70 % dead, NaN."""
-    small = any(_MEAN_OF_GAUSSIAN * rms < 1e-7 for _, rms in _gradients(d))
-    return small or _dead(d) >= 0.7 or not d.measurements.finite
+    return _small(d) or _dead(d) >= 0.7 or not d.measurements.finite
 
 
 def deepchecker(d: Diagnosis) -> bool:
     """TheDeepChecker: mean |g| below 1e-6 or above 1e6, over half dead, log10 of an update outside [-4, -1], NaN."""
-    bad = any(not 1e-6 <= _MEAN_OF_GAUSSIAN * rms <= 1e6 for _, rms in _gradients(d))
+    bad = any(not 1e-6 <= _mean(rms) <= 1e6 for _, rms in _gradients(d))
     ratios = _updates(d)
     updates = bool(np.any((ratios < 1e-4) | (ratios > 1e-1)))
     return bad or _dead(d) > 0.5 or updates or not d.measurements.finite

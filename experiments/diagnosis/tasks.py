@@ -16,14 +16,13 @@ NOISE = 0.5  # deviation around a class's own pattern, whose entries have deviat
 Batches = list[tuple[Any, Any]]
 
 
-def vectors(seed: int, examples: int = BATCH) -> Batches:
+def vectors(seed: int) -> Batches:
     """Return batches of vectors, each a pattern of its class with noise, of mean square 1.
 
     Args:
         seed: of patterns and noise.
-        examples: a batch.
     """
-    return _patterns(seed, (FEATURES,), examples)
+    return _patterns(seed, (FEATURES,))
 
 
 def images(seed: int) -> Batches:
@@ -32,7 +31,7 @@ def images(seed: int) -> Batches:
     Args:
         seed: of patterns and noise.
     """
-    return _patterns(seed, (SIDE, SIDE, 1), BATCH)
+    return _patterns(seed, (SIDE, SIDE, 1))
 
 
 def sequences(seed: int, steps: int) -> Batches:
@@ -53,12 +52,12 @@ def sequences(seed: int, steps: int) -> Batches:
     return out
 
 
-def _patterns(seed: int, shape: tuple[int, ...], examples: int) -> Batches:
+def _patterns(seed: int, shape: tuple[int, ...]) -> Batches:
     rng = np.random.default_rng(seed)
     patterns: Float[np.ndarray, "classes ..."] = rng.standard_normal((CLASSES, *shape))
     out = []
     for _ in range(BATCHES):
-        y = rng.integers(0, CLASSES, examples)
-        x = (patterns[y] + NOISE * rng.standard_normal((examples, *shape))) / np.hypot(1, NOISE)
+        y = rng.integers(0, CLASSES, BATCH)
+        x = (patterns[y] + NOISE * rng.standard_normal((BATCH, *shape))) / np.hypot(1, NOISE)
         out.append((x.astype(np.float32), y.astype(np.int32)))
     return out

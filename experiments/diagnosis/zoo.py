@@ -12,6 +12,7 @@ import optax
 
 import gradflow as gf
 from experiments.diagnosis import tasks
+from experiments.diagnosis.faults import FAULTS
 from experiments.diagnosis.specimen import Specimen, of_model, scaled
 
 __all__ = ["FAMILIES", "HELD_OUT", "draw"]
@@ -92,8 +93,6 @@ def _low_precision(rng: Rng) -> Specimen:
 
 
 def _planted(name: str) -> Callable[[Rng], Specimen]:
-    from experiments.diagnosis.faults import FAULTS
-
     def family(rng: Rng) -> Specimen:
         depth, seed = _pick(rng, (3, 4, 6)), int(rng.integers(2**31))
         model = gf.models.MLP(depth, 32, tasks.CLASSES, activation=_pick(rng, FAULTS[name].activations))
@@ -121,13 +120,7 @@ FAMILIES: dict[str, Callable[[Rng], Specimen]] = {
     "rates, ReLU": _rates("relu"),
     "rates, tanh": _rates("tanh"),
     "float16": _low_precision,
-    **{
-        f"fault: {name}": _planted(name)
-        for name in (
-            "constant weights", "zero weights", "a small layer", "a large layer", "negative biases", "raw pixels",
-            "argmax", "wrong axis", "sum for mean", "doubled softmax", "frozen layers", "small batch",
-        )
-    },
+    **{f"fault: {name}": _planted(name) for name in FAULTS},
 }  # fmt: skip
 HELD_OUT = (
     "MLP, sigmoid", "MLP, GELU", "MLP, SELU", "MLP, ReLU, layer norm", "MLP, ReZero", "MLP, highway", "CNN", "GRU",

@@ -85,8 +85,8 @@ def take_steps(
         if not np.isfinite(np.asarray(seen.value, np.float64)):
             break
         last = (old, moved)
-    losses.append(loss_at(first))
     after = [loss_at(arrays) for arrays in batches[:_COMPARED]]
+    losses.append(after[0])
     end, (leaves, direction) = leaves, last
     probed = [loss_at(first, multiple) for multiple in (0.0, *MULTIPLES)]
     return Trial(

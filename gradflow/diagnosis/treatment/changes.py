@@ -11,10 +11,10 @@ import jax
 import numpy as np
 
 from gradflow.diagnosis.finding import Finding
-from gradflow.diagnosis.treatment.plan import Plan
+from gradflow.diagnosis.treatment.plan import ADAM_RATE, Plan
 from gradflow.initializers.lsuv import lsuv
 
-__all__ = ["CHANGES", "RATES", "Change", "Context", "at_random", "promising"]
+__all__ = ["ADAM", "CHANGES", "RATES", "STARTS", "Change", "Context", "at_random", "promising"]
 
 
 class Context(NamedTuple):
@@ -42,7 +42,7 @@ class Change:
         touches: what it changes.
         why: what it is good for.
         effect: what it should do to the flow.
-        kinds: findings that it is promising for, the cause of the finding before the colon where only one fits.
+        kinds: findings that it is promising for.
         code: how to do it by hand.
         apply: from a plan to the changed one; None where it does not apply.
     """
@@ -93,16 +93,18 @@ def _by_leaf(plan: Plan, context: Context) -> Plan | None:
 
 
 _PATH = ("vanishing", "exploding", "saturation", "shattered", "rank_collapse", "stalled_layer", "dead_units")
-CHANGES = (
+STARTS = (
     Change("rescale the weights", "initialization", "every layer keeps the size of its signal on your batch",
            "output rms 1 at every layer", _PATH, "params, _ = gf.lsuv(loss_fn, params, *args)", _rescaled),
     Change("draw the weights anew", "initialization", "orthogonal weights of the scale that your batch asks for",
            "output rms 1 at every layer, units that differ", ("poor_initialization", *_PATH),
            "params, _ = gf.lsuv(loss_fn, params, *args, key=key)", _redrawn),
-    Change("Adam", "optimizer", "each weight's step is divided by its own gradient's size",
-           "equal relative steps in all layers", ("vanishing", "exploding", "stalled_layer", "learning_rate",
-                                                  "unstable_update", "poor_initialization"),
-           f"optimizer = optax.adam({1e-3})", _by_leaf),
+)  # fmt: skip
+ADAM = Change("Adam", "optimizer", "each weight's step is divided by its own gradient's size",
+              "equal relative steps in all layers", ("vanishing", "exploding", "stalled_layer", "learning_rate",
+                                                     "unstable_update", "poor_initialization"),
+              f"optimizer = optax.adam({ADAM_RATE})", _by_leaf)  # fmt: skip
+RATES = (
     Change("a tenth of the rate", "updates", "steps that stay where the gradient was formed", "no overshooting",
            ("learning_rate", "unstable_update", "exploding"), "optimizer = optax.chain(optimizer, optax.scale(0.1))",
            _rate(0.1)),
@@ -114,6 +116,9 @@ CHANGES = (
            _rate(10.0)),
     Change("a hundred times the rate", "updates", "steps that use what the gradient knows", "larger steps",
            ("learning_rate", "vanishing"), "optimizer = optax.chain(optimizer, optax.scale(100.0))", _rate(100.0)),
+)  # fmt: skip
+CHANGES = (
+    *STARTS, ADAM, *RATES,
     Change("clip", "gradients", "a rare large gradient takes no larger step than a usual one",
            "no step longer than the median gradient's", ("exploding", "unstable_update", "learning_rate"),
            "optimizer = optax.chain(optax.clip_by_global_norm(median_norm), optimizer)", _clipped),
@@ -126,7 +131,6 @@ CHANGES = (
            "grads = jax.tree.map(lambda g: g / 4096, jax.grad(lambda p: 4096 * loss_fn(p, *args))(params))",
            _loss_scaled),
 )  # fmt: skip
-RATES = tuple(change for change in CHANGES if "the rate" in change.name and change.touches == "updates")[:4]
 
 
 def promising(findings: Sequence[Finding]) -> tuple[Change, ...]:

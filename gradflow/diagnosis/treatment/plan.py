@@ -13,7 +13,7 @@ from gradflow.diagnosis.objective import Objective
 if TYPE_CHECKING:
     import optax
 
-__all__ = ["Plan"]
+__all__ = ["ADAM_RATE", "Plan"]
 
 ADAM_RATE = 1e-3  # Kingma & Ba 2015, algorithm 1
 
