@@ -37,7 +37,9 @@ def _row(title: str) -> tuple[Figure, np.ndarray]:
 def training(results: Results) -> Figure:
     """Ioffe & Szegedy's Fig. 1: accuracy, and percentiles of one unit's input, plain and normalized."""
     steps = results.sigmoid.steps
-    figure, (left, *right) = _row("Three layers of 100 sigmoids, small Gaussian weights")
+    figure, (left, *right) = _row(
+        "Three layers of 100 sigmoids, small Gaussian weights; percentiles are those of test images"
+    )
     curves = dict(zip(KINDS, results.sigmoid.accuracy, strict=False))
     plots.training_curves(steps, curves, reference=CHANCE, styles=STYLES, title="(a) accuracy", axes=left)
     left.set_ylim(0, 1)
@@ -50,7 +52,7 @@ def training(results: Results) -> Figure:
             high,
             color="#BBBBBB",
             linewidth=0,
-            label="15th to 85th percentile of test images",
+            label="15th to 85th percentile",
         )
         axes.plot(steps, middle, color=STYLES[kind]["color"], label="median")
         axes.set_xlabel("training step")
