@@ -15,8 +15,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 # fill two cores without it.
 FLAGS = ["--xla_force_host_platform_device_count=4", "--xla_cpu_multi_thread_eigen=false"]
 if jax.__version_info__ < (0, 11):
-    # The older of XLA's two ways to emit a fusion compiles in 0.6 of the time, and a test mostly compiles. The newest JAX
-    # is tested with the way that users have; where there is only this one, .ci/run repeats the instrument's tests so.
+    # The older of XLA's two ways to emit a fusion compiles in 0.6 of the time, and a test mostly compiles. The newest
+    # JAX is tested with the way that users have; where it is not there, .ci/run repeats the instrument's tests so.
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 # What stands in the environment comes last and wins.
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
