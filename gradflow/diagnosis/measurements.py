@@ -16,6 +16,7 @@ from gradflow.diagnosis.book import Book, ledger
 from gradflow.diagnosis.look import Look
 from gradflow.diagnosis.nonfinite import Origin, find_nonfinite
 from gradflow.diagnosis.objective import Objective
+from gradflow.diagnosis.thresholds import INCOHERENT
 from gradflow.diagnosis.trial import Trial, take_steps
 from gradflow.instrument import Flow
 
@@ -37,8 +38,8 @@ class Leaf:
         norm, gradient_norm: Euclidean norms.
         same: axes along which all slices of the leaf are equal, and all slices of its gradient, while that is not 0:
             units that compute the same and stay the same.
-        coherence: cosine between its gradient and that with all weights changed by `NEARBY`, at random; NaN where a
-            gradient is 0.
+        coherence: cosine between its gradient and that with all weights changed by `NEARBY`, at random, over the cosine
+            that rounding alone leaves; NaN where a gradient is 0, or rounding for the most part.
         later_gradient_norm: of the gradient after `SMALL_STEPS` along the gradients, each `NEARBY` of the parameters'
             norm.
         lost: how much of its gradient was flushed to 0: norm of (gradient - gradient of a scaled loss over the scale)
@@ -167,6 +168,7 @@ def _leaves(objective: Objective, look: Look, here: Sequence[Any]) -> tuple[dict
     here = later = [_host(g) for g in here]
     moved = objective.leaves
     there = gradients(_nearby(objective.leaves))
+    rounded = gradients(objective.leaves, 3.0)  # the same up to rounding, which a factor that is no power of 2 changes
     large = here
     for scale in SCALES:
         large = gradients(objective.leaves, scale)
@@ -176,9 +178,10 @@ def _leaves(objective: Objective, look: Look, here: Sequence[Any]) -> tuple[dict
         moved = _downhill(moved, later)
         later = gradients(moved)
     out = {}
-    for path, leaf, g, n, s, after in zip(objective.paths, objective.leaves, here, there, large, later, strict=True):
+    found = zip(objective.paths, objective.leaves, here, there, rounded, large, later, strict=True)
+    for path, leaf, g, n, r, s, after in found:
         w = _host(leaf)
-        out[path] = Leaf(path, w.shape, _norm(w), _norm(g), _same(w, g), _cosine(g, n), _norm(after), _lost(g, s))
+        out[path] = Leaf(path, w.shape, _norm(w), _norm(g), _same(w, g), _coherence(g, n, r), _norm(after), _lost(g, s))
     return out, moved
 
 
@@ -214,6 +217,19 @@ def _norm(x: Any) -> float:
 def _cosine(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]) -> float:
     size = _norm(a) * _norm(b)
     return float(np.real(np.vdot(a, b))) / size if size > 0 and math.isfinite(size) else math.nan
+
+
+def _coherence(
+    here: Float[np.ndarray, "..."], nearby: Float[np.ndarray, "..."], rounded: Float[np.ndarray, "..."]
+) -> float:
+    """Return the cosine of two gradients without what rounding takes from it.
+
+    A gradient that is 0 in exact arithmetic, as that of the bias of attention's keys, is rounding, and turns by itself.
+    """
+    turned, own = _cosine(here, nearby), _cosine(here, rounded)
+    if math.isnan(turned) or math.isnan(own):  # three times the loss may be out of range
+        return turned
+    return min(1.0, turned / own) if own >= INCOHERENT else math.nan
 
 
 def _lost(small: Float[np.ndarray, "..."], whole: Float[np.ndarray, "..."]) -> float:

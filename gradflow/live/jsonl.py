@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.live.alarms import alarms
 from gradflow.live.flow_history import FlowHistory
 from gradflow.live.postmortem import PostMortem
 from gradflow.live.record import Snapshot
 from gradflow.live.summary import layer_update_ratio, scalars, worst_layers
 from gradflow.live.writer import Writer
 
-__all__ = ["Jsonl", "RunLog", "read_jsonl"]
+__all__ = ["Assembler", "Jsonl", "RunLog", "read_jsonl"]
 
 
 class Jsonl(Writer):
@@ -25,7 +26,8 @@ class Jsonl(Writer):
 
     `"line": "layer"`: what `LayerFlow.to_record` gives, and `update_ratio`; one for each layer, input, carry and tap.
     `"line": "record"`: after those of its step, with their number as `layers`: the numbers of
-    `gradflow.live.summary.scalars` as `scalars`, the names of `worst_layers` as `worst`, `update_ratios` leaf by leaf.
+    `gradflow.live.summary.scalars` as `scalars`, the names of `worst_layers` as `worst`, the sentences of
+    `gradflow.live.alarms` as `alarms`, `update_ratios` leaf by leaf.
     `"line": "event"`: a post-mortem, as `PostMortem.to_record` gives it. NaN and Inf are strings, a number that is not
     there is null.
 
@@ -53,7 +55,7 @@ class Jsonl(Writer):
         ratios = snapshot.update_ratios
         record: dict[str, Any] = {"line": "record", "step": step, "layers": len(lines)}
         record["scalars"] = {name: _plain(value) for name, value in scalars(snapshot).items()}
-        record["worst"] = worst_layers(snapshot)
+        record["worst"], record["alarms"] = worst_layers(snapshot), list(alarms(snapshot))
         record["update_ratios"] = None if ratios is None else {path: _plain(x) for path, x in ratios.items()}
         self._append([*lines, record])
 
@@ -111,27 +113,38 @@ def _numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}.{number}{path.suffix}")
 
 
-def _complete(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return the lines, as text and parsed, that belong to records that were written to their end."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    loose: list[tuple[str, dict[str, Any]]] = []
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+class Assembler:
+    """Puts the lines of a file together: those of layers count when the line of their record is there."""
+
+    def __init__(self) -> None:
+        self._loose: list[tuple[str, dict[str, Any]]] = []
+
+    def feed(self, text: str) -> list[tuple[str, dict[str, Any]]]:
+        """Take a line, and return those that are complete with it, as text and parsed.
+
+        Args:
+            text: of the line; what `Jsonl` did not write is left out.
+        """
         try:
             line = json.loads(text)
         except ValueError:
-            continue
+            return []
         if not isinstance(line, dict) or "step" not in line:
-            continue
+            return []
         if line.get("line") == "layer":
-            loose = [*[x for x in loose if x[1]["step"] == line["step"]], (text, line)]
-            continue
-        if line.get("line") == "record":
-            if line.get("layers") == len(loose):
-                found += [*loose, (text, line)]
-            loose = []
-        else:
-            found.append((text, line))
-    return found
+            self._loose = [*[x for x in self._loose if x[1]["step"] == line["step"]], (text, line)]
+            return []
+        if line.get("line") != "record":
+            return [(text, line)]
+        whole, self._loose = self._loose, []
+        return [*whole, (text, line)] if line.get("layers") == len(whole) else []
+
+
+def _complete(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the lines, as text and parsed, that belong to records that were written to their end."""
+    assembler = Assembler()
+    texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [line for text in texts for line in assembler.feed(text)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

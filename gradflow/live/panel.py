@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from gradflow.live.alarms import alarms
 from gradflow.live.postmortem import PostMortem
 from gradflow.live.record import Snapshot
 from gradflow.live.sparkline import sparkline
-from gradflow.live.summary import layer_number, scalars, worst_layers
+from gradflow.live.summary import layer_number
 from gradflow.live.writer import Writer
 
-__all__ = ["Progress", "warning_of"]
+__all__ = ["Progress"]
 
 _SECONDS = 10.0  # from one plain line to the next
-_VANISHED, _DEAD = -6.0, 0.5
 
 
 class Progress(Writer):
@@ -45,7 +45,7 @@ class Progress(Writer):
         self._last = snapshot.step, now
         loss = "" if snapshot.loss is None else f"loss {snapshot.loss:.4g}"
         head = "  ".join(filter(None, [f"step {snapshot.step}", loss, speed]))
-        self._show([head, f"gradient {_profile(snapshot)}", *filter(None, [warning_of(snapshot), self._event])])
+        self._show([head, f"gradient {_profile(snapshot)}", *alarms(snapshot), *filter(None, [self._event])])
 
     def write_postmortem(self, postmortem: PostMortem) -> None:
         """Show an event, from now on.
@@ -84,23 +84,5 @@ class Progress(Writer):
 
 def _profile(snapshot: Snapshot) -> str:
     numbers = [layer_number(snapshot.flow[name], "output_grad_rms") for name in snapshot.flow.layers]
-    if not numbers:
-        return "of no layer"
-    return sparkline(np.array([np.nan if x is None else x for x in numbers], np.float64))
-
-
-def warning_of(snapshot: Snapshot) -> str:
-    """Return a word on what is wrong in a recorded step, "" if nothing stands out; it depends on no scale of the loss.
-
-    Args:
-        snapshot: of the step.
-    """
-    worst, numbers = worst_layers(snapshot), scalars(snapshot)
-    if "not finite first" in worst:
-        return f"NaN or Inf {worst['not finite first']}"
-    lost = numbers.get("flow/log10 gradient first over last layer", 0.0)
-    if abs(lost) > -_VANISHED:
-        return f"the gradient {'vanishes' if lost < 0 else 'explodes'}: 1e{lost:+.0f} from the last layer to the first"
-    if numbers.get("flow/dead units worst layer", 0.0) > _DEAD:
-        return f"dead units: {worst['most dead units']}"
-    return ""
+    known = [x for x in numbers if x is not None]
+    return sparkline(np.array(known, np.float64)) if known else "of no layer"

@@ -107,6 +107,23 @@ def test_cause_and_place_come_from_the_ledger():
     assert "lsuv" in finding.remedies[0].code
 
 
+def test_a_gradient_that_is_only_rounding_is_not_called_shattered():
+    """Softmax does not change with a bias of all keys, so that its gradient is 0, but for rounding."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = {name: jax.random.normal(key, (32, 32)) / 32**0.5 for name, key in zip("qkv", keys, strict=False)}
+    params |= {"bias": 0.1 * jax.random.normal(keys[3], (4, 8))}
+
+    def loss(params, x):
+        q, k, v = ((x @ params[name]).reshape(4, 16, 4, 8) for name in "qkv")
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k + params["bias"])
+        return jnp.mean(jnp.square(jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v) - 1))
+
+    d = gf.diagnose(loss, params, jax.random.normal(keys[0], (4, 16, 32)), progress=False)
+    assert math.isnan(d.measurements.leaves["bias"].coherence)
+    assert d.measurements.leaves["q"].coherence > 0.9
+    assert d.healthy, str(d)
+
+
 def test_rate_is_judged_against_the_curvature():
     """Gradient descent on a quadratic converges below 2 / the largest curvature, and not above."""
     case = too_steep()

@@ -41,9 +41,11 @@ ALLOWED = {
     "initializers": {"_lookup", "activations", "theory.mean_field", "instrument"},
     "models": {"_lookup", "activations", "initializers", "instrument"},
     "data": {"_lookup"},
-    "diagnosis": {"_files", "_lookup", "initializers", "instrument", "plots", "primitives"},
+    "diagnosis": {"_files", "_lookup", "diagnosis.thresholds", "initializers", "instrument", "plots", "primitives"},
     "plots": {"instrument"},
-    "live": {"_files", "_lazy", "instrument", "plots"},
+    # A run is judged by the limits of diagnosis, and by nothing else of it.
+    "diagnosis.thresholds": set(),
+    "live": {"_files", "_lazy", "diagnosis.thresholds", "instrument", "plots"},
     # An error of `training.fit` finds the operation in which it began when it is asked for it.
     "training": {"_lookup", "instrument", "live", "data", "diagnosis"},
 }
@@ -86,10 +88,9 @@ def part_of(file: Path) -> str:
 
 
 def part_of_module(name: str) -> str:
-    """The first piece below gradflow, of theory the first two: its wings."""
+    """The first piece below gradflow; the first two of the wings of theory, and of the limits of diagnosis."""
     pieces = name.split(".")[1:]
-    wing = pieces[0] == "theory" and pieces[1:2] and pieces[1] in ("mean_field", "spectra", "tracing")
-    return ".".join(pieces[:2]) if wing else pieces[0]
+    return ".".join(pieces[:2]) if ".".join(pieces[:2]) in ALLOWED else pieces[0]
 
 
 FILES = [f for f in sorted(PACKAGE.rglob("*.py")) if f not in (PACKAGE / "__init__.py", PACKAGE / "_distribution.py")]

@@ -14,7 +14,7 @@ import pytest
 
 import gradflow as gf
 from gradflow.live import Progress, Snapshot, TensorBoard, Wandb
-from gradflow.live.panel import warning_of
+from gradflow.live.alarms import alarms
 from gradflow.live.sparkline import sparkline
 from gradflow.live.summary import scalars, worst_layers
 from tests.live.problems import batch, loss_fn, parameters
@@ -76,7 +76,7 @@ def test_numbers_that_are_not_there_have_no_tag():
     assert np.isnan(found["flow/gradient norm"])
     assert found["flow/nonfinite forward"] > 0
     assert "not finite first" in worst_layers(Snapshot(0, bad))
-    assert warning_of(Snapshot(0, bad)).startswith("NaN or Inf forward, in the data")
+    assert alarms(Snapshot(0, bad))[0].startswith("NaN or Inf forward, in the data")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -167,12 +167,14 @@ def test_the_panel_says_what_goes_wrong():
 
     params = {f"layer_{k:02}": jnp.eye(4) / 4 for k in range(8)}
     flow = jax.jit(gf.value_grad_and_flow(loss))(params, jnp.ones((3, 4)))[2]
-    assert warning_of(Snapshot(0, flow)).startswith("the gradient vanishes: 1e-")
+    assert alarms(Snapshot(0, flow))[0].startswith("the gradient shrinks by a factor of ")
 
 
 def test_sparkline_is_logarithmic_and_copes_with_anything():
     assert sparkline(np.array([1e-7, 1e-5, 1e-3, 1e-1])) == "▁▃▆█ 1e-07…1e-01"
-    assert sparkline(np.array([0.0, np.nan, 1.0, np.inf, 100.0])) == "▁▁▁▁█ 1e+00…1e+02"
+    assert sparkline(np.array([0.0, np.nan, 1.0, np.inf, 100.0])) == "▁×▁×█ 1e+00…1e+02"
+    assert sparkline(np.array([-1.0, np.nan, 1.0]), log=False) == "▁×█ -1…1"
+    assert sparkline(np.array([])) == ""
     assert sparkline(np.zeros(3)) == "▁▁▁"
     assert len(sparkline(np.logspace(0, 3, 100)).split()[0]) == 24
 
