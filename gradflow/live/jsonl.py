@@ -119,6 +119,11 @@ class Assembler:
     def __init__(self) -> None:
         self._loose: list[tuple[str, dict[str, Any]]] = []
 
+    @property
+    def waiting(self) -> int:
+        """How many lines of layers wait for that of their record."""
+        return len(self._loose)
+
     def feed(self, text: str) -> list[tuple[str, dict[str, Any]]]:
         """Take a line, and return those that are complete with it, as text and parsed.
 
