@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,7 +19,14 @@ from gradflow.live.record import Snapshot
 from gradflow.live.summary import layer_update_ratio, scalars, worst_layers
 from gradflow.live.writer import Writer
 
-__all__ = ["Assembler", "Jsonl", "RunLog", "read_jsonl"]
+__all__ = ["Assembler", "Jsonl", "RunLog", "Verdict", "read_jsonl"]
+
+
+class Verdict(Protocol):
+    """What `gf.diagnose` returns, as far as it is written."""
+
+    def to_json(self) -> str:
+        """Return findings and ledger as JSON."""
 
 
 class Jsonl(Writer):
@@ -28,7 +36,8 @@ class Jsonl(Writer):
     `"line": "record"`: after those of its step, with their number as `layers`: the numbers of
     `gradflow.live.summary.scalars` as `scalars`, the names of `worst_layers` as `worst`, the sentences of
     `gradflow.live.alarms` as `alarms`, `update_ratios` leaf by leaf.
-    `"line": "event"`: a post-mortem, as `PostMortem.to_record` gives it. NaN and Inf are strings, a number that is not
+    `"line": "event"`: a post-mortem, as `PostMortem.to_record` gives it. `"line": "diagnosis"`: what `write_diagnosis`
+    is given, as its `to_json` has it. NaN and Inf are strings, a number that is not
     there is null.
 
     A record goes to the file in one piece. A run that goes on from a checkpoint continues the file: steps from there on
@@ -41,6 +50,8 @@ class Jsonl(Writer):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self._file: Any = None
+        self._lock = threading.Lock()
+        self._waiting: list[dict[str, Any]] = []
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Append a recorded step.
@@ -67,17 +78,41 @@ class Jsonl(Writer):
         """
         self._append([{"line": "event", **postmortem.to_record()}])
 
+    def write_diagnosis(self, diagnosis: Verdict, step: int) -> None:
+        """Append a diagnosis, from which `gf.report` draws ledger and verdict over training; from any thread.
+
+        One that comes before the first record is written with it, or when the file is closed: only a record tells
+        where a run goes on.
+
+        Args:
+            diagnosis: what `gf.diagnose` returns for the parameters at this step.
+            step: number of the next step that is taken with them.
+        """
+        line = {"line": "diagnosis", "step": int(step), **json.loads(diagnosis.to_json())}
+        with self._lock:
+            if self._file is None:
+                self._waiting.append(line)
+                return
+        self._append([line])
+
     def close(self) -> None:
         """Close the file."""
+        if self._waiting:
+            self._append([])
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+            self._write([*waiting, *lines], (lines or waiting)[0]["step"])
+
+    def _write(self, lines: list[dict[str, Any]], first: int) -> None:
         text = "".join(json.dumps(line, allow_nan=False, separators=(",", ":")) + "\n" for line in lines)
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            _make_room(self._path, lines[0]["step"])
+            _make_room(self._path, min(first, lines[0]["step"]))
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
         end = os.fstat(self._file.fileno()).st_size
         data = text.encode()
@@ -160,11 +195,13 @@ class RunLog:
         records: the lines `"line": "record"`, by step.
         layers: for each of them the lines of its layers, in forward order.
         events: the lines of events.
+        diagnoses: the lines of diagnoses.
     """
 
     records: tuple[dict[str, Any], ...]
     layers: tuple[tuple[dict[str, Any], ...], ...]
     events: tuple[dict[str, Any], ...]
+    diagnoses: tuple[dict[str, Any], ...] = ()
 
     @property
     def steps(self) -> np.ndarray:
@@ -229,8 +266,8 @@ def read_jsonl(path: str | os.PathLike[str]) -> RunLog:
         if line["line"] == "layer":
             by_step.setdefault(line["step"], []).append(line)
     records = [line for line in lines if line["line"] == "record"]
-    events = tuple(line for line in lines if line["line"] == "event")
-    return RunLog(tuple(records), tuple(tuple(by_step.get(r["step"], [])) for r in records), events)
+    events, diagnoses = (tuple(x for x in lines if x["line"] == kind) for kind in ("event", "diagnosis"))
+    return RunLog(tuple(records), tuple(tuple(by_step.get(r["step"], [])) for r in records), events, diagnoses)
 
 
 def _at(value: Any, index: tuple[int, ...]) -> Any:

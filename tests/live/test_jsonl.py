@@ -57,6 +57,31 @@ def test_reading_gives_arrays(flow, tmp_path):
     assert not np.isnan(log.flow.values["nonfinite_forward"]).any()
 
 
+class Healthy:
+    """As little of a diagnosis as is written."""
+
+    def to_json(self):
+        return '{"healthy": true, "findings": [], "ledger": {"entries": []}}'
+
+
+def test_a_diagnosis_is_written_with_the_first_record_or_at_the_end(flow, tmp_path):
+    path = tmp_path / "a.jsonl"
+    write(path, flow, [0, 10, 20])
+    writer = Jsonl(path)
+    writer.write_diagnosis(Healthy(), 20)
+    assert [r["step"] for r in read_jsonl(path).records] == [0, 10, 20]
+    writer.write_snapshot(Snapshot(10, flow, 1.0))  # the run goes on from step 10, which its first record says
+    writer.write_diagnosis(Healthy(), 30)
+    writer.close()
+    log = read_jsonl(path)
+    assert [r["step"] for r in log.records] == [0, 10]
+    assert [(d["step"], d["healthy"]) for d in log.diagnoses] == [(20, True), (30, True)]
+    writer = Jsonl(tmp_path / "b.jsonl")
+    writer.write_diagnosis(Healthy(), 0)
+    writer.close()
+    assert [d["step"] for d in read_jsonl(tmp_path / "b.jsonl").diagnoses] == [0]
+
+
 def test_layers_inside_a_scan_have_a_row_a_step(tmp_path):
     def loss(params, x):
         return jnp.mean(jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, params["w"])[0] ** 2)

@@ -122,7 +122,7 @@ def test_numbers_are_those_of_the_file(real, tmp_path):
 def test_a_page_holds_every_section_and_needs_nothing_else(tmp_path):
     text, page = page_of(simple(tmp_path / "a.jsonl", events=[EVENT]), tmp_path)
     sections = [attributes["id"] for tag, attributes in page.attributes if tag == "section"]
-    assert sections == ["scalars", "spikes", *(s for f in FIELDS for s in (f, f"profile-{f}"))]
+    assert sections == ["scalars", "spikes", "verdict", *(s for f in FIELDS for s in (f, f"profile-{f}"))]
     assert not re.search(r"<script|<link|<img|https?:|@import|\bon\w+=", text)
     for tag, attributes in page.attributes:
         if tag == "svg":

@@ -11,6 +11,7 @@ import numpy as np
 
 from gradflow._files import write_whole
 from gradflow.live.reporting.heat import heat_map
+from gradflow.live.reporting.ledger import verdicts
 from gradflow.live.reporting.lines import Line, line_chart
 from gradflow.live.reporting.marks import Scale, hatches, span
 from gradflow.live.reporting.sources import STATISTICS, Run, Source, Statistic, read_runs
@@ -50,8 +51,9 @@ def report(
 ) -> Path:
     """Write a self-contained page of one run, or of several side by side.
 
-    It holds heat maps of layer x step, profiles over the layers, loss and gradient norm over the steps, and what
-    happened before each spike. Runs that are compared share their scales.
+    It holds heat maps of layer x step, profiles over the layers, loss and gradient norm over the steps, what happened
+    before each spike, and ledger and verdict of the diagnoses that were written. Runs that are compared share their
+    scales.
 
     Args:
         source: a file of `gf.live.Jsonl`, a `gf.live.FlowHistory`, or several of them: a list, or a mapping from names.
@@ -90,7 +92,7 @@ def _page(runs: Sequence[Run]) -> str:
     names = ", ".join(run.name for run in runs)
     title = html.escape(f"gradflow: {names}")
     heading = f"Flow of {names}" if len(runs) == 1 else f"Flow of {len(runs)} runs"
-    parts = [_overview(runs), _scalars(runs), _spikes(runs)]
+    parts = [_overview(runs), _scalars(runs), _spikes(runs), verdicts(runs)]
     for statistic in STATISTICS:
         parts += [_heat_maps(runs, statistic), _profiles(runs, statistic)]
     return (

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from gradflow.live.flow_history import FlowHistory
 from gradflow.live.jsonl import RunLog, read_jsonl
+from gradflow.live.reporting.diagnoses import Judged, judged
 
 __all__ = ["STATISTICS", "Run", "Source", "Statistic", "read_runs"]
 
@@ -57,6 +58,8 @@ class Run:
         scalars: title -> numbers over the records; None where there is none.
         events: post-mortems.
         left_out: names of rows that only later records have.
+        diagnoses: by step.
+        alarms: step and sentence; None where they were not looked for.
     """
 
     name: str
@@ -68,6 +71,8 @@ class Run:
     scalars: Mapping[str, Sequence[float | None]] = dataclasses.field(default_factory=dict)
     events: tuple[Mapping[str, Any], ...] = ()
     left_out: tuple[str, ...] = ()
+    diagnoses: tuple[Judged, ...] = ()
+    alarms: tuple[tuple[int, str], ...] | None = None
 
     def has(self, statistic: Statistic) -> bool:
         """Return whether it holds any number, NaN among them, of a statistic; where NaN may be one, true.
@@ -141,7 +146,7 @@ def _run(name: str, source: Source) -> Run:
             f"report: expected lines of gf.live.Jsonl in {path}, got others ({type(error).__name__}: {error}). Likely "
             "cause: a file of another tool"
         ) from None
-    if not log.records and not log.events:
+    if not log.records and not log.events and not log.diagnoses:
         raise ValueError(
             f"report: expected records, got none in {path}. Likely cause: the run was killed before its first record"
         )
@@ -169,7 +174,13 @@ def _from_log(name: str, log: RunLog) -> Run:
                     absent[field][where[row], column] = _entry(line.get(field), index) is None
     values = {field: history.values[field] for field in fields}
     events = tuple({**event, "step": int(event["step"])} for event in log.events)
-    return Run(name, log.steps, history.layers, values, absent, True, scalars, events, tuple(left_out))
+    diagnoses = tuple(sorted((judged(line) for line in log.diagnoses), key=lambda one: one.step))
+    known = [record for record in log.records if "alarms" in record]
+    alarms = tuple((int(record["step"]), str(words)) for record in known for words in record["alarms"])
+    return Run(
+        name, log.steps, history.layers, values, absent, True, scalars, events, tuple(left_out), diagnoses,
+        alarms if known else None,
+    )  # fmt: skip
 
 
 def _entry(value: Any, index: tuple[int, ...]) -> Any:
