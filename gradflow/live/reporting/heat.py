@@ -88,7 +88,7 @@ def _svg(run: Run, cells: list[list[_Cell]], names: list[str], steps: list[str],
     wide = max(8.0, min(40.0, 560 / len(steps)))
     high = 18.0 if len(names) <= 40 else 9.0
     left = 12.0 + 7 * min(_LETTERS, max(map(len, names)))
-    width, height = left + wide * len(steps) + 40, high * len(names) + 34
+    width, height = left + max(wide * len(steps), 300) + 40, high * len(names) + 34  # 300: room for the words below
     marks = [_rects(line, y * high, left, (wide, high), scale, run.tells_absent) for y, line in enumerate(cells)]
     every = 1 if high > 12 else 2
     for y in range(0, len(names), every):

@@ -69,8 +69,11 @@ def _by_entry(run: Run, before: str) -> str:
         run, steps=steps, layers=tuple(rows), values={_GAIN.field: values}, absent=absent, tells_absent=True
     )
     scale = span(values.ravel().tolist(), log=False)
-    note = '<p class="note">Below 0 the signal is lost on its way to the input, above 0 it grows.</p>'
-    return heat_map(shown, _GAIN, scale, f"{before}{_GAIN.title}, entry of the ledger by step") + note
+    words = "Below 0 the signal shrinks on its way to the input, above 0 it grows. The sums leave the loss out."
+    return (
+        heat_map(shown, _GAIN, scale, f"{before}{_GAIN.title}, entry of the ledger by step")
+        + f'<p class="note">{words}</p>'
+    )
 
 
 def _alarms(run: Run, before: str) -> str:
