@@ -1,13 +1,17 @@
-"""The programs in `examples`: a few steps of each, in a process that no network can be reached from."""
+"""What is in `examples`: a few steps of each program, in a process without network; the notebook, cell by cell."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -59,3 +63,46 @@ def test_an_example_runs(program, tmp_path):
     assert [event.step for event in events.Scalars("loss")] == [0]
     assert events.Histograms("flow/gradient_by_layer")
     assert "flow/figure" in events.Tags()["images"]
+
+
+NOTEBOOK = ROOT / "examples" / "vanishing.ipynb"
+
+
+def code_cells():
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_the_notebook_holds_no_outputs():
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code_cells())
+    assert "/home/" not in NOTEBOOK.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_shows_what_it_says(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    plt = importlib.import_module("matplotlib.pyplot")
+    scope, figures = {"__name__": "notebook"}, 0
+    with jax.numpy_dtype_promotion("standard"), jax.debug_nans(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, cell in enumerate(code_cells()):
+            exec(compile("".join(cell["source"]), f"<cell {number}>", "exec"), scope)
+            figures += len(plt.get_fignums())
+            plt.close("all")
+    assert figures == 10
+    assert next(finding.kind for finding in scope["verdict"].findings) == "vanishing"
+    sick = scope["gradient"](scope["measure"](*scope["sick"]))
+    assert sick[0] < 1e-6 * sick[-1]
+    assert {radius: int(np.sign(np.log(h[-1] / h[0]).round(2))) for radius, h in scope["over_time"].items()} == {
+        "radius 0.8": 1,
+        "radius 1.0": 0,
+        "radius 1.2": -1,
+    }
+    first_over_last = {name: h[0] / h[-1] for name, h in scope["carried"].items()}
+    assert (
+        first_over_last["rnn"] < 1e-3 * first_over_last["lstm, forget bias 1"] < first_over_last["lstm, forget bias 5"]
+    )
+    after = {name: curve[-20:].mean() for name, curve in scope["losses"].items()}
+    assert after.pop("sigmoid, 1990s") > 2.2  # log 10 = 2.3: nothing is learned
+    assert len(after) == 4
+    assert max(after.values()) < 1
