@@ -158,5 +158,6 @@ def _over_layers(run: RunFile) -> list[str]:
         if profile.size:
             missing = len(run.layers) - len(profile)
             note = f", {missing} without a number" if missing else ""
-            lines.append(f"{name:14} {sparkline(profile, log=log)} over {len(profile)} layers{note}")
+            layers = "1 layer" if len(profile) == 1 else f"{len(profile)} layers"
+            lines.append(f"{name:14} {sparkline(profile, log=log)} over {layers}{note}")
     return lines

@@ -54,7 +54,7 @@ def test_what_is_shown_is_what_was_recorded(flow, event, tmp_path):
     lines = description(found)
     assert lines[0] == "step 10   2 records"
     assert lines[1].split()[:2] == ["loss", "11.5"]
-    assert any(line.startswith("update ratio") and line.endswith("1 layers, 2 without a number") for line in lines)
+    assert any(line.startswith("update ratio") and line.endswith("1 layer, 2 without a number") for line in lines)
     assert lines[-1] == event.sentence
 
 
