@@ -15,6 +15,7 @@ import gradflow as gf
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--steps", type=int, default=300)
+parser.add_argument("--blocks", type=int, default=2)
 parser.add_argument("--logdir", default="runs/nnx_gpt")
 args = parser.parse_args()
 
@@ -40,7 +41,7 @@ class GPT(nnx.Module):
     def __init__(self, rngs):
         self.embed = nnx.Embed(len(CHARACTERS), WIDTH, rngs=rngs)
         self.positions = nnx.Param(0.02 * jax.random.normal(rngs.params(), (LENGTH, WIDTH)))
-        self.blocks = nnx.List([Block(rngs) for _ in range(2)])
+        self.blocks = nnx.List([Block(rngs) for _ in range(args.blocks)])
         self.norm, self.head = nnx.LayerNorm(WIDTH, rngs=rngs), nnx.Linear(WIDTH, len(CHARACTERS), rngs=rngs)
 
     def __call__(self, x):

@@ -46,9 +46,10 @@ def test_an_example_is_short_and_shows_all_three(program):
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.stem)
 def test_an_example_runs(program, tmp_path):
     """Compiled without optimizations, which take most of the time of three steps."""
+    smaller = ["--blocks", "1"] if program.stem == "nnx_gpt" else []
     settings = {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_NETWORK, str(program), "--steps", "3", "--logdir", str(tmp_path)],
+        [sys.executable, "-c", WITHOUT_NETWORK, str(program), "--steps", "3", "--logdir", str(tmp_path), *smaller],
         env={**{k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}, **settings},
         cwd=tmp_path,
         capture_output=True,
