@@ -13,6 +13,7 @@ from jax.extend import core
 
 from gradflow.instrument.arguments import trace
 from gradflow.instrument.jaxprs import opened
+from gradflow.instrument.modules import copies_in_this_trace
 
 __all__ = ["Objective"]
 
@@ -91,7 +92,9 @@ class Objective:
             return out
 
         def value(leaves: Sequence[Any], arrays: Sequence[Any]) -> Any:
-            with trace(loss_fn, 0, has_aux, (params, *placed(arrays)), kwargs) as traced:
+            # Under jit a module from outside cannot be changed, and the loss may change it: running averages, counts.
+            here, named = copies_in_this_trace(((params, *placed(arrays)), kwargs))
+            with trace(loss_fn, 0, has_aux, here, named) as traced:
                 jaxpr, consts = opened(traced.jaxpr)
             return core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, consts))(*leaves)[0]
 

@@ -53,6 +53,26 @@ def holds(tree: Any, kinds: Any, besides: Any = ()) -> bool:
     return any(isinstance(x, kinds) for x in jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, stops)))
 
 
+def copies_in_this_trace(tree: Any) -> Any:
+    """Return a tree with a copy of each Flax NNX module, which may be changed where modules from outside may not be.
+
+    What modules share, their copies share. Changes of a copy are not handed back to the caller's module.
+
+    Args:
+        tree: any pytree.
+    """
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is None or not holds(tree, (nnx.Pytree, nnx.Variable), besides=nnx.State):
+        return tree
+
+    def is_node(x: Any) -> bool:
+        return isinstance(x, (nnx.Pytree, nnx.Variable))
+
+    leaves, structure = jax.tree.flatten(tree, is_leaf=is_node)
+    nodes = iter(nnx.clone([leaf for leaf in leaves if is_node(leaf)]))
+    return jax.tree.unflatten(structure, [next(nodes) if is_node(leaf) else leaf for leaf in leaves])
+
+
 class Call:
     """A call of the loss, by the values of its differentiated arguments.
 
