@@ -20,6 +20,7 @@ from gradflow.live import FlowHistory, profile, rows
 from gradflow.live.record import Record as WatchRecord
 from gradflow.live.record import with_updates
 from gradflow.live.watch import Plan, Watch
+from gradflow.training.checkup import Checkup
 from gradflow.training.devices import SplitWindow, replicated
 from gradflow.training.history import FitResult, History
 from gradflow.training.losses import evaluate
@@ -188,12 +189,13 @@ class Dispatches:
         watch: Watch | None,
         validation: tuple[Any, Any] | None,
         mesh: Mesh | None,
+        checkup: Checkup | None = None,
     ) -> None:
         """See `fit`."""
         # Axes that the compiler propagates, whatever kind those of the given mesh are.
         mesh = None if mesh is None else Mesh(mesh.devices, mesh.axis_names)
         self._loss_fn, self._optimizer, self._source, self._every = loss_fn, optimizer, source, every
-        self._watch, self._mesh = watch, mesh
+        self._watch, self._mesh, self._checkup = watch, mesh, checkup
         self._programs = programs(loss_fn, optimizer, every, None if watch is None else watch.plan(loss_fn), mesh)
         self._validation = None if validation is None else self._on_all_devices(tuple(map(jnp.asarray, validation)))
         self.start_from(state)
@@ -231,7 +233,10 @@ class Dispatches:
         began = time.perf_counter()
         flowing = self._watch is not None and first % max(self._watch.every, self._every) == 0
         program = self._programs.flowing if flowing else self._programs.plain
-        self.state, record = program(self.state, self._window_of(first))
+        window = self._window_of(first)
+        if self._checkup is not None:
+            self._checkup.begin(self.state, window, self._every, self.history.first())
+        self.state, record = program(self.state, window)
         validation = None
         if validate and self._validation is not None:
             validation = self._programs.evaluate(self.state, *self._validation)
@@ -262,6 +267,9 @@ class Dispatches:
             if flow is not None:
                 self.history.add_flow(flow)
             self.report(end, self.history.last(), None if flow is None else _gradients(flow))
+            if self._checkup is not None and self._checkup.due(metrics := self.history.last()):
+                self._checkup.look(self.state, self._window[1], self._every, end, metrics)
+                self._ready = time.perf_counter()
 
     def result(self) -> FitResult:
         """Return all that there is so far."""
@@ -274,6 +282,7 @@ class Dispatches:
             self.history.flow,
             per_step / self._every,
             (with_flow - per_step) / looks if looks else float("nan"),
+            None if self._checkup is None else self._checkup.diagnosis,
         )
 
     def _on_all_devices(self, tree: Any) -> Any:
@@ -312,6 +321,8 @@ class Dispatches:
             self.history.add_flow(flow.until(upto))
             self._write(record, upto)
         window = self._window_of(first)
+        if self._checkup is not None:
+            self._checkup.look_at_stop(self.state, window)
         window = window if self._mesh is None else SplitWindow(window, self._mesh)
         breakdown = locate(self._loss_fn, self._optimizer, self.state, window)
         search = functools.partial(origin_in_step, self._loss_fn, self.state, window) if self._mesh is None else None

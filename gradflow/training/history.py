@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +13,9 @@ from gradflow import _lookup
 from gradflow.live import FlowHistory
 from gradflow.training.checkpoints import pack, unpack
 from gradflow.training.step import Metrics, TrainState
+
+if TYPE_CHECKING:
+    from gradflow.diagnosis import Diagnosis
 
 __all__ = ["Curve", "FitResult", "History", "record"]
 
@@ -81,6 +84,7 @@ class FitResult:
         seconds_per_step: median over the dispatches of this process that compiled nothing and held no flow; NaN if
             there were none.
         seconds_per_flow: what a step with flow took beyond one without, likewise.
+        diagnosis: the latest that was said, of `fit(..., diagnose=True)`; None where there is none.
     """
 
     state: TrainState
@@ -89,6 +93,7 @@ class FitResult:
     flow: FlowHistory | None
     seconds_per_step: float = float("nan")
     seconds_per_flow: float = float("nan")
+    diagnosis: Diagnosis | None = None
 
 
 class History:
@@ -115,6 +120,11 @@ class History:
             flow: of later steps, on the host.
         """
         self._flows.append(flow)
+
+    def first(self) -> dict[str, float]:
+        """Return the means over the first record of training; none if there is none."""
+        curve = self.curve("train")
+        return {name: float(curve[name][0]) for name in curve.names if len(curve.steps)}
 
     def last(self) -> dict[str, float]:
         """Return the means of the last record, those of validation under "validation ..."."""

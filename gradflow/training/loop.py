@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from gradflow.live.watch import Watch
 from gradflow.training.checkpoints import Checkpoints, open_store
+from gradflow.training.checkup import Checkup
 from gradflow.training.contract import validate_signature
 from gradflow.training.dispatch import Dispatches
 from gradflow.training.errors import CheckpointError
@@ -44,6 +45,7 @@ def fit(
     validate_every: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = True,
+    diagnose: bool = False,
 ) -> FitResult:
     """Train until `steps` steps are done, `every` of them as one dispatch.
 
@@ -69,6 +71,10 @@ def fit(
         mesh: data-parallel over all its devices, of one or more processes: every device computes its part of a batch
             and holds a copy of all else; batch statistics are those of the whole batch. None: one device.
         progress: a bar on stderr, or plain lines where that is no terminal.
+        diagnose: say on stderr what is wrong where the metric "loss" has not fallen by a tenth after two records, where
+            half of its fall is lost again, or where a step is not finite. `gf.diagnose` looks at the parameters and
+            the optimizer's state of that moment, on the latest batches. The programs of the steps stay the same; the
+            loss is compiled once more, forward, for its value at the start. One process.
 
     Raises:
         ValueError: for settings that do not fit together.
@@ -86,8 +92,14 @@ def fit(
         3.0
     """
     _check_schedule(steps, every, watch, validate_every, mesh)
+    if diagnose and jax.process_count() > 1:
+        raise ValueError(
+            f"fit(diagnose=True): expected one process, got {jax.process_count()}. Likely cause: a script that several "
+            "hosts run. Fix: diagnose=False, and gf.diagnose in one process on a checkpoint"
+        )
     _check_arguments(loss_fn, optimizer, state, source, validation)
-    dispatches = Dispatches(loss_fn, optimizer, state, source, every, watch, validation, mesh)
+    checkup = Checkup(loss_fn, optimizer, state) if diagnose else None
+    dispatches = Dispatches(loss_fn, optimizer, state, source, every, watch, validation, mesh, checkup)
     with contextlib.ExitStack() as stack:
         saver = None
         if checkpoints is not None:

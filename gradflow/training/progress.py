@@ -13,7 +13,7 @@ import numpy as np
 
 from gradflow.live.sparkline import sparkline
 
-__all__ = ["SECONDS", "Report", "report_progress"]
+__all__ = ["SECONDS", "Report", "report_progress", "say"]
 
 SECONDS = 10.0  # from one plain line to the next
 
@@ -36,6 +36,15 @@ def report_progress(done: int, steps: int, wanted: bool) -> Iterator[Report]:
             yield report
     else:
         yield _lines(done, steps)
+
+
+def say(text: str) -> None:
+    """Print lines on stderr; while a bar is shown, it passes them on above itself.
+
+    Args:
+        text: of one line or several.
+    """
+    print(text, file=sys.stderr, flush=True)
 
 
 def _speaker() -> Callable[[Mapping[str, float], "np.ndarray | None"], str]:
@@ -83,7 +92,7 @@ def _lines(done: int, steps: int) -> Report:
         if step < steps and time.monotonic() - last < SECONDS:
             return
         last = time.monotonic()
-        print(f"step {step}/{steps}  {rate(step)}  {said}", file=sys.stderr, flush=True)
+        say(f"step {step}/{steps}  {rate(step)}  {said}")
 
     return report
 

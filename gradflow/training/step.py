@@ -316,6 +316,17 @@ def means(metrics: Metrics) -> dict[str, Float[Array, "*runs"]]:
     return {name: mean.value for name, mean in metrics.items()}
 
 
+def as_mean(metric: Any) -> Mean:
+    """Return a metric of a loss as a mean; a scalar counts once.
+
+    Args:
+        metric: a `Mean` or a scalar.
+    """
+    if isinstance(metric, Mean):
+        return Mean(*(jnp.asarray(x).astype(jnp.float32) for x in (metric.total, metric.count)))
+    return Mean(jnp.asarray(metric).astype(jnp.float32), jnp.float32(1))
+
+
 def _advance(
     state: TrainState,
     optimizer: optax.GradientTransformation,
@@ -330,14 +341,8 @@ def _advance(
     done = TrainState(state.step + 1, params, model_state, opt_state, state.key, finite)
     # Not a branch: as a selection it goes into the loops that write the new arrays anyway, and survives vmap.
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), done, state)
-    counted = {name: _as_mean(metric) for name, metric in metrics.items()}
+    counted = {name: as_mean(metric) for name, metric in metrics.items()}
     return kept._replace(finite=finite), jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), counted)
-
-
-def _as_mean(metric: Any) -> Mean:
-    if isinstance(metric, Mean):
-        return Mean(*(jnp.asarray(x).astype(jnp.float32) for x in (metric.total, metric.count)))
-    return Mean(jnp.asarray(metric).astype(jnp.float32), jnp.float32(1))
 
 
 def _all_finite(tree: Tree) -> Bool[Array, ""]:

@@ -15,7 +15,7 @@ X = jax.random.normal(jax.random.key(0), (16, 4))
 
 
 class Nested(nnx.Module):
-    """Lists in lists, running averages, a random count, a counter, one layer used twice, a variable made in the call."""
+    """Lists in lists, running averages, a random count, a counter, a layer used twice, a variable made in the call."""
 
     def __init__(self, rngs):
         blocks = [[nnx.Linear(4, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)] for _ in range(2)]
