@@ -71,6 +71,7 @@ class Measurements:
     """All that the rules of diagnosis read.
 
     Attributes:
+        objective: the call that was measured.
         value: the loss.
         flow: of the batch.
         book: its ledger; where a layer that starts from 0 cuts the path, that after `SMALL_STEPS`.
@@ -80,6 +81,7 @@ class Measurements:
         origin: where NaN or Inf began; None where loss and gradients are finite.
     """
 
+    objective: Objective
     value: float
     flow: Flow
     book: Book
@@ -140,7 +142,7 @@ def measure(
         if not _finite(float(value), leaves):
             say("looking for where NaN or Inf began")
             origin = find_nonfinite(loss_fn, params, *args, has_aux=has_aux, **kwargs)
-    return Measurements(float(value), flow, book, leaves, trial, later, origin)
+    return Measurements(objective, float(value), flow, book, leaves, trial, later, origin)
 
 
 def _finite(value: float, leaves: dict[str, Leaf]) -> bool:

@@ -133,20 +133,22 @@ CHANGES = (
 )  # fmt: skip
 
 
-def promising(findings: Sequence[Finding]) -> tuple[Change, ...]:
+def promising(findings: Sequence[Finding], among: Sequence[Change] = CHANGES) -> tuple[Change, ...]:
     """Return the changes that help against findings, those against the most severe first.
 
     Args:
         findings: of a diagnosis.
+        among: changes to choose from.
     """
-    ordered = [change for finding in findings for change in CHANGES if finding.kind in change.kinds]
+    ordered = [change for finding in findings for change in among if finding.kind in change.kinds]
     return tuple(dict.fromkeys(ordered))
 
 
-def at_random(key: Any) -> Change:
+def at_random(key: Any, among: Sequence[Change] = CHANGES) -> Change:
     """Return one of all changes by chance, whatever was found.
 
     Args:
         key: of JAX.
+        among: changes to choose from.
     """
-    return CHANGES[int(jax.random.randint(key, (), 0, len(CHANGES)))]
+    return among[int(jax.random.randint(key, (), 0, len(among)))]

@@ -30,6 +30,7 @@ class Plan:
         warm_up: steps over which the factor on updates grows from 0 to `rate`.
         loss_scale: factor on the loss, taken out of the gradients.
         adam: whether Adam takes the place of the user's optimizer.
+        model: the configuration whose loss this is; None where none was given.
     """
 
     objective: Objective
@@ -39,6 +40,7 @@ class Plan:
     warm_up: int = 0
     loss_scale: float = 1.0
     adam: bool = False
+    model: Any = None
 
     @property
     def params(self) -> Any:

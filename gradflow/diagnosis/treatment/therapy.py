@@ -12,7 +12,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from gradflow.diagnosis.objective import Objective
-from gradflow.diagnosis.treatment.changes import RATES, Change, Context, at_random, promising
+from gradflow.diagnosis.treatment.changes import CHANGES, RATES, Change, Context, at_random, promising
+from gradflow.diagnosis.treatment.model_changes import Build, model_changes
 from gradflow.diagnosis.treatment.plan import Plan
 from gradflow.diagnosis.treatment.trials import Outcome, Trials
 from gradflow.diagnosis.verdict import Diagnosis, diagnose, first_batches
@@ -107,6 +108,11 @@ class Treatment:
         return self.chosen.plan.params
 
     @property
+    def model(self) -> Any:
+        """The configuration to train; None where none was given."""
+        return self.chosen.plan.model
+
+    @property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer to train with. A loss scale is not part of it: `chosen.plan.loss_scale`."""
         return self.chosen.plan.optimizer(self.given)
@@ -135,6 +141,8 @@ def treat(
     budget: int = 200,
     seeds: int = 3,
     variants: Mapping[str, tuple[Callable[..., Any], Any]] | None = None,
+    model: Any = None,
+    build: Build | None = None,
     has_aux: bool = False,
     key: Any = None,
     **kwargs: Any,
@@ -157,16 +165,19 @@ def treat(
         budget: steps of a trial.
         seeds: orders of the batches; a single batch has one.
         variants: other versions of the model to try, by name: (loss_fn, params) of each.
+        model: the configuration of the network, such as `gf.models.MLP(...)`: what the diagnosis promises of another
+            activation, normalization, skips or a cell is tried, too, where the model has a field of that name.
+        build: from such a configuration to (loss_fn, params); goes with `model`.
         has_aux: whether the loss returns (loss, aux).
         key: of JAX, for weights that are drawn anew and for the random change.
         **kwargs: of the loss.
 
     Returns:
-        The treatment: `params`, `optimizer`, `trials`, `letter`.
+        The treatment: `params`, `optimizer`, `model`, `trials`, `letter`.
 
     Raises:
         FlowError: inside `jit`, `vmap` or `grad`, or for a loss that `value_grad_and_flow` refuses.
-        ValueError: for a budget or seeds below 1, or batches of another structure than `*args`.
+        ValueError: for a budget or seeds below 1, batches of another structure than `*args`, a model without `build`.
 
     Examples:
         >>> import jax, jax.numpy as jnp, optax, gradflow as gf
@@ -181,23 +192,25 @@ def treat(
         >>> t.improved, t.chosen.changes[0].touches
         (True, 'initialization')
     """
-    if budget < 1 or seeds < 1:
-        raise ValueError(f"treat: expected a budget and seeds of at least 1, got {budget} and {seeds}")
+    _check(budget, seeds, model, build)
     key = jax.random.key(0) if key is None else key
     taken = None if batches is None else first_batches(batches, budget)
     if diagnosis is None:
         diagnosis = diagnose(
             loss_fn, params, *args, optimizer=optimizer, batches=taken, has_aux=has_aux, progress=False, **kwargs
         )
-    objective = Objective.of(loss_fn, params, args, kwargs, has_aux)
+        objective = diagnosis.measurements.objective
+    else:  # nothing tells whether it is of these very parameters
+        objective = Objective.of(loss_fn, params, args, kwargs, has_aux)
     arrays = [objective.arrays] if taken is None else [objective.arrays_of(batch) for batch in taken]
     trials = Trials(optimizer, arrays, budget, seeds)
-    plain = Plan(objective, objective.leaves)
+    plain = Plan(objective, objective.leaves, model=model)
+    known = CHANGES if build is None else (*CHANGES, *model_changes(model, build, args, kwargs, has_aux))
     arms = [Arm((), plain, trials.run(plain))]
     norms = arms[0].outcome.norms
     context = Context(objective.arrays, jax.random.fold_in(key, 0), norms[np.isfinite(norms)], budget)
-    by_chance = at_random(jax.random.fold_in(key, 1))
-    arms += _tried(trials, plain, context, [(change,) for change in promising(diagnosis.findings)])
+    by_chance = at_random(jax.random.fold_in(key, 1), known)
+    arms += _tried(trials, plain, context, [(change,) for change in promising(diagnosis.findings, known)])
     arms += _tried(trials, plain, context, [(by_chance,)], random=True)
     for name, (other, start) in (variants or {}).items():
         version = Objective.of(other, start, args, kwargs, has_aux)
@@ -207,6 +220,17 @@ def treat(
     if best is not arms[0] and best.variant == "":
         arms += _tried(trials, plain, context, [(*best.changes, rate) for rate in RATES if rate not in best.changes])
     return Treatment(_best(arms), tuple(arms), diagnosis, optimizer, budget)
+
+
+def _check(budget: int, seeds: int, model: Any, build: Build | None) -> None:
+    if budget < 1 or seeds < 1:
+        raise ValueError(f"treat: expected a budget and seeds of at least 1, got {budget} and {seeds}")
+    if (model is None) != (build is None):
+        one, other = ("model", "build") if build is None else ("build", "model")
+        raise ValueError(
+            f"treat: expected model= and build= together, got only {one}. Likely cause: {other} was left out. Fix: "
+            "model=config, build=lambda model: (loss_fn, params), the loss and fresh parameters of that model"
+        )
 
 
 def _tried(
