@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from experiments.clipping import order
-from experiments.framework.claims import Band, goal, theory
+from experiments.framework.claims import Band, goal, paper, theory
 from experiments.framework.pilots import around
 
 STEEP = 5.0  # w from which the cliff is steeper than the grid is fine
@@ -38,6 +38,20 @@ def linear_rate(steps: int) -> Band:
         steps: that the rate is fitted on.
     """
     return theory("largest eigenvalue; a swing of a factor e", 0.0, low=0.0, high=math.expm1(3 / steps))
+
+
+def critical_radius(steps: int) -> Band:
+    """Spectral radius of linear units at which the gradient neither grows nor fades over time.
+
+    Pascanu et al. 2013, section 2.1: by power iteration, below 1 long-term components vanish, and above 1 is necessary
+    for them to explode. Each fitted ln(rate) is off ln(radius) by at most 3/n, as in `linear_rate`. Between two radii
+    both ln(radius) and the error are interpolated, so that the zero of ln(rate) lies within 3/n of ln(1), too.
+
+    Args:
+        steps: that a rate is fitted on.
+    """
+    source = "Pascanu et al. 2013, section 2.1, linear units: spectral radius 1 parts vanishing from exploding"
+    return paper(source, 1.0, relative=math.expm1(3 / steps))
 
 
 def vanishing_rate() -> Band:

@@ -84,6 +84,8 @@ def radius_claims(results: Results) -> list[Claim]:
     return [
         Claim("linear-rate", "linear units: rate of dL/dh_t over the spectral radius, largest error",
               bands.linear_rate(fitted), np.abs(linear / radii - 1).max()),
+        Claim("critical-radius", "linear units: spectral radius at which dL/dh_t neither grows nor fades",
+              bands.critical_radius(fitted), smoothness.critical_radius(radii, linear)),
         Claim("radius-below-1", "tanh units, radius below 1: rate of dL/dh_t a step back, largest",
               bands.vanishing_rate(), tanh[radii < 1].max()),
         Claim("radius-above-1", f"tanh units, radius {radii[-1]:g}: rate of dL/dh_t a step back",

@@ -164,6 +164,24 @@ def fitted_rates(profiles: Float[np.ndarray, "*profiles steps"]) -> Float[np.nda
     return np.exp(-slopes).reshape(profiles.shape[:-1])
 
 
+def critical_radius(radii: Float[np.ndarray, " radii"], rates: Float[np.ndarray, " radii"]) -> float:
+    """Return the spectral radius at which a gradient neither grows nor fades, by interpolation of logarithms.
+
+    Args:
+        radii: growing.
+        rates: factor of the gradient a step back in time at each.
+
+    Returns:
+        NaN where the rates do not cross 1 once, from below.
+    """
+    x, y = np.log(radii), np.log(rates)
+    grows = y > 0
+    if grows[0] or np.count_nonzero(np.diff(grows)) != 1:
+        return float("nan")
+    k = int(grows.argmax())
+    return float(np.exp(np.interp(0.0, y[k - 1 : k + 1], x[k - 1 : k + 1])))
+
+
 def fitted_power(gradients: np.ndarray, smoothness: np.ndarray) -> tuple[float, float]:
     """Fit ln(smoothness) = start + slope ln(gradient).
 

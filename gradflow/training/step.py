@@ -25,6 +25,7 @@ __all__ = [
     "Step",
     "TrainState",
     "Tree",
+    "as_mean",
     "draw",
     "init",
     "make_flow_step",

@@ -187,6 +187,10 @@ def test_fits_are_exact_on_exact_data():
     back = np.arange(200)[::-1]
     profiles = np.stack([radius**back for radius in (0.8, 1.05)])
     np.testing.assert_allclose(smoothness.fitted_rates(profiles), [0.8, 1.05], rtol=1e-9)
+    radii = np.array([0.8, 0.9, 1.2])
+    assert smoothness.critical_radius(radii, radii / 1.1) == pytest.approx(1.1)
+    assert np.isnan(smoothness.critical_radius(radii, radii / 2))
+    assert np.isnan(smoothness.critical_radius(radii, radii[::-1]))
     gradient = np.geomspace(0.1, 10, 30)
     assert smoothness.fitted_power(gradient, 3 * gradient**1.5) == pytest.approx((1.5, 1.0))
 
@@ -258,7 +262,7 @@ def test_every_claim_holds_on_a_full_run_and_can_fail(results):
     good = full(results)
     claims = clipping.claims(good)
     assert [claim.id for claim in claims if not claim.holds] == []
-    assert len(claims) == 16
+    assert len(claims) == 17
     assert claims_that_stand(clipping.claims, good) == []
     assert set(clipping.figures.draw(good)) == {"surface", "norms", "temporal_order", "smoothness"}
 
