@@ -41,12 +41,22 @@ ALLOWED = {
     "initializers": {"_lookup", "activations", "theory.mean_field", "instrument"},
     "models": {"_lookup", "activations", "initializers", "instrument"},
     "data": {"_lookup"},
-    "diagnosis": {"_files", "_lookup", "diagnosis.thresholds", "initializers", "instrument", "plots", "primitives"},
+    # Treatment asks an activation whether it saturates; models are known by their fields, and never imported.
+    "diagnosis": {
+        "_files",
+        "_lookup",
+        "activations",
+        "diagnosis.thresholds",
+        "initializers",
+        "instrument",
+        "plots",
+        "primitives",
+    },  # fmt: skip
     "plots": {"instrument"},
     # A run is judged by the limits of diagnosis, and by nothing else of it.
     "diagnosis.thresholds": set(),
     "live": {"_files", "_lazy", "diagnosis.thresholds", "instrument", "plots"},
-    # An error of `training.fit` finds the operation in which it began when it is asked for it.
+    # `training.fit` diagnoses a run that goes wrong, and finds the operation in which an error began when asked.
     "training": {"_lookup", "instrument", "live", "data", "diagnosis"},
 }
 # Who may import which heavy package while it is itself being imported.
