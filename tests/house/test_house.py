@@ -51,7 +51,7 @@ ALLOWED = {
         "instrument",
         "plots",
         "primitives",
-    },  # fmt: skip
+    },
     "plots": {"instrument"},
     # A run is judged by the limits of diagnosis, and by nothing else of it.
     "diagnosis.thresholds": set(),
