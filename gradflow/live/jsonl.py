@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from gradflow.live.writer import Writer
 __all__ = ["Assembler", "Jsonl", "RunLog", "Verdict", "read_jsonl"]
 
 
+@runtime_checkable
 class Verdict(Protocol):
     """What `gf.diagnose` returns, as far as it is written."""
 
