@@ -33,3 +33,8 @@ def place() -> Band:
 def seconds() -> Band:
     """Median seconds to a verdict: at most 10."""
     return goal("one waits for ten seconds", low=0.0, high=10.0)
+
+
+def same_labels() -> Band:
+    """Share of networks, trained anew, that are sick or healthy as their committed label says: all."""
+    return goal("committed labels are those that training gives", low=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 import experiments.diagnosis as package
 import gradflow as gf
-from experiments.diagnosis import bands, figures, labels, peers, scores
+from experiments.diagnosis import bands, committed, figures, labels, peers, scores
 from experiments.diagnosis.results import Results
 from experiments.diagnosis.settings import PRESETS, Config
 from experiments.diagnosis.zoo import HELD_OUT, draw
@@ -25,20 +26,43 @@ def run(config: Config) -> Results:
         config: settings.
     """
     wanted = [(family, number) for family in config.families for number in range(config.specimens)]
-    rows = [_row(config, *which) for which in track(wanted, "networks", lambda which: f"{which[0]} {which[1]}")]
+    known = committed.read()
+    again = _relabelled(config, wanted, known)
+    rows = []
+    for which in track(wanted, "networks", lambda which: f"{which[0]} {which[1]}"):
+        rows.append(_row(config, *which, known, which in again))
+        jax.clear_caches()  # programs of hundreds of networks would fill the memory
     columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Results(**columns | {"rules": np.array(list(peers.RULES)), "rule_flags": columns["rule_flags"].T})
 
 
-def _row(config: Config, family: str, number: int) -> dict[str, Any]:
+def _key(config: Config, family: str, number: int) -> committed.Key:
+    return committed.Key(family, number, config.seed, config.budget, config.orders)
+
+
+def _relabelled(
+    config: Config, wanted: Sequence[tuple[str, int]], known: Mapping[committed.Key, committed.Row]
+) -> set[tuple[str, int]]:
+    """Draw some of the networks whose label is committed."""
+    labelled = [which for which in wanted if _key(config, *which) in known]
+    drawn = np.random.default_rng(config.seed).permutation(len(labelled))[: config.relabelled]
+    return {labelled[k] for k in drawn}
+
+
+def _row(
+    config: Config, family: str, number: int, known: Mapping[committed.Key, committed.Row], again: bool
+) -> dict[str, Any]:
     """Return what is known of one network."""
     specimen = draw(family, number, config.seed)
     d = gf.diagnose(
         specimen.loss, specimen.params, *specimen.batches[0], optimizer=specimen.optimizer,
         batches=specimen.batches, steps=config.steps, progress=False,
     )  # fmt: skip
-    found = labels.label(specimen, config.budget, config.orders, config.seed)
-    jax.clear_caches()  # programs of hundreds of networks would fill the memory
+    kept = committed.find(known, _key(config, family, number), specimen)
+    found = kept
+    if found is None or again:
+        found = labels.label(specimen, config.budget, config.orders, config.seed)
+    same = kept is not None and _sick(kept) == _sick(found)
     return {
         "names": specimen.name,
         "families": family,
@@ -46,6 +70,8 @@ def _row(config: Config, family: str, number: int) -> dict[str, Any]:
         "gains": found.gain,
         "twin_gains": found.twin_gain,
         "twins": found.twin,
+        "relabelled": again,
+        "same": again and same,
         "flagged": not d.healthy,
         "kinds": ", ".join(finding.kind for finding in d.findings),
         "causes": ", ".join(specimen.kinds),
@@ -56,6 +82,10 @@ def _row(config: Config, family: str, number: int) -> dict[str, Any]:
     }
 
 
+def _sick(label: labels.Label) -> bool:
+    return bool(labels.is_sick(label.gain, label.twin_gain))
+
+
 def claims(results: Results) -> list[Claim]:
     """Check a run.
 
@@ -63,8 +93,18 @@ def claims(results: Results) -> list[Claim]:
         results: from `run`.
 
     Returns:
-        The claims, about the held-out families.
+        The claims, about the held-out families; that on labels is about all.
     """
+    again = results.relabelled
+    out = (
+        [Claim("same-labels", "share of labels that come out the same when made anew", bands.same_labels(),
+               float(results.same[again].mean()))]
+        if again.any() else []
+    )  # fmt: skip
+    return out + _of_verdicts(results)
+
+
+def _of_verdicts(results: Results) -> list[Claim]:
     sick, held = scores.sick(results), results.held_out
     if not (held & sick).any() or not (held & ~sick).any():
         return []

@@ -19,6 +19,8 @@ class Results:
         gains: 1 - loss after training over that of a network that knows nothing, mean over the orders.
         twin_gains: the same of the twin.
         twins: what the twin is: "untreated", or the treatment that was best.
+        relabelled: whether a label was made anew although it is committed.
+        same: whether such a label came out the same, sick or healthy; false elsewhere.
         flagged: whether the verdict is not "healthy".
         kinds: of the findings, the most severe first, joined by a comma and a blank.
         causes: findings that would be right, joined likewise; "" where that is not known beforehand.
@@ -35,6 +37,8 @@ class Results:
     gains: Float[np.ndarray, " networks"]
     twin_gains: Float[np.ndarray, " networks"]
     twins: Shaped[np.ndarray, " networks"]
+    relabelled: Bool[np.ndarray, " networks"]
+    same: Bool[np.ndarray, " networks"]
     flagged: Bool[np.ndarray, " networks"]
     kinds: Shaped[np.ndarray, " networks"]
     causes: Shaped[np.ndarray, " networks"]

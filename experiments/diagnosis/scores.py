@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from experiments.diagnosis.labels import SICK
+from experiments.diagnosis.labels import is_sick
 from experiments.diagnosis.results import Results
 
 __all__ = ["Rate", "cause_found", "place_found", "rate", "sick"]
@@ -55,20 +55,13 @@ def rate(hits: Bool[np.ndarray, " cases"]) -> Rate:
 
 
 def sick(results: Results) -> Bool[np.ndarray, " networks"]:
-    """Return which networks are sick: their loss falls by less than `SICK` of what their twin's falls by.
-
-    A network whose twin learns nothing either has no cure among the treatments; if a fault was planted, it is sick.
+    """Return which networks are sick by their labels.
 
     Args:
         results: of a run.
     """
     with np.errstate(invalid="ignore"):
-        worse = results.gains < SICK * results.twin_gains
-    hopeless = (results.twin_gains < LEARNT) & (results.causes != "")
-    return worse | hopeless
-
-
-LEARNT = 0.1  # of what a network that knows nothing loses
+        return np.asarray(is_sick(results.gains, results.twin_gains), bool)
 
 
 def cause_found(results: Results) -> Bool[np.ndarray, " networks"]:

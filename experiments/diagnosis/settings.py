@@ -20,6 +20,9 @@ class Config:
     """Training steps of a network and of its treatments."""
     orders: int = 3
     """Orders of the batches, over which training is repeated."""
+    relabelled: int = 3
+    """Networks, drawn by chance, that are trained although their label is committed, to see that it comes out the same.
+    """
     steps: int = 20
     """Steps that the verdict may take."""
     seed: int = 0
@@ -30,6 +33,8 @@ class Config:
         for name in self.families:
             if name not in FAMILIES:
                 raise ValueError(unknown("family", name, FAMILIES))
+        if self.relabelled < 0:
+            raise ValueError(f"relabelled must be at least 0, got {self.relabelled}")
         for field in ("specimens", "budget", "orders", "steps"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
@@ -38,5 +43,5 @@ class Config:
 PRESETS = {
     "smoke": Config(families=("MLP, ReLU", "rates, tanh", "fault: zero weights"), specimens=2, budget=60, orders=2),
     "laptop": Config(),
-    "paper": Config(specimens=21),
+    "paper": Config(specimens=21, relabelled=20),
 }

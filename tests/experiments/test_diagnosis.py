@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.diagnosis import experiment, labels, peers, scores, zoo
+from experiments.diagnosis import committed, experiment, labels, make_labels, peers, scores, zoo
 from experiments.diagnosis.faults import FAULTS
 from experiments.diagnosis.results import Results
 from experiments.diagnosis.settings import PRESETS
@@ -30,6 +30,8 @@ def good():
         gains=np.where(sick, rng.uniform(0, 0.5, N), rng.uniform(0.92, 0.97, N)),
         twin_gains=np.full(N, 0.98),
         twins=np.array(["untreated"] * N),
+        relabelled=np.arange(N) % 9 == 0,
+        same=np.arange(N) % 9 == 0,
         flagged=sick,
         kinds=np.where(sick, "vanishing", ""),
         causes=causes,
@@ -55,6 +57,7 @@ def test_every_claim_holds_of_a_good_verdict_and_can_fail(good):
     assert failing(changed(good, held_out=np.ones(N, bool), flagged=~good.flagged)) >= {"detection", "false-alarms"}
     assert "cause" in failing(changed(good, kinds=np.where(good.flagged, "batch_norm", "")))
     assert "place" in failing(changed(good, layers=np.where(good.flagged, "Dense_9", "")))
+    assert "same-labels" in failing(changed(good, same=good.same & (np.arange(N) != 0)))
     assert "seconds" in failing(changed(good, seconds=10 * good.seconds))
     many = {f.name: np.concatenate([getattr(good, f.name)] * 3, -1) for f in dataclasses.fields(good)}
     assert failing(Results(**many | {"rules": good.rules})) == set()
@@ -63,7 +66,8 @@ def test_every_claim_holds_of_a_good_verdict_and_can_fail(good):
 def test_only_held_out_families_are_claimed(good):
     tuned = ~good.held_out
     assert failing(changed(good, flagged=np.where(tuned, ~good.flagged, good.flagged))) == {"false-alarms-limit"}
-    assert experiment.claims(changed(good, held_out=np.zeros(N, bool))) == []
+    assert failing(changed(good, held_out=np.zeros(N, bool), same=~good.same)) == {"same-labels"}
+    assert experiment.claims(changed(good, held_out=np.zeros(N, bool), relabelled=np.zeros(N, bool))) == []
 
 
 def test_figures_and_table(good):
@@ -114,10 +118,58 @@ def test_planted_layer_is_where_it_is_said_to_be():
 
 def test_labels_part_a_network_that_learns_from_one_that_does_not():
     sound = labels.label(zoo.draw("fault: frozen layers", 0, 0), 60, 1, 0)
-    assert sound.gain > scores.LEARNT
+    assert sound.gain > labels.LEARNT
     stuck = labels.label(zoo.draw("fault: zero weights", 0, 0), 60, 1, 0)
     assert stuck.gain < 0.2 * stuck.twin_gain
     assert stuck.twin != "untreated"
+
+
+@pytest.mark.parametrize(
+    ("gain", "twin_gain", "sick"),
+    [(0.95, 1.0, False), (0.8, 1.0, True), (0.01, 0.01, True), (-np.inf, -np.inf, True), (0.4, 0.42, False)],
+)
+def test_what_no_treatment_helps_is_sick(gain, twin_gain, sick):
+    assert labels.is_sick(gain, twin_gain) == sick
+
+
+KEY = committed.Key("rates, ReLU", 0, 10, 200, 3)
+
+
+def test_committed_label_is_read_as_it_was_written(tmp_path):
+    specimen, file = zoo.draw(*KEY[:3]), tmp_path / "labels.csv"
+    gains = {labels.UNTREATED: 0.25, "Adam": -np.inf, "ten times the rate": 0.5}
+    committed.append(KEY, specimen, labels.Label(gains), file)
+    committed.append(KEY._replace(number=1), specimen, labels.Label(gains), file)
+    rows = committed.read(file)
+    assert len(rows) == 2
+    found = committed.find(rows, KEY, specimen)
+    assert found.gains == gains
+    assert (found.gain, found.twin, found.twin_gain) == (0.25, "ten times the rate", 0.5)
+    assert committed.find(rows, KEY._replace(seed=11), specimen) is None
+    for other in (dataclasses.replace(specimen, name="another"), zoo.draw("MLP, ReLU", 0, 10)):
+        with pytest.raises(ValueError, match="draws another network"):
+            committed.find(rows, KEY, other)
+    file.write_text(file.read_text().replace("Adam", "AdamW"))
+    with pytest.raises(ValueError, match="treatments have changed"):
+        committed.read(file)
+
+
+def test_labels_are_made_once(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(make_labels, "FAMILIES", {"rates, ReLU": None, "rates, tanh": None})
+    monkeypatch.setattr(make_labels, "label", lambda *args: made.append(args) or labels.Label({"untreated": 1.0}))
+    command = ["--seeds", "10", "--out", str(tmp_path / "labels.csv")]
+    assert make_labels.main(command) == make_labels.main(command) == 0
+    assert len(made) == 1
+    assert list(committed.read(tmp_path / "labels.csv")) == [KEY]
+
+
+@pytest.mark.parametrize("seed", [0, 10])
+def test_committed_labels_are_those_of_the_zoo(seed):
+    rows = committed.read()
+    keys = [key for key in rows if key.seed == seed]
+    for key in keys[:: max(1, len(keys) // 3)]:
+        committed.find(rows, key, zoo.draw(key.family, key.number, key.seed))
 
 
 def test_treatments_are_those_that_the_head_names():
