@@ -13,6 +13,7 @@ from experiments.diagnosis import committed, experiment, labels, make_labels, pe
 from experiments.diagnosis.faults import FAULTS
 from experiments.diagnosis.results import Results
 from experiments.diagnosis.settings import PRESETS
+from experiments.diagnosis.specimen import cross_entropy
 
 N = 120
 
@@ -97,6 +98,18 @@ def test_specimen_is_a_function_of_family_number_and_seed(family):
     )  # fmt: skip
     value = jax.eval_shape(first.loss, first.params, *first.batches[0])
     assert value.shape == ()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e9])
+def test_cross_entropy_is_that_of_optax_and_never_negative(size):
+    import optax
+
+    logits = size * jax.random.normal(jax.random.key(0), (64, 5))
+    y = jnp.argmax(logits + size * jax.random.normal(jax.random.key(1), (64, 5)), axis=-1)
+    value = cross_entropy(logits, y)
+    expected = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert cross_entropy(logits, jnp.argmax(logits, axis=-1)) >= 0
 
 
 def test_families_are_split():
