@@ -69,8 +69,8 @@ def of_model(model: Any, batches: Batches, optimizer: optax.GradientTransformati
 def cross_entropy(logits: Float[Array, "batch classes"], y: Int[Array, " batch"]) -> Float[Array, ""]:
     """Return the mean cross-entropy, which is never negative.
 
-    `optax.softmax_cross_entropy_with_integer_labels` takes the right logit from the normalizer. Where logits are 1e9, both
-    are rounded to 64, and a training that blew up ends at a loss of -770.
+    `optax.softmax_cross_entropy_with_integer_labels` takes the right logit from the normalizer. Where logits are 1e9,
+    both are rounded to 64, and a training that blew up ends at a loss of -770.
 
     Args:
         logits: of the classes.
