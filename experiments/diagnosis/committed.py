@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,7 +95,7 @@ def read(file: Path = FILE) -> dict[Key, Row]:
         return dict(_parsed(row) for row in table)
 
 
-def find(rows: dict[Key, Row], key: Key, specimen: Specimen) -> Label | None:
+def find(rows: Mapping[Key, Row], key: Key, specimen: Specimen) -> Label | None:
     """Return the label of a network, or None if it has none.
 
     Args:

@@ -21,8 +21,7 @@ _CELLS = ("recurrent state",)
 def path(m: Measurements) -> Iterator[Finding]:
     """A cotangent that vanishes or explodes between the last layer and the first, or over time.
 
-    Over depth, it does no harm where the optimizer moves all weights alike, as Adam does above its epsilon, and where
-    the steps mend it.
+    What the steps mend is no fault.
     """
     book = m.book
     if not book.entries:
@@ -36,9 +35,7 @@ def path(m: Measurements) -> Iterator[Finding]:
     if not (max(total, later) < thresholds.VANISHED or min(total, later) > thresholds.EXPLODED):
         return
     kind, limit = ("vanishing", thresholds.VANISHED) if total < 0 else ("exploding", thresholds.EXPLODED)
-    finding = _of_path(book, total, kind, limit)
-    if finding.over == "time" or not _moves_alike(m):
-        yield finding
+    yield _of_path(book, total, kind, limit)
 
 
 def _mended(m: Measurements) -> float:
@@ -53,19 +50,6 @@ def _mended(m: Measurements) -> float:
         )
     change = float(first - last)
     return change if math.isfinite(change) else 0.0
-
-
-def _moves_alike(m: Measurements) -> bool:
-    """Tell whether the steps moved all weights, none of them, relative to its size, by far more than another.
-
-    In a chain of weights that are all too small, forward and backward signal shrink towards each other, so that all
-    gradients are equal, and nothing moves.
-    """
-    if m.trial is None or not np.all(np.isfinite(m.trial.losses)):
-        return False
-    moved = [float(x) for p, x in zip(m.leaves.values(), m.trial.movements, strict=True) if p.can_move]
-    least = min(moved, default=0.0)
-    return least > 10**thresholds.STALLED and math.log10(least / max(moved)) > thresholds.STALLED
 
 
 def _from_zero(entry: Entry, m: Measurements) -> bool:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gradflow.diagnosis import path_rules, remedies, thresholds
+from gradflow.diagnosis import path_rules, rate_rules, remedies, thresholds
 from gradflow.diagnosis.finding import Evidence, Finding, Remedy, Severity
 from gradflow.diagnosis.measurements import Measurements
-from gradflow.diagnosis.trial import MULTIPLES
 from gradflow.instrument import Flow
 from gradflow.instrument.layer_flow import LayerFlow
 
@@ -196,50 +195,19 @@ def underflow(m: Measurements) -> Iterator[Finding]:
 
 
 def steps(m: Measurements) -> Iterator[Finding]:
-    """Steps of the optimizer that make the loss worse, or are far too small."""
+    """Steps of the optimizer that carry the loss away."""
     t = m.trial
-    if t is None:
-        return
-    if not np.all(np.isfinite(t.losses)) or not np.all(np.isfinite(t.after)):
+    if t is not None and not t.finite:
         at = int(np.argmin(np.isfinite(t.losses)))
         evidence = Evidence(f"loss after {at} steps", float(t.losses[at]), -_INF, _INF)
         yield Finding("unstable_update", "fatal", (), (evidence,), "steps that carry the loss out of its type's range",
                       remedies.AGAINST_LARGE_STEPS, "certain")  # fmt: skip
-        return
-    change = t.after - t.before
-    overshoot = _overshoot(t.probe, t.probe_start)
-    if float(np.mean(change)) > 0 and overshoot <= thresholds.OVERSHOT:
-        evidence_pair = (
-            Evidence("change of the loss on the same batches over the steps", float(np.mean(change)), -_INF, 0.0),
-            Evidence("multiple of an update from which on the loss is no lower than before", overshoot,
-                     MULTIPLES[MULTIPLES.index(thresholds.OVERSHOT) + 1], _INF),
-        )  # fmt: skip
-        yield Finding("learning_rate", "severe", (), evidence_pair, "a rate that is too large for the curvature",
-                      remedies.AGAINST_LARGE_STEPS, "likely")  # fmt: skip
-    best = _best(t.probe, t.probe_start)
-    sizes = np.max(np.where(np.isfinite(t.update_ratios), t.update_ratios, 0.0), axis=1)
-    steady = len(sizes) > 1 and not np.all(np.diff(sizes) > 0)
-    if best > thresholds.TIMID and steady:
-        evidence = Evidence("multiple of an update at which the loss is lowest", best, 0.0, thresholds.TIMID)
-        yield Finding("learning_rate", "severe", (), (evidence,), "a rate that is too small",
-                      remedies.AGAINST_SMALL_STEPS, "likely")  # fmt: skip
-
-
-def _overshoot(probe: np.ndarray, start: float) -> float:
-    """Return the smallest multiple from which on the loss is not lower than at the start; inf if it stays lower."""
-    worse = ~(probe < start)
-    return float(MULTIPLES[int(np.argmax(worse))]) if worse.any() else _INF
-
-
-def _best(probe: np.ndarray, start: float) -> float:
-    low = np.where(np.isfinite(probe), probe, _INF)
-    return 0.0 if low.min() >= start else float(MULTIPLES[int(np.argmin(low))])
 
 
 def stalled(m: Measurements) -> Iterator[Finding]:
     """Weights that the steps moved far less than the others, though a gradient arrives."""
     t = m.trial
-    if t is None or not np.all(np.isfinite(t.losses)):
+    if t is None or not t.finite:
         return
     moved = {p.path: float(x) for p, x in zip(m.leaves.values(), t.movements, strict=True) if p.can_move}
     moved = {path: x for path, x in moved.items() if math.isfinite(x)}
@@ -259,7 +227,7 @@ def stalled(m: Measurements) -> Iterator[Finding]:
 
 RULES: tuple[Callable[[Measurements], Iterator[Finding]], ...] = (
     zeros, symmetry, path_rules.severed, path_rules.path, rank_collapse, dead_units, saturation, shattered, underflow,
-    steps, stalled,
+    steps, *rate_rules.RULES, stalled,
 )  # fmt: skip
 # What equal or zero weights bring with them, and what says nothing of the network once they are drawn.
 _CONSEQUENCES = ("vanishing", "exploding", "rank_collapse", "shattered", "stalled_layer", "dead_units", "learning_rate")
@@ -278,7 +246,14 @@ def findings(m: Measurements) -> tuple[Finding, ...]:
     found = _joined([finding for rule in RULES for finding in rule(m)])
     if any(finding.kind == "poor_initialization" for finding in found):
         found = [finding for finding in found if finding.kind not in _CONSEQUENCES]
+    if m.trial is not None and m.trial.learns:
+        found = [finding for finding in found if finding.kind not in _OF_THE_START]
     return tuple(sorted(found, key=lambda finding: _ORDER[finding.severity]))
+
+
+# Complaints about how signals pass the network as it starts. They cost nothing where the same steps, at one rate or
+# another, learn.
+_OF_THE_START = ("vanishing", "exploding", "rank_collapse", "shattered", "saturation", "dead_units")
 
 
 def _joined(found: list[Finding]) -> list[Finding]:

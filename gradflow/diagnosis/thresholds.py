@@ -8,13 +8,17 @@ __all__ = [
     "COLLAPSED",
     "EXPLODED",
     "FLUSHED",
+    "GROWING",
+    "HESITANT",
     "INCOHERENT",
     "LARGEST_SLOPES",
+    "LEARNT",
     "OVERSHOT",
     "SATURATED",
     "SMALLEST",
     "STALLED",
     "TIMID",
+    "TRAINED",
     "VANISHED",
     "dead_limit",
 ]
@@ -57,6 +61,21 @@ the loss worse on the batch that it was made for."""
 
 TIMID = 4.0**5
 """Multiple of the user's update at which the loss on its batch is lowest. 1024 updates in a straight line reach it."""
+
+LEARNT = 0.25
+"""Part of the loss that the steps learned away. TODO"""
+
+TRAINED = 0.5
+"""Loss at the start over that of the network with all parameters 0, below which the network knew something: half way,
+in the loss, from knowing nothing to knowing all. How fast such a network learns on says nothing of its rate."""
+
+HESITANT = 16.0
+"""Multiple of all updates at which the steps learn half of what they learn at the best multiple. TODO"""
+
+GROWING = 1.86
+"""How much updates grow while the gradient stays the same, last quarter of the steps over second, from which on the
+optimizer is said to warm up. A warm-up from 0 gives 7/3, the means of a line over these quarters; momentum of .9 has
+settled to (1 - .9^18) / (1 - .9^8) = 1.49 in 20 steps. The limit is their geometric mean."""
 
 FLUSHED = 0.5
 """Share of a gradient's norm that was flushed to 0 because numbers were too small for their type."""

@@ -1,26 +1,29 @@
-"""What a few steps of the user's optimizer do: to the loss, to each leaf, and beyond the size that they have."""
+"""What a few steps of the user's optimizer do: to the loss, to each leaf, and at other sizes than they have."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from gradflow.diagnosis import thresholds
 from gradflow.diagnosis.look import Look
 from gradflow.diagnosis.objective import Objective
+from gradflow.diagnosis.walk import Walk
 
 if TYPE_CHECKING:
     import optax
 
-__all__ = ["MULTIPLES", "Trial", "take_steps"]
+__all__ = ["ADAM_RATES", "MULTIPLES", "Trial", "take_steps"]
 
 MULTIPLES = tuple(4.0**k for k in range(-6, 7))  # of an update at which the loss is looked at
+ADAM_RATES = (1e-3, 1e-2)  # its author's rate (Kingma & Ba 2015, algorithm 1), and ten times that for a short way
+LARGER, SMALLER = (4.0, 16.0, 64.0, 256.0), (1 / 4, 1 / 16)  # multiples at which the steps are taken again
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,25 +33,55 @@ class Trial:
     Attributes:
         losses: on the batch of each step, before it; one more, after the last, on the batch of the first step.
         before, after: losses on the same few batches at the start and in the end.
+        blank: losses on them with all parameters 0: of a network that knows nothing of its input.
         update_ratios: per step and leaf, norm of the update over norm of the leaf; NaN for a leaf of zeros.
         movements: per leaf, norm of (end - start) over norm of the start; inf for a leaf that left zero.
         probe: loss on the first batch after `MULTIPLES` times the last finite update, taken from where it was. By the
             last one, the optimizer's state has settled and a weight that started from 0 has a size.
         probe_start: loss on the first batch from where the probe starts.
+        rates: by multiple of the updates, 1 among them, part of the loss that the same steps learn from the start; see
+            `learned`. Only 1 where the steps learn enough at that.
+        growth: of updates at a constant gradient, see `thresholds.GROWING`; NaN where no other rate was tried.
+        adam: most that they learn with Adam at `ADAM_RATES`; NaN where some multiple learns enough.
         leaves: the parameters in the end.
     """
 
     losses: Float[np.ndarray, " losses"]
     before: Float[np.ndarray, " batches"]
     after: Float[np.ndarray, " batches"]
+    blank: Float[np.ndarray, " batches"]
     update_ratios: Float[np.ndarray, "steps leaves"]
     movements: Float[np.ndarray, " leaves"]
     probe: Float[np.ndarray, " multiples"]
     probe_start: float
+    rates: Mapping[float, float]
+    growth: float
+    adam: float
     leaves: list[Any]
 
+    @property
+    def finite(self) -> bool:
+        """Whether all losses are."""
+        return bool(np.all(np.isfinite(self.losses)) and np.all(np.isfinite(self.after)))
 
-_COMPARED = 4  # batches on which the loss is compared before and after
+    @property
+    def learned(self) -> float:
+        """Part of the loss that the steps learned away.
+
+        The loss is that of the start, or that of a network that knows nothing if it is less: a fall from a large loss
+        to the latter is no learning. -inf if a loss is not finite, NaN where a loss is not positive and has no parts.
+        """
+        return self.rates[1.0]
+
+    @property
+    def learns(self) -> bool:
+        """Whether the steps learn enough at one rate or another for the network to be sound."""
+        return max(self.rates.values()) >= thresholds.LEARNT
+
+    @property
+    def trained(self) -> bool:
+        """Whether the network knew something at the start: half of what it takes from knowing nothing."""
+        return _trained(self.before, self.blank)
 
 
 def take_steps(
@@ -58,7 +91,7 @@ def take_steps(
     batches: Sequence[list[Any]],
     steps: int,
 ) -> Trial:
-    """Train for some steps.
+    """Train for some steps; where they learn little, from the start again at other rates.
 
     Args:
         objective: the loss.
@@ -67,55 +100,69 @@ def take_steps(
         batches: arrays of each batch; taken in turn.
         steps: how many.
     """
-    update, first = _update(objective, optimizer), batches[0]
-    start = leaves = objective.leaves
-    direction = leaves
-
-    def loss_at(arrays: list[Any], multiple: float = 0.0) -> Any:
-        return look.loss(leaves, direction, jnp.float32(multiple), arrays)
-
-    before = [loss_at(arrays) for arrays in batches[:_COMPARED]]
-    state = jax.jit(lambda leaves: optimizer.init(objective.rebuild(leaves)))(leaves)
-    losses, ratios, last = [], [], (leaves, leaves)
-    for number in range(steps):
-        seen = look(leaves, batches[number % len(batches)])
-        old, (leaves, state, moved, ratio) = leaves, update(leaves, seen.gradients, state)
-        losses.append(seen.value)
-        ratios.append(np.asarray(ratio, np.float64))
-        if not np.isfinite(np.asarray(seen.value, np.float64)):
-            break
-        last = (old, moved)
-    after = [loss_at(arrays) for arrays in batches[:_COMPARED]]
-    losses.append(after[0])
-    end, (leaves, direction) = leaves, last
-    probed = [loss_at(first, multiple) for multiple in (0.0, *MULTIPLES)]
+    walk, start = Walk(objective, look, optimizer, batches, steps), objective.leaves
+    before = walk.compared(start)
+    blank = walk.compared([jnp.zeros_like(leaf) for leaf in start])
+    course = walk.course()
+    reference = _reference(before, blank)
+    rates = {1.0: _learned(course.after, reference)}
+    growth = adam = math.nan
+    if rates[1.0] < thresholds.LEARNT and not _trained(before, blank):
+        _other_rates(walk, 1.0 - float(np.mean(before)) / reference, reference, rates)
+        growth = walk.growth()
+        if max(rates.values()) < thresholds.LEARNT:
+            adam = _adam(objective, look, batches, steps, reference)
+    leaves, direction = course.last
     return Trial(
-        np.asarray(losses, np.float64),
-        np.asarray(before, np.float64),
-        np.asarray(after, np.float64),
-        np.stack(ratios),
-        np.asarray([_moved(s, e) for s, e in zip(start, end, strict=True)]),
-        np.asarray(probed[1:], np.float64),
-        float(probed[0]),
-        end,
+        np.append(course.losses, course.after[0]),
+        before,
+        course.after,
+        blank,
+        course.update_ratios,
+        np.asarray([_moved(s, e) for s, e in zip(start, course.leaves, strict=True)]),
+        np.asarray([walk.loss(leaves, direction, multiple) for multiple in MULTIPLES]),
+        walk.loss(leaves, direction, 0.0),
+        rates,
+        growth,
+        adam,
+        course.leaves,
     )
 
 
-def _update(objective: Objective, optimizer: optax.GradientTransformation) -> Callable[..., tuple[Any, ...]]:
-    """Return (leaves, gradients, state) -> new leaves, new state, what was added, its norm over that of the leaf."""
+def _trained(before: Float[np.ndarray, " batches"], blank: Float[np.ndarray, " batches"]) -> bool:
+    return float(np.mean(before)) < thresholds.TRAINED * float(np.mean(blank))
+
+
+def _reference(before: Float[np.ndarray, " batches"], blank: Float[np.ndarray, " batches"]) -> float:
+    """Return the loss that counts as nothing learned; NaN where that is not a positive number."""
+    start, nothing = float(np.mean(before)), float(np.mean(blank))
+    least = min(start, nothing) if math.isfinite(nothing) else start
+    return least if 0 < least < math.inf else math.nan
+
+
+def _learned(after: Float[np.ndarray, " batches"], reference: float) -> float:
+    end = float(np.mean(after))
+    return 1.0 - end / reference if math.isfinite(end) else -math.inf
+
+
+def _other_rates(walk: Walk, start: float, reference: float, rates: dict[float, float]) -> None:
+    """Take the steps at larger multiples until the loss rises, and at smaller ones where it rose at 1 already.
+
+    The range test of Smith (2017, section 3.3), over courses instead of single steps. It ends where half of the loss is
+    learnt, because nothing learns twice as much.
+    """
+    rose = not rates[1.0] > start
+    for multiple in SMALLER if rose else LARGER:
+        rates[multiple] = _learned(walk.course(multiple).after, reference)
+        if rates[multiple] >= 1 / 2 or (not rose and not rates[multiple] > start):
+            return
+
+
+def _adam(objective: Objective, look: Look, batches: Sequence[list[Any]], steps: int, reference: float) -> float:
     import optax
 
-    @jax.jit
-    def update(leaves: list[Any], gradients: list[Any], state: Any) -> tuple[Any, ...]:
-        params = objective.rebuild(leaves)
-        with jax.numpy_dtype_promotion("standard"):  # optimizers are written for it
-            updates, state = optimizer.update(objective.rebuild(gradients), state, params)
-        new = jax.tree.leaves(optax.apply_updates(params, updates))
-        moved = [n - o for n, o in zip(new, leaves, strict=True)]
-        ratios = jnp.stack([_norm(m) / _norm(o) for m, o in zip(moved, leaves, strict=True)])
-        return new, state, moved, ratios
-
-    return update
+    walk = Walk(objective, look, optax.adam(ADAM_RATES[0]), batches, steps)
+    return max(_learned(walk.course(rate / ADAM_RATES[0]).after, reference) for rate in ADAM_RATES)
 
 
 def _moved(start: Any, end: Any) -> float:
@@ -123,11 +170,3 @@ def _moved(start: Any, end: Any) -> float:
     s, e = (np.asarray(x).astype(np.complex128 if np.iscomplexobj(x) else np.float64) for x in (start, end))
     size, way = float(np.linalg.norm(s.reshape(-1))), float(np.linalg.norm((e - s).reshape(-1)))
     return way / size if size > 0 else math.inf if way > 0 else math.nan
-
-
-def _norm(x: Any) -> Float[Array, ""]:
-    """Return the norm in float32, with the largest entry taken out, so that no square leaves the range."""
-    wide = jnp.abs(x).astype(jnp.float32)
-    largest = jnp.max(wide, initial=0.0)
-    safe = jnp.where(largest > 0, largest, 1.0)
-    return largest * jnp.sqrt(jnp.sum(jnp.square(wide / safe)))

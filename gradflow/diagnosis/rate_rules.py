@@ -1,0 +1,98 @@
+"""Rules about the size of the optimizer's steps: too large, too small, or not the same for all layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from gradflow.diagnosis import remedies, thresholds
+from gradflow.diagnosis.finding import Evidence, Finding
+from gradflow.diagnosis.measurements import Measurements
+from gradflow.diagnosis.trial import MULTIPLES
+
+__all__ = ["RULES", "too_large", "too_small", "uneven"]
+
+_INF = math.inf
+
+
+def too_large(m: Measurements) -> Iterator[Finding]:
+    """Steps that make the loss worse where smaller ones make it better."""
+    t = m.trial
+    if t is None or not t.finite:
+        return
+    change, overshoot = float(np.mean(t.after - t.before)), _overshoot(t.probe, t.probe_start)
+    smaller = max((learned for multiple, learned in t.rates.items() if multiple < 1), default=-_INF)
+    if change > 0 and smaller >= thresholds.LEARNT:
+        better = Evidence(f"part of the loss that the steps learn away; at a smaller rate {smaller:.2g}", t.learned,
+                          thresholds.LEARNT, 1.0)  # fmt: skip
+        yield _rate((better,), "a rate that is too large", remedies.AGAINST_LARGE_STEPS)
+    elif change > 0 and overshoot <= thresholds.OVERSHOT:
+        evidence = (
+            Evidence("change of the loss on the same batches over the steps", change, -_INF, 0.0),
+            Evidence("multiple of an update from which on the loss is no lower than before", overshoot,
+                     MULTIPLES[MULTIPLES.index(thresholds.OVERSHOT) + 1], _INF),
+        )  # fmt: skip
+        yield _rate(evidence, "a rate that is too large for the curvature", remedies.AGAINST_LARGE_STEPS)
+
+
+def too_small(m: Measurements) -> Iterator[Finding]:
+    """Updates that are far smaller than what the loss bears, of a network that has not learnt yet."""
+    t = m.trial
+    if t is None or not t.finite or t.trained:
+        return
+    best, sizes = _best(t.probe, t.probe_start), _sizes(t.update_ratios)
+    if best > thresholds.TIMID and len(sizes) > 1 and not np.all(np.diff(sizes) > 0):
+        evidence = Evidence("multiple of an update at which the loss is lowest", best, 0.0, thresholds.TIMID)
+        yield _rate((evidence,), "a rate that is too small", remedies.AGAINST_SMALL_STEPS)
+        return
+    multiple, learned = _half(t.rates)
+    if multiple >= thresholds.HESITANT and learned >= thresholds.LEARNT and not t.growth > thresholds.GROWING:
+        half = (
+            Evidence("multiple of all updates at which the steps learn half of what they learn at the best", multiple,
+                     0.0, thresholds.HESITANT / 4),
+            Evidence(f"part of the loss that {len(t.losses) - 1} steps learn away; at the best multiple "
+                     f"{learned:.2g}", t.learned, thresholds.LEARNT, 1.0),
+        )  # fmt: skip
+        yield _rate(half, "a rate that is too small", remedies.AGAINST_SMALL_STEPS)
+
+
+def uneven(m: Measurements) -> Iterator[Finding]:
+    """Steps that learn nothing at any multiple, where Adam, which scales each entry's step by itself, learns."""
+    t = m.trial
+    if t is None or t.trained or not t.adam >= thresholds.LEARNT or t.growth > thresholds.GROWING:
+        return
+    best = max(t.rates.values())
+    if best < t.adam / 2:
+        evidence = Evidence(f"part of the loss that the steps learn away at the best multiple; with Adam {t.adam:.2g}",
+                            best, t.adam / 2, 1.0)  # fmt: skip
+        yield _rate((evidence,), "no one rate suits all weights", remedies.AGAINST_STALLING)
+
+
+RULES = (too_large, too_small, uneven)
+
+
+def _rate(evidence: tuple[Evidence, ...], cause: str, help_: tuple[remedies.Remedy, ...]) -> Finding:
+    return Finding("learning_rate", "severe", (), evidence, cause, help_, "likely")
+
+
+def _half(rates: Mapping[float, float]) -> tuple[float, float]:
+    """Return the smallest multiple at which half of the most is learned, and the most; of multiples from 1 on."""
+    most = max(learned for multiple, learned in rates.items() if multiple >= 1)
+    return min(multiple for multiple, learned in rates.items() if multiple >= 1 and learned >= most / 2), most
+
+
+def _sizes(ratios: np.ndarray) -> np.ndarray:
+    return np.max(np.where(np.isfinite(ratios), ratios, 0.0), axis=1)
+
+
+def _overshoot(probe: np.ndarray, start: float) -> float:
+    """Return the smallest multiple from which on the loss is not lower than at the start; inf if it stays lower."""
+    worse = ~(probe < start)
+    return float(MULTIPLES[int(np.argmax(worse))]) if worse.any() else _INF
+
+
+def _best(probe: np.ndarray, start: float) -> float:
+    low = np.where(np.isfinite(probe), probe, _INF)
+    return 0.0 if low.min() >= start else float(MULTIPLES[int(np.argmin(low))])
