@@ -19,10 +19,7 @@ _CELLS = ("recurrent state",)
 
 
 def path(m: Measurements) -> Iterator[Finding]:
-    """A cotangent that vanishes or explodes between the last layer and the first, or over time.
-
-    What the steps mend is no fault.
-    """
+    """A cotangent that vanishes or explodes between the last layer and the first, or over time."""
     book = m.book
     if not book.entries:
         return
@@ -31,25 +28,10 @@ def path(m: Measurements) -> Iterator[Finding]:
         yield from _cut(cut, m)
         return
     total = book.total - sum(e.log10_gain for e in book.entries if e.cause == "weights" and _from_zero(e, m))
-    later = total + _mended(m)
-    if not (max(total, later) < thresholds.VANISHED or min(total, later) > thresholds.EXPLODED):
+    if thresholds.VANISHED <= total <= thresholds.EXPLODED or math.isnan(total):
         return
     kind, limit = ("vanishing", thresholds.VANISHED) if total < 0 else ("exploding", thresholds.EXPLODED)
     yield _of_path(book, total, kind, limit)
-
-
-def _mended(m: Measurements) -> float:
-    """Return by how many decades the steps have changed the gain from the last layer of the path to the first."""
-    names = (m.book.first, m.book.last)
-    if m.later is None or any(name not in flow.layers for name in names for flow in (m.flow, m.later)):
-        return 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        first, last = (
-            np.log10(np.linalg.norm(m.later[name].output_grad_rms) / np.linalg.norm(m.flow[name].output_grad_rms))
-            for name in names
-        )
-    change = float(first - last)
-    return change if math.isfinite(change) else 0.0
 
 
 def _from_zero(entry: Entry, m: Measurements) -> bool:

@@ -15,8 +15,8 @@ from gradflow.instrument import Flow
 from gradflow.instrument.layer_flow import LayerFlow
 
 __all__ = [
-    "RULES", "dead_units", "findings", "nonfinite", "rank_collapse", "saturation", "shattered", "stalled", "steps",
-    "symmetry", "underflow", "zeros",
+    "OF_ALL", "OF_THE_START", "dead_units", "died", "findings", "nonfinite", "rank_collapse", "saturation", "shattered",
+    "stalled", "steps", "symmetry", "underflow", "zeros",
 ]  # fmt: skip
 
 _INF = math.inf
@@ -74,13 +74,8 @@ def shattered(m: Measurements) -> Iterator[Finding]:
 
 
 def rank_collapse(m: Measurements) -> Iterator[Finding]:
-    """Examples that all look alike behind the last hidden layer, though they differ in front of the first.
-
-    What the steps mend is no fault.
-    """
+    """Examples that all look alike behind the last hidden layer, though they differ in front of the first."""
     hidden, fall, first = _collapse(m.flow)
-    if m.later is not None:
-        fall = max(fall, _collapse(m.later)[1])
     if fall < thresholds.COLLAPSED:
         last = first * 10**fall
         evidence = (
@@ -118,18 +113,22 @@ def _distance(layer: LayerFlow) -> float:
 
 
 def dead_units(m: Measurements) -> Iterator[Finding]:
-    """More units without a gradient than chance allows, at the start or after the steps.
+    """More units without a gradient than chance allows.
 
-    A layer without any gradient at the start is a matter of the path, or lies in a branch that starts from 0.
+    A layer without any gradient is a matter of the path, or lies in a branch that starts from 0.
     """
-    began = _dead(m.flow)
-    partly = {name: found for name, found in began.items() if found[0] < 1}
+    partly = {name: found for name, found in _dead(m.flow).items() if found[0] < 1}
     if partly:
         yield _of_dead(partly, "")
+
+
+def died(m: Measurements) -> Iterator[Finding]:
+    """Units that lost their gradient in the steps, more than chance allows."""
     if m.later is not None:
-        died = {name: found for name, found in _dead(m.later).items() if name not in began}
-        if died:
-            yield _of_dead(died, " after the steps")
+        began = _dead(m.flow)
+        lost = {name: found for name, found in _dead(m.later).items() if name not in began}
+        if lost:
+            yield _of_dead(lost, " after the steps")
 
 
 def _dead(flow: Flow) -> dict[str, tuple[float, float]]:
@@ -225,10 +224,10 @@ def stalled(m: Measurements) -> Iterator[Finding]:
                       "likely")  # fmt: skip
 
 
-RULES: tuple[Callable[[Measurements], Iterator[Finding]], ...] = (
-    zeros, symmetry, path_rules.severed, path_rules.path, rank_collapse, dead_units, saturation, shattered, underflow,
-    steps, *rate_rules.RULES, stalled,
-)  # fmt: skip
+Rules = tuple[Callable[[Measurements], Iterator[Finding]], ...]
+# Complaints about how signals pass the network as it starts, which are withdrawn where the steps learn.
+OF_THE_START: Rules = (path_rules.path, rank_collapse, dead_units, saturation, shattered)
+OF_ALL: Rules = (zeros, symmetry, path_rules.severed, underflow, died, steps, *rate_rules.RULES, stalled)
 # What equal or zero weights bring with them, and what says nothing of the network once they are drawn.
 _CONSEQUENCES = ("vanishing", "exploding", "rank_collapse", "shattered", "stalled_layer", "dead_units", "learning_rate")
 _ORDER = {"fatal": 0, "severe": 1, "mild": 2}
@@ -243,17 +242,12 @@ def findings(m: Measurements) -> tuple[Finding, ...]:
     first = tuple(nonfinite(m))
     if first:
         return first
-    found = _joined([finding for rule in RULES for finding in rule(m)])
+    learns = m.trial is not None and m.trial.learns
+    rules = OF_ALL if learns else (*OF_THE_START, *OF_ALL)
+    found = _joined([finding for rule in rules for finding in rule(m)])
     if any(finding.kind == "poor_initialization" for finding in found):
         found = [finding for finding in found if finding.kind not in _CONSEQUENCES]
-    if m.trial is not None and m.trial.learns:
-        found = [finding for finding in found if finding.kind not in _OF_THE_START]
     return tuple(sorted(found, key=lambda finding: _ORDER[finding.severity]))
-
-
-# Complaints about how signals pass the network as it starts. They cost nothing where the same steps, at one rate or
-# another, learn.
-_OF_THE_START = ("vanishing", "exploding", "rank_collapse", "shattered", "saturation", "dead_units")
 
 
 def _joined(found: list[Finding]) -> list[Finding]:

@@ -13,6 +13,7 @@ __all__ = [
     "INCOHERENT",
     "LARGEST_SLOPES",
     "LEARNT",
+    "LONGER",
     "OVERSHOT",
     "SATURATED",
     "SMALLEST",
@@ -62,15 +63,23 @@ the loss worse on the batch that it was made for."""
 TIMID = 4.0**5
 """Multiple of the user's update at which the loss on its batch is lowest. 1024 updates in a straight line reach it."""
 
-LEARNT = 0.25
-"""Part of the loss that the steps learned away. TODO"""
+LONGER = 10.0
+"""How many times as long as the trial a network is trained at least. The zoo is labelled after 200 steps, and a verdict
+takes 20. A larger number finds fewer networks, and those more surely."""
+
+LEARNT = 1 - 0.1 ** (1 / LONGER)
+"""Part of the loss that the steps learned away, 0.206. At this pace `LONGER` times as many steps leave a tenth of it.
+Below, other rates are tried; above, complaints about the start are withdrawn."""
 
 TRAINED = 0.5
 """Loss at the start over that of the network with all parameters 0, below which the network knew something: half way,
 in the loss, from knowing nothing to knowing all. How fast such a network learns on says nothing of its rate."""
 
 HESITANT = 16.0
-"""Multiple of all updates at which the steps learn half of what they learn at the best multiple. TODO"""
+"""Multiple of all updates at which the steps learn half of what they learn at the best multiple. As long as steps are
+small, m times the update is worth m times the steps, so beyond `LONGER` not even half is learnt in the end; 16 is the
+first of the multiples 4^k beyond that. On the zoo, seed 10: Adam at 2e-4 on 4 rectifier layers ends at 0.76 of what it
+could learn and needs 16, tanh at 3e-4 ends at 0.92 and needs 4."""
 
 GROWING = 1.86
 """How much updates grow while the gradient stays the same, last quarter of the steps over second, from which on the
