@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
 from gradflow.diagnosis import remedies, thresholds
 from gradflow.diagnosis.finding import Evidence, Finding
 from gradflow.diagnosis.measurements import Measurements
-from gradflow.diagnosis.trial import MULTIPLES
+from gradflow.diagnosis.trial import MULTIPLES, Trial
 
 __all__ = ["RULES", "too_large", "too_small", "uneven"]
 
@@ -23,10 +23,10 @@ def too_large(m: Measurements) -> Iterator[Finding]:
     if t is None or not t.finite:
         return
     change, overshoot = float(np.mean(t.after - t.before)), _overshoot(t.probe, t.probe_start)
-    smaller = max((learned for multiple, learned in t.rates.items() if multiple < 1), default=-_INF)
+    smaller = t.learned(min((loss for multiple, loss in t.rates.items() if multiple < 1), default=_INF))
     if change > 0 and smaller >= thresholds.LEARNT:
-        better = Evidence(f"part of the loss that the steps learn away; at a smaller rate {smaller:.2g}", t.learned,
-                          thresholds.LEARNT, 1.0)  # fmt: skip
+        better = Evidence(f"part of the loss that the steps learn away; at a smaller rate {smaller:.2g}",
+                          t.learned(t.rates[1.0]), thresholds.LEARNT, 1.0)  # fmt: skip
         yield _rate((better,), "a rate that is too large", remedies.AGAINST_LARGE_STEPS)
     elif change > 0 and overshoot <= thresholds.OVERSHOT:
         evidence = (
@@ -47,26 +47,28 @@ def too_small(m: Measurements) -> Iterator[Finding]:
         evidence = Evidence("multiple of an update at which the loss is lowest", best, 0.0, thresholds.TIMID)
         yield _rate((evidence,), "a rate that is too small", remedies.AGAINST_SMALL_STEPS)
         return
-    multiple, learned = _half(t.rates)
-    if multiple >= thresholds.HESITANT and learned >= thresholds.LEARNT and not t.growth > thresholds.GROWING:
+    if not t.learns or t.growth > thresholds.GROWING:
+        return
+    multiple, learned = _half(t), t.learned(min(t.rates.values()))
+    if multiple >= thresholds.HESITANT:
         half = (
-            Evidence("multiple of all updates at which the steps learn half of what they learn at the best", multiple,
-                     0.0, thresholds.HESITANT / 4),
-            Evidence(f"part of the loss that {len(t.losses) - 1} steps learn away; at the best multiple "
-                     f"{learned:.2g}", t.learned, thresholds.LEARNT, 1.0),
+            Evidence("multiple of all updates with which the loss falls half as far as with the best", multiple, 0.0,
+                     thresholds.HESITANT / 4),
+            Evidence(f"part of the loss that {len(t.losses) - 1} steps learn away; at the best multiple {learned:.2g}",
+                     t.learned(t.rates[1.0]), thresholds.LEARNT, 1.0),
         )  # fmt: skip
         yield _rate(half, "a rate that is too small", remedies.AGAINST_SMALL_STEPS)
 
 
 def uneven(m: Measurements) -> Iterator[Finding]:
-    """Steps that learn nothing at any multiple, where Adam, which scales each entry's step by itself, learns."""
+    """Steps that go nowhere at any multiple, where Adam, which scales each entry's step by itself, learns."""
     t = m.trial
-    if t is None or t.trained or not t.adam >= thresholds.LEARNT or t.growth > thresholds.GROWING:
+    if t is None or not t.learned(t.adam) >= thresholds.LEARNT or t.growth > thresholds.GROWING:
         return
-    best = max(t.rates.values())
-    if best < t.adam / 2:
-        evidence = Evidence(f"part of the loss that the steps learn away at the best multiple; with Adam {t.adam:.2g}",
-                            best, t.adam / 2, 1.0)  # fmt: skip
+    way, of_adam = t.way(min(t.rates.values())), t.way(t.adam)
+    if way < of_adam / thresholds.LONGER:
+        evidence = Evidence("fall of the loss at the best multiple of the updates over that with Adam",
+                            max(way, 0.0) / of_adam, 1 / thresholds.LONGER, _INF)  # fmt: skip
         yield _rate((evidence,), "no one rate suits all weights", remedies.AGAINST_STALLING)
 
 
@@ -77,10 +79,13 @@ def _rate(evidence: tuple[Evidence, ...], cause: str, help_: tuple[remedies.Reme
     return Finding("learning_rate", "severe", (), evidence, cause, help_, "likely")
 
 
-def _half(rates: Mapping[float, float]) -> tuple[float, float]:
-    """Return the smallest multiple at which half of the most is learned, and the most; of multiples from 1 on."""
-    most = max(learned for multiple, learned in rates.items() if multiple >= 1)
-    return min(multiple for multiple, learned in rates.items() if multiple >= 1 and learned >= most / 2), most
+def _half(t: Trial) -> float:
+    """Return the smallest multiple, of 1 and those above, with which the loss falls half as far as with the best.
+
+    1 where it falls with none of them.
+    """
+    ways = {multiple: t.way(loss) for multiple, loss in t.rates.items() if multiple >= 1}
+    return min((multiple for multiple, way in ways.items() if way >= max(ways.values()) / 2), default=1.0)
 
 
 def _sizes(ratios: np.ndarray) -> np.ndarray:

@@ -76,10 +76,10 @@ TRAINED = 0.5
 in the loss, from knowing nothing to knowing all. How fast such a network learns on says nothing of its rate."""
 
 HESITANT = 16.0
-"""Multiple of all updates at which the steps learn half of what they learn at the best multiple. As long as steps are
-small, m times the update is worth m times the steps, so beyond `LONGER` not even half is learnt in the end; 16 is the
-first of the multiples 4^k beyond that. On the zoo, seed 10: Adam at 2e-4 on 4 rectifier layers ends at 0.76 of what it
-could learn and needs 16, tanh at 3e-4 ends at 0.92 and needs 4."""
+"""Multiple of all updates with which the loss falls half as far as with the best multiple. As long as steps are small,
+m times the update is worth m times the steps, so beyond `LONGER` the loss does not fall half as far in the end; 16 is
+the first of the multiples 4^k beyond that. On the zoo, seed 10: Adam at 2e-4 on 4 rectifier layers ends at 0.76 of what
+it could learn and needs 16, tanh at 3e-4 ends at 0.92 and needs 4."""
 
 GROWING = 1.86
 """How much updates grow while the gradient stays the same, last quarter of the steps over second, from which on the

@@ -39,10 +39,10 @@ class Trial:
         probe: loss on the first batch after `MULTIPLES` times the last finite update, taken from where it was. By the
             last one, the optimizer's state has settled and a weight that started from 0 has a size.
         probe_start: loss on the first batch from where the probe starts.
-        rates: by multiple of the updates, 1 among them, part of the loss that the same steps learn from the start; see
-            `learned`. Only 1 where the steps learn enough at that.
+        rates: by multiple of the updates, 1 among them, mean of `after` when the same steps are taken from the start;
+            inf where it is not finite. Only 1 where the steps learn enough at that.
         growth: of updates at a constant gradient, see `thresholds.GROWING`; NaN where no other rate was tried.
-        adam: most that they learn with Adam at `ADAM_RATES`; NaN where some multiple learns enough.
+        adam: the least such loss with Adam at `ADAM_RATES`; NaN where some multiple learns enough.
         leaves: the parameters in the end.
     """
 
@@ -64,19 +64,29 @@ class Trial:
         """Whether all losses are."""
         return bool(np.all(np.isfinite(self.losses)) and np.all(np.isfinite(self.after)))
 
-    @property
-    def learned(self) -> float:
-        """Part of the loss that the steps learned away.
+    def learned(self, loss: float) -> float:
+        """Return which part of the loss is gone.
 
-        The loss is that of the start, or that of a network that knows nothing if it is less: a fall from a large loss
-        to the latter is no learning. -inf if a loss is not finite, NaN where a loss is not positive and has no parts.
+        Of the loss at the start, or of that of a network that knows nothing if it is less: a fall from a large loss to
+        the latter is no learning. NaN where a loss is not positive and has no parts.
+
+        Args:
+            loss: in the end.
         """
-        return self.rates[1.0]
+        return _learned(loss, _reference(self.before, self.blank))
+
+    def way(self, loss: float) -> float:
+        """Return the fall of the loss from the start.
+
+        Args:
+            loss: in the end.
+        """
+        return float(np.mean(self.before)) - loss
 
     @property
     def learns(self) -> bool:
         """Whether the steps learn enough at one rate or another for the network to be sound."""
-        return max(self.rates.values()) >= thresholds.LEARNT
+        return self.learned(min(self.rates.values())) >= thresholds.LEARNT
 
     @property
     def trained(self) -> bool:
@@ -105,13 +115,14 @@ def take_steps(
     blank = walk.compared([jnp.zeros_like(leaf) for leaf in start])
     course = walk.course()
     reference = _reference(before, blank)
-    rates = {1.0: _learned(course.after, reference)}
+    rates = {1.0: _mean(course.after)}
     growth = adam = math.nan
-    if rates[1.0] < thresholds.LEARNT and not _trained(before, blank):
-        _other_rates(walk, 1.0 - float(np.mean(before)) / reference, reference, rates)
+    reference = _reference(before, blank)
+    if _learned(rates[1.0], reference) < thresholds.LEARNT and not _trained(before, blank):
+        _other_rates(walk, _mean(before), reference, rates)
         growth = walk.growth()
-        if max(rates.values()) < thresholds.LEARNT:
-            adam = _adam(objective, look, batches, steps, reference)
+        if _learned(min(rates.values()), reference) < thresholds.LEARNT:
+            adam = _adam(objective, look, batches, steps)
     leaves, direction = course.last
     return Trial(
         np.append(course.losses, course.after[0]),
@@ -140,29 +151,33 @@ def _reference(before: Float[np.ndarray, " batches"], blank: Float[np.ndarray, "
     return least if 0 < least < math.inf else math.nan
 
 
-def _learned(after: Float[np.ndarray, " batches"], reference: float) -> float:
-    end = float(np.mean(after))
-    return 1.0 - end / reference if math.isfinite(end) else -math.inf
+def _learned(loss: float, reference: float) -> float:
+    return 1.0 - loss / reference
+
+
+def _mean(losses: Float[np.ndarray, " batches"]) -> float:
+    mean = float(np.mean(losses))
+    return mean if math.isfinite(mean) else math.inf
 
 
 def _other_rates(walk: Walk, start: float, reference: float, rates: dict[float, float]) -> None:
     """Take the steps at larger multiples until the loss rises, and at smaller ones where it rose at 1 already.
 
     The range test of Smith (2017, section 3.3), over courses instead of single steps. It ends where half of the loss is
-    learnt, because nothing learns twice as much.
+    learnt.
     """
-    rose = not rates[1.0] > start
+    rose = not rates[1.0] < start
     for multiple in SMALLER if rose else LARGER:
-        rates[multiple] = _learned(walk.course(multiple).after, reference)
-        if rates[multiple] >= 1 / 2 or (not rose and not rates[multiple] > start):
+        rates[multiple] = _mean(walk.course(multiple).after)
+        if rates[multiple] < reference / 2 or (not rose and not rates[multiple] < start):
             return
 
 
-def _adam(objective: Objective, look: Look, batches: Sequence[list[Any]], steps: int, reference: float) -> float:
+def _adam(objective: Objective, look: Look, batches: Sequence[list[Any]], steps: int) -> float:
     import optax
 
     walk = Walk(objective, look, optax.adam(ADAM_RATES[0]), batches, steps)
-    return max(_learned(walk.course(rate / ADAM_RATES[0]).after, reference) for rate in ADAM_RATES)
+    return min(_mean(walk.course(rate / ADAM_RATES[0]).after) for rate in ADAM_RATES)
 
 
 def _moved(start: Any, end: Any) -> float:
