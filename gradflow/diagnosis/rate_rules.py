@@ -61,9 +61,15 @@ def too_small(m: Measurements) -> Iterator[Finding]:
 
 
 def uneven(m: Measurements) -> Iterator[Finding]:
-    """Steps that go nowhere at any multiple, where Adam, which scales each entry's step by itself, learns."""
+    """Steps that go nowhere at any multiple, where Adam, which scales each entry's step by itself, learns.
+
+    Nothing is said where the loss still falls at the end of the multiples that were tried: that may be the rate alone.
+    """
     t = m.trial
-    if t is None or not t.learned(t.adam) >= thresholds.LEARNT or t.growth > thresholds.GROWING:
+    if t is None or not t.finite or not t.learned(t.adam) >= thresholds.LEARNT or t.growth > thresholds.GROWING:
+        return
+    best = min(t.rates, key=lambda multiple: t.rates[multiple])
+    if best == max(t.rates) or (best == min(t.rates) and best < 1):
         return
     way, of_adam = t.way(min(t.rates.values())), t.way(t.adam)
     if way < of_adam / thresholds.LONGER:

@@ -72,10 +72,19 @@ def test_rate_is_too_large_where_a_smaller_one_learns(measured, rates, change, l
     assert kinds(rate_rules.too_large(m)) == ["a rate that is too large"] * large
 
 
-@pytest.mark.parametrize(("adam", "best", "found"), [(0.6, 0.05, True), (0.1, 0.001, False), (0.6, 0.07, False)])
-def test_no_rate_suits_all_where_adam_goes_ten_times_as_far(measured, adam, best, found):
+@pytest.mark.parametrize(
+    ("adam", "tried", "found"),
+    [
+        (0.6, {1.0: 0.01, 4.0: 0.05, 16.0: -1.0}, True),
+        (0.6, {1.0: 0.01, 4.0: 0.07, 16.0: -1.0}, False),
+        (0.1, {1.0: 0.001, 4.0: 0.002, 16.0: -1.0}, False),
+        (0.6, {1.0: 0.01, 4.0: 0.02, 16.0: 0.03, 64.0: 0.04, 256.0: 0.05}, False),  # larger ones were not tried
+        (0.6, {1.0: -9.0, 0.25: -1.0, 0.0625: 0.01}, False),  # smaller ones were not tried
+    ],
+)
+def test_no_rate_suits_all_where_adam_goes_ten_times_as_far(measured, adam, tried, found):
     t = measured.trial
-    rates = losses(t, {1.0: 0.01, 4.0: best})
+    rates = losses(t, tried)
     m = with_trial(measured, before=t.blank, rates=rates, growth=1.0, adam=losses(t, {1.0: adam})[1.0])
     assert kinds(rate_rules.uneven(m)) == ["no one rate suits all weights"] * found
 
