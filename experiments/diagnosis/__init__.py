@@ -3,8 +3,7 @@
 Paper:    Cao et al. 2022 (DeepDiagnosis), Zhang et al. 2021 (AutoTrainer), Amazon SageMaker Debugger's built-in rules
 Figure:   detection and false alarms of their rules, and of this project's verdict, on the same networks
 Command:  python -m experiments.diagnosis
-Minutes:  10 on one core, one network a family, with committed labels (smoke: 2; paper: 21 a family, 600 networks, 8
-          hours without labels)
+Minutes:  20 on one core, one network a family (smoke: 2; paper: 21 a family, 600 networks, about 5 hours)
 Expected: the targets are that at least 95 % of the sick networks of the held-out families are found and at most 2 % of
           the healthy ones are called sick. They are missed so far; the first 29 networks say by how much.
 
