@@ -23,6 +23,7 @@ __all__ = ["ADAM_RATES", "MULTIPLES", "Trial", "take_steps"]
 
 MULTIPLES = tuple(4.0**k for k in range(-6, 7))  # of an update at which the loss is looked at
 ADAM_RATES = (1e-3, 1e-2)  # its author's rate (Kingma & Ba 2015, algorithm 1), and ten times that for a short way
+_SMALL = 2.0**-20  # Adam's epsilon over the rms of the first gradient
 LARGER, SMALLER = (4.0, 16.0, 64.0, 256.0), (1 / 4, 1 / 16)  # multiples at which the steps are taken again
 
 
@@ -174,9 +175,13 @@ def _other_rates(walk: Walk, start: float, reference: float, rates: dict[float, 
 
 
 def _adam(objective: Objective, look: Look, batches: Sequence[list[Any]], steps: int) -> float:
+    """Return the least loss with Adam, whose epsilon is a part of the gradient, so that no scale of the loss matters."""
     import optax
 
-    walk = Walk(objective, look, optax.adam(ADAM_RATES[0]), batches, steps)
+    gradients = look(objective.leaves, batches[0]).gradients
+    entries = np.concatenate([np.abs(np.asarray(g)).astype(np.float64).reshape(-1) for g in gradients])
+    epsilon = _SMALL * float(np.sqrt(np.mean(np.square(entries))))
+    walk = Walk(objective, look, optax.adam(ADAM_RATES[0], eps=epsilon), batches, steps)
     return min(_mean(walk.course(rate / ADAM_RATES[0]).after) for rate in ADAM_RATES)
 
 

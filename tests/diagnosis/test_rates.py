@@ -150,3 +150,18 @@ def test_what_is_learnt_is_counted_from_what_a_blank_network_knows():
     assert few.learned(few.rates[1.0]) < 0 < many.learned(many.rates[1.0])
     assert not few.trained
     jax.tree.map(np.testing.assert_array_equal, params, {"w": jnp.full((4, 3), 3.0)})
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e6])
+def test_scale_of_the_loss_changes_nothing_that_is_learnt(factor):
+    def loss(params, factor=1.0):
+        return factor * jnp.square(params["w"] @ jnp.ones((3, 2)) - 1.0).mean()
+
+    params, learned = {"w": jnp.full((4, 3), 0.01)}, []
+    for scale in (1.0, factor):
+        optimizer = optax.sgd(1e-7 / scale)
+        objective, look, _ = walk_of(lambda params, scale=scale: loss(params, scale), params, optimizer)
+        trial = take_steps(objective, look, optimizer, [objective.arrays], 20)
+        learned.append([trial.learned(end) for end in (*trial.rates.values(), trial.adam)])
+    assert learned[0][-1] > 0.5
+    np.testing.assert_allclose(*learned, rtol=1e-4, atol=1e-6)
