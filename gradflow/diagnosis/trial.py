@@ -175,7 +175,7 @@ def _other_rates(walk: Walk, start: float, reference: float, rates: dict[float, 
 
 
 def _adam(objective: Objective, look: Look, batches: Sequence[list[Any]], steps: int) -> float:
-    """Return the least loss with Adam, whose epsilon is a part of the gradient, so that no scale of the loss matters."""
+    """Return the least loss with Adam, whose epsilon is a part of the gradient, so that no scale matters."""
     import optax
 
     gradients = look(objective.leaves, batches[0]).gradients
