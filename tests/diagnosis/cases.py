@@ -179,20 +179,12 @@ SICK: dict[str, tuple[str, Callable[[], Case]]] = {
 }
 
 
-def _unscaled():
+def unscaled():
     case = mlp(4, activation=jnp.tanh, scale=1.0)
     return case._replace(args=(255.0 * case.args[0], case.args[1]))
 
 
-SICK["unscaled data"] = ("saturation", _unscaled)
-
-
-SICK["small rate of Adam"] = ("learning_rate", lambda: mlp(4, optimizer=optax.adam(2e-5)))
-# Forward and backward signal shrink alike, so that all weights get the same gradient, which is too small.
-SICK["small weights, momentum"] = (
-    "vanishing",
-    lambda: mlp(16, activation=jax.nn.gelu, scale=1.2, optimizer=optax.sgd(0.02, momentum=0.9)),
-)
+SICK["unscaled data"] = ("saturation", unscaled)
 
 
 def residual(gain, *, zero_last=False, depth=12, width=32, normalize=False):
@@ -366,31 +358,6 @@ def lstm(steps=30, width=32):
     return Case(loss, params, (x, jnp.arange(BATCH) % CLASSES), optax.adam(1e-3))
 
 
-def warmed_up():
-    """The rate starts from 0: the first steps do nothing, and that is right."""
-    return mlp(5, optimizer=optax.adam(optax.linear_schedule(0.0, 1e-2, 2000)))
-
-
-def trained():
-    """A network that has learnt its batch, and goes on at a small rate."""
-    case, optimizer = mlp(4), optax.adam(1e-2)
-
-    @jax.jit
-    def step(params, state):
-        updates, state = optimizer.update(jax.grad(case.loss)(params, *case.args), state)
-        return optax.apply_updates(params, updates), state
-
-    params, state = case.params, optimizer.init(case.params)
-    for _ in range(40):
-        params, state = step(params, state)
-    return case._replace(params=params, optimizer=optax.adam(1e-6))
-
-
-def flat_and_learning():
-    """Units that are flat over data of bytes, in a network that learns in spite of them."""
-    return _unscaled()._replace(optimizer=optax.adam(1e-2))
-
-
 HEALTHY: dict[str, Callable[[], Case]] = {
     "He": lambda: mlp(6, optimizer=optax.sgd(0.05)),
     "PyTorch's initialization": lambda: mlp(5, scale=3**-0.5, optimizer=optax.adam(1e-3)),
@@ -410,9 +377,5 @@ HEALTHY: dict[str, Callable[[], Case]] = {
     "large targets": large_targets,
     "float16 with a loss scale": half_precision,
     "LSTM": lstm,
-    "warm-up from 0": warmed_up,
-    "trained, small rate": trained,
-    "flat units that learn": flat_and_learning,
-    "rate of Adam of 1e-4": lambda: mlp(4, width=64, optimizer=optax.adam(1e-4)),
     "small loss": lambda: mlp(6, factor=1e-6, optimizer=optax.adam(1e-3, eps=1e-14)),
 }

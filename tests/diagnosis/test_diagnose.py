@@ -14,7 +14,10 @@ import pytest
 import gradflow as gf
 from gradflow.diagnosis import KINDS, Diagnosis
 from gradflow.diagnosis.thresholds import dead_limit
-from tests.diagnosis.cases import HEALTHY, SICK, Case, mlp, too_steep
+from tests.diagnosis import cases, rate_cases
+from tests.diagnosis.cases import Case, mlp, too_steep
+
+SICK, HEALTHY = cases.SICK | rate_cases.SICK, cases.HEALTHY | rate_cases.HEALTHY
 
 
 def diagnosed(case: Case, **options) -> Diagnosis:
