@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -55,7 +56,7 @@ def of_model(model: Any, batches: Batches, optimizer: optax.GradientTransformati
         optimizer: that it is trained with.
         seed: of its weights.
     """
-    params = jax.jit(model.init)(jax.random.key(seed), batches[0][0])
+    params = _init(model, jax.random.key(seed), batches[0][0])
 
     def logits(params: Any, x: Any) -> Any:
         return model.apply(params, x)
@@ -64,6 +65,12 @@ def of_model(model: Any, batches: Batches, optimizer: optax.GradientTransformati
         return cross_entropy(logits(params, x), y)
 
     return Specimen(type(model).__name__, loss, logits, params, batches, optimizer)
+
+
+@partial(jax.jit, static_argnums=0)
+def _init(model: Any, key: Any, x: Any) -> Any:
+    """Compile once for all specimens of one configuration."""
+    return model.init(key, x)
 
 
 def cross_entropy(logits: Float[Array, "batch classes"], y: Int[Array, " batch"]) -> Float[Array, ""]:
