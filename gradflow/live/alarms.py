@@ -96,9 +96,8 @@ def _dead(flow: Any) -> tuple[str, ...]:
     found: dict[str, tuple[float, float]] = {}
     for name in reversed(flow.layers):
         layer = flow[name]
-        several = math.prod(layer.shape) >= 2 * max(
-            layer.units, 1
-        )  # by chance, a unit is alive in one of many examples
+        # The limit of chance is that of several examples a unit.
+        several = math.prod(layer.shape) >= 2 * max(layer.units, 1)
         if layer.kind != "layer" or layer.cut or not np.any(layer.backward_calls) or not several:
             continue
         share = _largest(np.asarray(layer.dead_fraction, np.float64))
