@@ -134,8 +134,9 @@ def test_a_diagnosis_that_fails_does_not_end_the_run(capsys, monkeypatch):
 )
 def test_when_a_run_is_looked_at(losses, due):
     """The start is 2.3; -0.5 for the loss that becomes negative."""
-    checkup = Checkup(None, None, None)
-    checkup.begin(None, None, 4, {"loss": -0.5 if losses[0] < 0 else 2.3})
+    state = training.start({}, SGD, jax.random.key(0), {})
+    checkup = Checkup(problems.loss_fn, SGD, state)
+    checkup.begin(state, None, 4, {"loss": -0.5 if losses[0] < 0 else 2.3})
     found = []
     for loss in losses:
         found.append(checkup.due({"loss": loss}))
