@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,10 @@ class TensorBoard(Writer):
                 raise ImportError(
                     "gf.live.TensorBoard: expected tensorboardX, got none. Fix: pip install 'gradflow-jax[live]'"
                 ) from error
-            self._writer = tensorboardX.SummaryWriter(self._logdir, purge_step=step)
+            # A file is named by the second, so a run that goes on within it would overwrite the first. TensorBoard
+            # reads files in the order of their names.
+            suffix = f".{time.time_ns()}.{os.getpid()}"
+            self._writer = tensorboardX.SummaryWriter(self._logdir, purge_step=step, filename_suffix=suffix)
         return self._writer
 
     def _histogram(self, snapshot: Snapshot) -> None:

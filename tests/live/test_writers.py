@@ -107,6 +107,20 @@ def test_tensorboard_reads_it_back(flow, event, tmp_path):
     assert len(texts) == 2
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_that_goes_on_within_the_same_second_overwrites_nothing(flow, tmp_path, monkeypatch):
+    reading = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+    clock = types.SimpleNamespace(time=lambda: 1.8e9)
+    monkeypatch.setattr(importlib.import_module("tensorboardX.event_file_writer"), "time", clock)
+    for step in range(12):
+        writer = TensorBoard(tmp_path, figure_every=0)
+        writer.write_snapshot(snapshot(flow, step))
+        writer.close()
+    events = reading.EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss")] == list(range(12))
+
+
 def test_wandb_gets_curves_a_histogram_and_alerts(flow, event, monkeypatch):
     logged, defined, alerts = [], [], []
     stand_in = types.ModuleType("wandb")

@@ -154,10 +154,13 @@ def _finite(value: Any, slope: Any) -> Component | None:
 
 
 def _bind(eqn: core.JaxprEqn, operands: Sequence[Any]) -> Any:
-    """The equation on other operands; None for one that is not defined on real numbers, such as a shift of bits."""
+    """The equation on other operands; None for one that is not defined on real numbers, such as a shift of bits.
+
+    None, too, for one that the device does not have: XLA:CPU has compiled no clamp of truth values.
+    """
     try:
         out = eqn.primitive.bind(*operands, **eqn.params)
-    except (TypeError, ValueError, NotImplementedError):
+    except (TypeError, ValueError, NotImplementedError, jax.errors.JaxRuntimeError):
         return None
     return None if jnp.issubdtype(out.dtype, jnp.complexfloating) else out
 
