@@ -113,6 +113,16 @@ def test_same_seed_same_bytes_another_seed_others(tmp_path):
         assert first != other, name
 
 
+@pytest.fixture()
+def _optimized():
+    """Programs compile as users compile them, which in these tests they do not."""
+    usual = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", usual)
+
+
+@pytest.mark.usefixtures("_optimized")
 def test_no_program_compiled_under_other_optimizations_is_reused(tmp_path):
     """Otherwise the last bits of a smoke run depend on what the process did before, and those of later runs on it."""
     traced = []
