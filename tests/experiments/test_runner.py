@@ -113,7 +113,7 @@ def test_same_seed_same_bytes_another_seed_others(tmp_path):
         assert first != other, name
 
 
-@pytest.fixture()
+@pytest.fixture
 def _optimized():
     """Programs compile as users compile them, which in these tests they do not."""
     usual = jax.config.read("jax_disable_most_optimizations")
