@@ -30,7 +30,9 @@ def trained():
 
     @jax.jit
     def step(params, state):
-        updates, state = optimizer.update(jax.grad(case.loss)(params, *case.args), state)
+        gradients = jax.grad(case.loss)(params, *case.args)
+        with jax.numpy_dtype_promotion("standard"):  # optimizers are written for it
+            updates, state = optimizer.update(gradients, state)
         return optax.apply_updates(params, updates), state
 
     params, state = case.params, optimizer.init(case.params)
