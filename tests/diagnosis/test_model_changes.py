@@ -88,6 +88,7 @@ def batches(inputs):
     return [(inputs[k::4], labels[k::4]) for k in range(4)]
 
 
+@pytest.mark.slow
 def test_a_saturated_mlp_gets_another_activation():
     x = jax.random.normal(jax.random.key(2), (128, 16))
     model = MLP(8, 16, CLASSES, activation="sigmoid", initializer="glorot_normal")

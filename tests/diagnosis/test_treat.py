@@ -35,6 +35,7 @@ def sick():
     )
 
 
+@pytest.mark.slow
 def test_a_network_that_does_not_learn_is_brought_to_learn(sick):
     _, treatment = sick
     untreated, chosen = treatment.untreated.outcome, treatment.chosen.outcome

@@ -7,6 +7,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax import lax
 
 import gradflow as gf
@@ -60,22 +61,26 @@ def added_bytes(model, depth, **options):
     return temporary_bytes(compiled(gf.value_grad_and_flow(loss, **options), params, x)) - plain, x.size * 4
 
 
+@pytest.mark.slow
 def test_nothing_activation_sized_is_added():
     added, activation = added_bytes(unrolled, 12, data_gradients=False)
     assert added < activation / 4
 
 
+@pytest.mark.slow
 def test_nothing_is_added_where_several_operations_read_a_layer():
     """Batch norm reads its input three times; what holds a value back must not make another copy of it each time."""
     added, activation = added_bytes(normalized, 12, data_gradients=False)
     assert added < activation / 2
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_data_is_one_array_of_its_size():
     added, activation = added_bytes(unrolled, 12)
     assert added < 1.25 * activation
 
 
+@pytest.mark.slow
 def test_nothing_is_added_for_each_step_of_a_scan():
     """XLA copies the carry once because two kernels of the loop's body read it; more steps add nothing."""
     added, activation = added_bytes(scanned, 12)
