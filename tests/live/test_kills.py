@@ -13,7 +13,8 @@ import pytest
 
 from gradflow.live import read_jsonl
 
-pytestmark = pytest.mark.slow
+# Each of ten processes imports JAX anew, which takes a minute where other work runs beside.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
 QUIET = {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
