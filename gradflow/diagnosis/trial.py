@@ -118,7 +118,6 @@ def take_steps(
     reference = _reference(before, blank)
     rates = {1.0: _mean(course.after)}
     growth = adam = math.nan
-    reference = _reference(before, blank)
     if _learned(rates[1.0], reference) < thresholds.LEARNT and not _trained(before, blank):
         _other_rates(walk, _mean(before), reference, rates)
         growth = walk.growth()

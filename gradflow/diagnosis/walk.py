@@ -76,7 +76,7 @@ class Walk:
         losses, ratios, last = [], [], (leaves, leaves)
         for number in range(self._steps):
             seen = self._look(leaves, self._batches[number % len(self._batches)])
-            old, (leaves, state, moved, ratio) = leaves, self._update(leaves, seen.gradients, state, factor)
+            old, (leaves, state, moved, _, ratio) = leaves, self._update(leaves, seen.gradients, state, factor)
             losses.append(float(seen.value))
             ratios.append(np.asarray(ratio, np.float64))
             if not np.isfinite(losses[-1]):
@@ -89,8 +89,8 @@ class Walk:
         leaves: list[Any] = self._objective.leaves
         gradients, state, sizes = self._look(leaves, self._batches[0]).gradients, self._init(leaves), []
         for _ in range(self._steps):
-            _, state, moved, _ = self._update(leaves, gradients, state, jnp.float32(1.0))
-            sizes.append(math.hypot(*(float(_norm(m)) for m in moved)))
+            _, state, _, norms, _ = self._update(leaves, gradients, state, jnp.float32(1.0))
+            sizes.append(math.hypot(*np.asarray(norms, np.float64)))
         quarter = -(-self._steps // 4)
         late, early = sum(sizes[-quarter:]), sum(sizes[quarter : 2 * quarter])
         return late / early if early > 0 else math.inf
@@ -116,7 +116,10 @@ class Walk:
 
 
 def _update(objective: Objective, optimizer: optax.GradientTransformation) -> Callable[..., tuple[Any, ...]]:
-    """Return (leaves, gradients, state, multiple) -> leaves, state, what was added, its norm over the leaf's."""
+    """Return a step: (leaves, gradients, state, multiple) -> (leaves, state, moved, norms, ratios).
+
+    What was added to each leaf, its norm, and that norm over the leaf's.
+    """
     import optax
 
     @jax.jit
@@ -127,8 +130,8 @@ def _update(objective: Objective, optimizer: optax.GradientTransformation) -> Ca
         updates = jax.tree.map(lambda u: u * multiple.astype(u.dtype), updates)
         new = jax.tree.leaves(optax.apply_updates(params, updates))
         moved = [n - o for n, o in zip(new, leaves, strict=True)]
-        ratios = jnp.stack([_norm(m) / _norm(o) for m, o in zip(moved, leaves, strict=True)])
-        return new, state, moved, ratios
+        norms = jnp.stack([_norm(m) for m in moved])
+        return new, state, moved, norms, norms / jnp.stack([_norm(o) for o in leaves])
 
     return update
 

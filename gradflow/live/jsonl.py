@@ -38,8 +38,7 @@ class Jsonl(Writer):
     `gradflow.live.summary.scalars` as `scalars`, the names of `worst_layers` as `worst`, the sentences of
     `gradflow.live.alarms` as `alarms`, `update_ratios` leaf by leaf.
     `"line": "event"`: a post-mortem, as `PostMortem.to_record` gives it. `"line": "diagnosis"`: what `write_diagnosis`
-    is given, as its `to_json` has it. NaN and Inf are strings, a number that is not
-    there is null.
+    is given, as its `to_json` has it. NaN and Inf are strings, a number that is not there is null.
 
     A record goes to the file in one piece. A run that goes on from a checkpoint continues the file: steps from there on
     are dropped first, so that none stands twice. A run that begins anew keeps the old file beside it, `run.1.jsonl`.
