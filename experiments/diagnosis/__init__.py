@@ -17,4 +17,7 @@ Labels are committed (`labels.csv`, made by `python -m experiments.diagnosis.mak
 drawn by chance, to see that their labels come out the same, and trains those that have none.
 
 Families are split: nothing was tuned on the held-out ones. Faults that were planted have known kinds and places.
+
+Beside the zoo stand ten public programs, rebuilt from the questions that were asked about them, and their repaired
+forms (`public_programs`). The repaired form is the twin of both.
 """

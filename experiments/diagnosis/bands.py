@@ -38,3 +38,16 @@ def seconds() -> Band:
 def same_labels() -> Band:
     """Share of networks, trained anew, that are sick or healthy as their committed label says: all."""
     return goal("committed labels are those that training gives", low=1.0)
+
+
+def public_programs() -> Band:
+    """Share of public programs that are found: at least that of DEFault on 52 real programs, 94 %.
+
+    DEFault (Jahan et al. 2025, Table VIII) reports .94 on programs of the same source. Of ten, all must be found.
+    """
+    return goal("DEFault finds .94 of 52 real programs", low=0.94, high=1.0)
+
+
+def repaired_programs() -> Band:
+    """Share of repaired programs that are called sick: none of ten."""
+    return goal("a repaired program is a healthy one", high=0.05)

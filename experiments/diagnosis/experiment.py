@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 import experiments.diagnosis as package
 import gradflow as gf
 from experiments.diagnosis import bands, committed, figures, labels, peers, scores
+from experiments.diagnosis.public_programs import PROGRAMS
 from experiments.diagnosis.results import Results
 from experiments.diagnosis.settings import PRESETS, Config
+from experiments.diagnosis.specimen import Specimen
 from experiments.diagnosis.zoo import HELD_OUT, draw
 from experiments.framework.claims import Claim
 from experiments.framework.progress import track
@@ -32,6 +35,8 @@ def run(config: Config) -> Results:
     for which in track(wanted, "networks", lambda which: f"{which[0]} {which[1]}"):
         rows.append(_row(config, *which, known, which in again))
         jax.clear_caches()  # programs of hundreds of networks would fill the memory
+    for name in track(list(PROGRAMS)[: config.programs], "public programs", str):
+        rows += _of_program(config, name)
     columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Results(**columns | {"rules": np.array(list(peers.RULES)), "rule_flags": columns["rule_flags"].T})
 
@@ -54,24 +59,41 @@ def _row(
 ) -> dict[str, Any]:
     """Return what is known of one network."""
     specimen = draw(family, number, config.seed)
-    d = gf.diagnose(
-        specimen.loss, specimen.params, *specimen.batches[0], optimizer=specimen.optimizer,
-        batches=specimen.batches, steps=config.steps, progress=False,
-    )  # fmt: skip
     kept = committed.find(known, _key(config, family, number), specimen)
     found = kept
     if found is None or again:
         found = labels.label(specimen, config.budget, config.orders, config.seed)
     same = kept is not None and _sick(kept) == _sick(found)
+    of_label = {"gains": found.gain, "twin_gains": found.twin_gain, "twins": found.twin}
+    held_out = {"held_out": family in HELD_OUT, "public": False}
+    return _judged(specimen, config) | of_label | held_out | {"relabelled": again, "same": again and same}
+
+
+def _of_program(config: Config, name: str) -> list[dict[str, Any]]:
+    """Return what is known of a public program and of its repaired form, which is the twin of both."""
+    program = PROGRAMS[name]
+    forms = {
+        "public program": program.faulty.specimen(name, config.seed, program.kinds),
+        "public program, repaired": program.repaired.specimen(name, config.seed),
+    }
+    gains = [labels.trained(specimen, config.budget, config.orders) for specimen in forms.values()]
+    of_label = {"twin_gains": gains[1], "twins": "repaired", "held_out": False, "public": True}
+    return [
+        _judged(dataclasses.replace(specimen, family=family), config) | of_label
+        | {"gains": gain, "relabelled": False, "same": False}
+        for (family, specimen), gain in zip(forms.items(), gains, strict=True)
+    ]  # fmt: skip
+
+
+def _judged(specimen: Specimen, config: Config) -> dict[str, Any]:
+    """Return what a verdict says of a network."""
+    d = gf.diagnose(
+        specimen.loss, specimen.params, *specimen.batches[0], optimizer=specimen.optimizer,
+        batches=specimen.batches, steps=config.steps, progress=False,
+    )  # fmt: skip
     return {
         "names": specimen.name,
-        "families": family,
-        "held_out": family in HELD_OUT,
-        "gains": found.gain,
-        "twin_gains": found.twin_gain,
-        "twins": found.twin,
-        "relabelled": again,
-        "same": again and same,
+        "families": specimen.family,
         "flagged": not d.healthy,
         "kinds": ", ".join(finding.kind for finding in d.findings),
         "causes": ", ".join(specimen.kinds),
@@ -101,7 +123,7 @@ def claims(results: Results) -> list[Claim]:
                float(results.same[again].mean()))]
         if again.any() else []
     )  # fmt: skip
-    return out + _of_verdicts(results)
+    return out + _of_verdicts(results) + _of_programs(results)
 
 
 def _of_verdicts(results: Results) -> list[Claim]:
@@ -124,6 +146,21 @@ def _of_verdicts(results: Results) -> list[Claim]:
         judged = found & (known != "")
         if judged.any():
             out.append(Claim(id_, words, band, scores.rate(hits(results)[judged]).share))
+    return out
+
+
+def _of_programs(results: Results) -> list[Claim]:
+    """Check the verdicts on public programs and on their repaired forms."""
+    sick, public = scores.sick(results), results.public
+    out = []
+    if (public & sick).any():
+        found = scores.rate(results.flagged[public & sick])
+        out.append(Claim("public-programs", "share of public programs that do not train and are found",
+                         bands.public_programs(), found.share))  # fmt: skip
+    if (public & ~sick).any():
+        alarms = scores.rate(results.flagged[public & ~sick])
+        out.append(Claim("repaired-programs", "share of their repaired forms that are called sick",
+                         bands.repaired_programs(), alarms.share))  # fmt: skip
     return out
 
 

@@ -32,7 +32,7 @@ def rules(results: Results) -> Figure:
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
     sick = scores.sick(results)
-    chosen = results.held_out if results.held_out.any() else np.ones_like(sick)
+    chosen = results.held_out if results.held_out.any() else ~results.public
     flags = {OURS: results.flagged, **dict(zip(results.rules.tolist(), results.rule_flags, strict=True))}
     for (name, flagged), style in zip(flags.items(), plots.line_styles(), strict=False):
         found, alarms = scores.rate(flagged[chosen & sick]), scores.rate(flagged[chosen & ~sick])
@@ -72,12 +72,13 @@ def networks(results: Results) -> Figure:
         rows[members] += spread[: len(members)]
     _points(axes, ratio, rows, results.flagged, sick)
     axes.axvline(SICK, color="0.5", linestyle="--", linewidth=1)
-    labels = [name + ("" if results.held_out[results.families == name][0] else " *") for name in families]
+    untouched = results.held_out | results.public
+    labels = [name + ("" if untouched[results.families == name][0] else " *") for name in families]
     axes.set_yticks(range(len(families)), labels, fontsize=8)
     axes.set(xlabel="gain, over that of the best treatment", xlim=(-0.03, 1.03))
     axes.invert_yaxis()
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)
-    figure.suptitle("Every network of the zoo (* families that were tuned on)", x=0.01, ha="left", fontsize=11)
+    figure.suptitle("Every network (* families that were tuned on)", x=0.01, ha="left", fontsize=11)
     return figure
 
 

@@ -71,9 +71,7 @@ def label(specimen: Specimen, budget: int, orders: int, seed: int) -> Label:
         orders: of the batches.
         seed: of weights that are drawn anew.
     """
-    objective = Objective.of(specimen.loss, specimen.params, specimen.batches[0], {}, False)
-    arrays = [objective.arrays_of(batch) for batch in specimen.batches]
-    trials = Trials(specimen.optimizer, arrays, budget, orders)
+    objective, trials = _trials(specimen, budget, orders)
     plain = Plan(objective, objective.leaves)
     context = Context(objective.arrays, jax.random.key(seed), np.zeros(0), budget)
     gains = {UNTREATED: _gain(trials, plain, specimen.chance)}
@@ -82,6 +80,24 @@ def label(specimen: Specimen, budget: int, orders: int, seed: int) -> Label:
         if plan is not None:
             gains[change.name] = _gain(trials, plan, specimen.chance)
     return Label(gains)
+
+
+def trained(specimen: Specimen, budget: int, orders: int) -> float:
+    """Return the gain of a network as it is.
+
+    Args:
+        specimen: to be trained.
+        budget: steps.
+        orders: of the batches.
+    """
+    objective, trials = _trials(specimen, budget, orders)
+    return _gain(trials, Plan(objective, objective.leaves), specimen.chance)
+
+
+def _trials(specimen: Specimen, budget: int, orders: int) -> tuple[Objective, Trials]:
+    objective = Objective.of(specimen.loss, specimen.params, specimen.batches[0], {}, False)
+    arrays = [objective.arrays_of(batch) for batch in specimen.batches]
+    return objective, Trials(specimen.optimizer, arrays, budget, orders)
 
 
 def _gain(trials: Trials, plan: Plan, chance: float) -> float:

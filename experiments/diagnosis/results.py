@@ -15,7 +15,8 @@ class Results:
     Attributes:
         names: of the networks, within their families.
         families: that they were drawn from.
-        held_out: whether nothing was tuned on their family.
+        held_out: whether they are of the zoo and nothing was tuned on their family.
+        public: whether it is a public program or its repaired form; nothing was tuned on those either.
         gains: 1 - loss after training over that of a network that knows nothing, mean over the orders.
         twin_gains: the same of the twin.
         twins: what the twin is: "untreated", or the treatment that was best.
@@ -34,6 +35,7 @@ class Results:
     names: Shaped[np.ndarray, " networks"]
     families: Shaped[np.ndarray, " networks"]
     held_out: Bool[np.ndarray, " networks"]
+    public: Bool[np.ndarray, " networks"]
     gains: Float[np.ndarray, " networks"]
     twin_gains: Float[np.ndarray, " networks"]
     twins: Shaped[np.ndarray, " networks"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from experiments.diagnosis.public_programs import PROGRAMS
 from experiments.diagnosis.zoo import FAMILIES
 from experiments.framework.commandline import unknown
 
@@ -23,6 +24,8 @@ class Config:
     relabelled: int = 3
     """Networks, drawn by chance, that are trained although their label is committed, to see that it comes out the same.
     """
+    programs: int = len(PROGRAMS)
+    """Public programs that are judged, each with its repaired form."""
     steps: int = 20
     """Steps that the verdict may take."""
     seed: int = 0
@@ -33,15 +36,18 @@ class Config:
         for name in self.families:
             if name not in FAMILIES:
                 raise ValueError(unknown("family", name, FAMILIES))
-        if self.relabelled < 0:
-            raise ValueError(f"relabelled must be at least 0, got {self.relabelled}")
+        for field in ("relabelled", "programs"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field} must be at least 0, got {getattr(self, field)}")
         for field in ("specimens", "budget", "orders", "steps"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}")
 
 
 PRESETS = {
-    "smoke": Config(families=("MLP, ReLU", "rates, tanh", "fault: zero weights"), specimens=2, budget=60, orders=2),
+    "smoke": Config(
+        families=("MLP, ReLU", "rates, tanh", "fault: zero weights"), specimens=2, budget=60, orders=2, programs=0
+    ),
     "laptop": Config(),
     "paper": Config(specimens=21, relabelled=20),
 }
