@@ -28,7 +28,8 @@ def run(config: Config) -> Results:
     Args:
         config: settings.
     """
-    wanted = [(family, number) for family in config.families for number in range(config.specimens)]
+    counts = {family: config.specimens if family in HELD_OUT else config.tuned for family in config.families}
+    wanted = [(family, number) for family, count in counts.items() for number in range(count)]
     known = committed.read()
     again = _relabelled(config, wanted, known)
     rows = []

@@ -15,8 +15,10 @@ class Config:
 
     families: tuple[str, ...] = tuple(FAMILIES)
     """Families of the zoo."""
-    specimens: int = 1
-    """Networks drawn from each family."""
+    specimens: int = 5
+    """Networks drawn from each family that was held out."""
+    tuned: int = 1
+    """Networks drawn from each other family."""
     budget: int = 200
     """Training steps of a network and of its treatments."""
     orders: int = 3
@@ -36,7 +38,7 @@ class Config:
         for name in self.families:
             if name not in FAMILIES:
                 raise ValueError(unknown("family", name, FAMILIES))
-        for field in ("relabelled", "programs"):
+        for field in ("relabelled", "programs", "tuned"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} must be at least 0, got {getattr(self, field)}")
         for field in ("specimens", "budget", "orders", "steps"):
@@ -46,8 +48,13 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        families=("MLP, ReLU", "rates, tanh", "fault: zero weights"), specimens=2, budget=60, orders=2, programs=0
+        families=("MLP, ReLU", "rates, tanh", "fault: zero weights"),
+        specimens=2,
+        tuned=2,
+        budget=60,
+        orders=2,
+        programs=0,
     ),
     "laptop": Config(),
-    "paper": Config(specimens=21, relabelled=20),
+    "paper": Config(specimens=21, tuned=21, relabelled=20),
 }
