@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests import heavy_tests
+
 os.environ.setdefault("KERAS_BACKEND", "jax")
 # Where cores are few, operations that share XLA's pool of threads can wait for it inside of it. Two workers of pytest
 # fill two cores without it.
@@ -70,10 +72,25 @@ def quick_cases(cases: Sequence[pytest.Item], wanted: int) -> set[str]:
     return {cases[round(number * step)].nodeid for number in range(wanted)}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the kind of each test; mark as slow what runs experiments, and of large families all but a few cases."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that measures which tests are heavy."""
+    parser.addoption("--measure-heavy", action="store_true", help="write tests/heavy_tests.txt anew")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure, if asked to."""
+    if config.getoption("--measure-heavy"):
+        heavy_tests.refuse_parts(config)
+        config.pluginmanager.register(heavy_tests.Measurement())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the kind of each test; as slow what runs experiments, what is heavy, of large families all but a few."""
     families: dict[str, list[pytest.Item]] = {}
+    heavy = frozenset() if config.getoption("--measure-heavy") else heavy_tests.read()
     for item in items:
+        if item.nodeid in heavy:
+            item.add_marker(pytest.mark.slow)
         item.add_marker(kind_of(item.path))
         if folder_of(item.path) == "experiments" and item.path.name not in QUICK_EXPERIMENTS:
             item.add_marker(pytest.mark.slow)

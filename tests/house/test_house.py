@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from experiments.framework import catalogue
+from tests import heavy_tests
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gradflow"
@@ -254,3 +255,15 @@ def test_ci_runs_what_readme_says():
     assert "-m pytest -n 2 -m slow" in script
     assert "-m 'not slow'" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert "python -m experiments.vanishing" in readme
+
+
+def test_heavy_tests_are_tests():
+    for id_ in heavy_tests.read():
+        path, *_, name = id_.split("[")[0].split("::")
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), id_
+
+
+def test_what_is_heavy_is_listed_and_what_is_essential_is_not():
+    essential = heavy_tests.ESSENTIAL[1]
+    assert heavy_tests.heavy({"b": 3.0, "a": 2.5, "quick": 1.0, essential: 9.0}) == ["a", "b"]
+    assert not any(id_.startswith(heavy_tests.ESSENTIAL) for id_ in heavy_tests.read())
