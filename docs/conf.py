@@ -105,6 +105,7 @@ def read_page(app: Sphinx, docname: str, content: list[str]) -> None:
 
 
 SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Examples|Yields|Note|Notes):$")
+COLON = "\ue000"  # of no script: it stands for ":" for as long as napoleon reads
 MARKUP = re.compile(r"(`+[^`]*`+)|([*|\\])|(_)(?=\W|$)")
 
 
@@ -115,7 +116,7 @@ def escaped(line: str) -> str:
 
 def read_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Read plain text with backticks: markup is escaped, indented paragraphs are shown as they stand."""
-    out: list[str] = [""] if what in ("attribute", "property") else []  # else napoleon takes "word: text" for a type
+    out: list[str] = []
     shown = code = section = False
     for line in lines:
         indent = len(line) - len(line.lstrip())
@@ -128,7 +129,14 @@ def read_docstring(app: Sphinx, what: str, name: str, obj: Any, options: Any, li
             out += ["::", ""]
         code = line.lstrip().startswith((">>>", "...")) or (code and bool(line.strip()))
         out.append(line if shown or code else escaped(line))
+    if out and what in ("attribute", "property"):  # napoleon takes "what it is: more" for the type of an attribute
+        out[0] = out[0].replace(":", COLON)
     lines[:] = out
+
+
+def read_colons(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Write the colons that `read_docstring` has hidden from napoleon."""
+    lines[:] = [line.replace(COLON, ":") for line in lines]
 
 
 def name_role(role: str, rawtext: str, text: str, *more: Any, **options: Any) -> Any:
@@ -150,10 +158,44 @@ def mathml(self: Any, node: nodes.Element) -> None:
     raise nodes.SkipNode
 
 
+TABLE = re.compile(r'<table class="docutils.*?</table>', re.DOTALL)
+HEAD = re.compile(r"<th\b[^>]*>(.*?)</th>", re.DOTALL)
+ROW = re.compile(r"<tr\b.*?</tr>", re.DOTALL)
+FIGURE = re.compile(r'(<a [^>]*>\s*)?(<img [^>]*src="([^"]+)"[^>]*>)')
+
+
+def labelled(table: re.Match[str]) -> str:
+    """Return a table of three columns or more with the label of its column in every cell, for narrow screens.
+
+    A style sheet that shows rows as cards takes the meaning of a table away from screen readers; the roles keep it.
+    """
+    heads = [re.sub(r"<[^>]+>", "", head).strip().replace('"', "&quot;") for head in HEAD.findall(table[0])]
+    if len(heads) < 3:
+        return table[0]
+
+    def row(match: re.Match[str]) -> str:
+        labels = iter(heads)
+        cells = re.sub(r"<td\b", lambda _: f'<td role="cell" data-label="{next(labels, "")}"', match[0])
+        return cells.replace("<th ", '<th role="columnheader" ').replace("<tr ", '<tr role="row" ', 1)
+
+    return ROW.sub(row, table[0]).replace('<table class="', '<table role="table" class="cards ', 1)
+
+
+def finish_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+    """Label the cells of wide tables, and let a figure lead to its file, where it can be enlarged."""
+    if "body" in context:
+        body = TABLE.sub(labelled, context["body"])
+        context["body"] = FIGURE.sub(
+            lambda m: m[0] if m[1] else f'<a class="image-reference" href="{m[3]}">{m[2]}</a>', body
+        )
+
+
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
+    app.connect("html-page-context", finish_page)
     app.connect("source-read", read_page)
     app.connect("autodoc-process-docstring", read_docstring, priority=400)
+    app.connect("autodoc-process-docstring", read_colons, priority=600)
     app.add_role("name", name_role)
     for field in PyObject.doc_field_types:
         if field.name == "variable":

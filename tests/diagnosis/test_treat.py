@@ -64,6 +64,12 @@ def test_what_is_returned_is_what_was_tried(sick):
     assert end == pytest.approx(treatment.chosen.outcome.ends[0], rel=1e-3)
 
 
+def test_a_letter_that_recommends_nothing_says_of_what_a_tenth_is_too_little(sick):
+    _, treatment = sick
+    text = str(dataclasses.replace(treatment, chosen=treatment.untreated)).replace("\n", " ")
+    assert f"loss, which is {treatment.untreated.outcome.start:.3g} at the start. After {BUDGET} steps it is:" in text
+
+
 @pytest.mark.slow
 def test_a_healthy_network_is_left_alone_or_improved():
     case = mlp(4)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import inspect
+import json
 import re
 import shutil
 import subprocess
@@ -76,9 +78,9 @@ def test_every_page_is_reached_from_readme():
 
 @pytest.mark.parametrize("page", PAGES, ids=documents.name_of)
 def test_figures_have_words_for_those_who_do_not_see_them(page):
-    for words, target, html in IMAGE.findall(prose(page)):
+    for words, target, tag in IMAGE.findall(prose(page)):
         thumbnail = page == DOCS / "results" / "index.md"  # its text is the link's: the name of the experiment
-        assert len((words or html).split()) >= (1 if thumbnail else 4), target
+        assert len((words or tag).split()) >= (1 if thumbnail else 4), target
 
 
 @pytest.mark.parametrize("page", STORY, ids=lambda page: page.stem)
@@ -189,3 +191,77 @@ def test_nothing_on_the_site_is_fetched_from_elsewhere(site):
     for file in site.rglob("*.html"):
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=\"https?://", text), file.name
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PROBE = """<script>addEventListener('load', () => {
+  const channels = c => c.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255);
+  const linear = v => v <= 0.04 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const shine = c => channels(c).reduce((sum, v, i) => sum + linear(v) * [0.2126, 0.7152, 0.0722][i], 0.05);
+  const contrast = (a, b) => Math.max(shine(a), shine(b)) / Math.min(shine(a), shine(b));
+  const found = {};
+  for (const frame of document.querySelectorAll('iframe')) {
+    const page = frame.contentDocument, root = page.documentElement;
+    const style = e => frame.contentWindow.getComputedStyle(e);
+    const sees = found[frame.dataset.page] = {over: root.scrollWidth - root.clientWidth, tables: [], faint: []};
+    for (const box of page.querySelectorAll('article .table-wrapper'))
+      if (box.scrollWidth > box.clientWidth + 1) sees.tables.push(box.textContent.trim().slice(0, 20));
+    const kinds = {};  // one element of each tag and class
+    for (const e of page.querySelectorAll('article :is(p, p > a, .highlight span, td, h1, h2)'))
+      kinds[e.tagName + e.className] ??= e;
+    for (const theme of ['light', 'dark']) {
+      page.body.dataset.theme = theme;
+      for (const [kind, e] of Object.entries(kinds)) {
+        const ground = style(e.closest('.highlight') || page.body).backgroundColor;
+        if (contrast(style(e).color, ground) < 4.5) sees.faint.push([theme, kind, e.textContent.slice(0, 20)]);
+      }
+    }
+  }
+  document.title = JSON.stringify(found);
+})</script>"""
+
+
+def looked_at(pages, width, tmp_path):
+    """What a browser makes of pages of the site in a frame: their width, tables that do not fit, words that are faint.
+
+    Args:
+        pages: paths.
+        width: of the frame, in CSS pixels.
+        tmp_path: where the browser may write.
+    """
+    frames = "".join(
+        f'<iframe src="file://{page}" data-page="{page.name}" width="{width}" height="800" style="border: 0"></iframe>'
+        for page in pages
+    )
+    probe = tmp_path / "probe.html"
+    probe.write_text(f"<!doctype html><title></title>{PROBE}{frames}", encoding="utf-8")
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--allow-file-access-from-files",
+    ]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1300,900", f"file://{probe}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=True)
+    return json.loads(html.unescape(re.search("<title>(.*?)</title>", done.stdout)[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no browser installed")
+@pytest.mark.parametrize(
+    "folder, width", [(".", 390), ("api", 390), ("project", 390), ("results", 390), ("story", 390), ("story", 1200)]
+)
+def test_no_page_and_no_table_is_wider_than_the_screen_and_words_can_be_read(site, folder, width, tmp_path):
+    """On a telephone and a desktop, light and dark. A block of code scrolls by itself."""
+    made = {site / name for name in ("genindex.html", "search.html", "py-modindex.html")}
+    found = looked_at(sorted(set((site / folder).glob("*.html")) - made), width, tmp_path)
+    assert {page: sees for page, sees in found.items() if sees != {"over": 0, "tables": [], "faint": []}} == {}
+
+
+@pytest.mark.slow
+def test_a_sentence_of_the_reference_is_not_taken_for_a_type(site):
+    for file in (site / "api").glob("*.html"):
+        assert 'Type<span class="colon">' not in file.read_text(encoding="utf-8"), file.name

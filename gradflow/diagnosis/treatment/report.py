@@ -22,7 +22,10 @@ def letter(treatment: Treatment) -> str:
     """
     chosen, untreated = treatment.chosen, treatment.untreated
     if not treatment.improved:
-        head = "Nothing that was tried is better than no treatment for certain, and by more than a tenth."
+        head = (
+            "Nothing that was tried is better than no treatment for certain, and by more than a tenth of the fall of "
+            f"the loss, which is {_number(untreated.outcome.start)} at the start. After {treatment.budget} steps it is:"
+        )
     else:
         low, high = chosen.better_by(untreated)
         head = (
