@@ -15,6 +15,7 @@ import gradflow as gf
 from gradflow.diagnosis.objective import Objective
 from gradflow.diagnosis.treatment import CHANGES, Arm, Plan
 from gradflow.diagnosis.treatment.changes import promising
+from gradflow.diagnosis.treatment.therapy import _worth
 from gradflow.diagnosis.treatment.trials import Outcome, Trials
 from tests.diagnosis.cases import CLASSES, INPUTS, cross_entropy, forward, layers, mlp
 
@@ -67,7 +68,9 @@ def test_what_is_returned_is_what_was_tried(sick):
 def test_a_letter_that_recommends_nothing_says_of_what_a_tenth_is_too_little(sick):
     _, treatment = sick
     text = str(dataclasses.replace(treatment, chosen=treatment.untreated)).replace("\n", " ")
-    assert f"loss, which is {treatment.untreated.outcome.start:.3g} at the start. After {BUDGET} steps it is:" in text
+    outcome = treatment.untreated.outcome
+    assert f"a network that knows nothing is {outcome.ignorance:.3g}" in text
+    assert f"at the start it is {outcome.start:.3g}. After {BUDGET} steps it is:" in text
 
 
 @pytest.mark.slow
@@ -128,9 +131,37 @@ def test_scaled_loss_gives_back_flushed_gradients():
     assert plain < 0.9 * exact
 
 
-def arm(start, ends):
+def arm(start, ends, blank=math.nan):
     objective = Objective.of(lambda w: w**2, jnp.float32(1.0), (), {}, False)
-    return Arm((), Plan(objective, objective.leaves), Outcome(start, np.asarray(ends), np.zeros((len(ends), 1))))
+    norms = np.zeros((len(ends), 1))
+    return Arm((), Plan(objective, objective.leaves), Outcome(start, np.asarray(ends), norms, blank))
+
+
+@pytest.mark.parametrize(
+    ("start", "blank", "untreated", "treated", "worth"),
+    [
+        (2.3, 2.3, 0.5, 0.4, False),  # .1 of 1.9
+        (2.3, 2.3, 0.5, 0.1, True),
+        (1e5, 0.69, 24.1, 0.52, True),  # a start far off hides nothing
+        (1e5, 0.69, 10.001, 10.0, False),  # and nothing is made of it
+        (1e5, 0.69, 1e3, 10.0, True),
+        (2.3, math.inf, 2.2, 1.0, True),
+        (2.3, math.nan, 1.05, 1.0, False),
+        (-1.0, 0.0, -2.0, -4.0, True),
+    ],
+)
+def test_what_is_worth_a_change(start, blank, untreated, treated, worth):
+    arms = arm(start, [treated] * 3, blank), arm(start, [untreated] * 3, blank)
+    assert _worth(*arms) is worth
+
+
+def test_blank_loss_is_that_of_zeros():
+    case = mlp(3)
+    objective = Objective.of(case.loss, case.params, case.args, {}, False)
+    outcome = Trials(optax.sgd(0.1), [objective.arrays], 1, 1).run(Plan(objective, objective.leaves))
+    zeros = jax.tree.map(jnp.zeros_like, case.params)
+    assert outcome.blank == pytest.approx(float(case.loss(zeros, *case.args)), rel=1e-6)
+    assert outcome.ignorance == min(outcome.start, outcome.blank)
 
 
 def test_limits_are_those_of_students_t():

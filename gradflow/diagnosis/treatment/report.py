@@ -23,8 +23,9 @@ def letter(treatment: Treatment) -> str:
     chosen, untreated = treatment.chosen, treatment.untreated
     if not treatment.improved:
         head = (
-            "Nothing that was tried is better than no treatment for certain, and by more than a tenth of the fall of "
-            f"the loss, which is {_number(untreated.outcome.start)} at the start. After {treatment.budget} steps it is:"
+            "Nothing that was tried is better than no treatment for certain, and by more than a tenth of what there "
+            f"is to learn. The loss of a network that knows nothing is {_number(untreated.outcome.ignorance)}, at the "
+            f"start it is {_number(untreated.outcome.start)}. After {treatment.budget} steps it is:"
         )
     else:
         low, high = chosen.better_by(untreated)

@@ -152,8 +152,8 @@ def treat(
     Each promising change is tried alone for `budget` steps, over `seeds` orders of the batches, beside the untreated
     network and beside one change drawn by chance from all there are; then the best one together with other rates. What
     is returned is better than the untreated network by the lower 95 % limit of Student's t over the seeds, and by more
-    than a tenth of the fall of the loss; or it is the untreated network. The same batches and orders serve all arms.
-    What was passed stays as it is.
+    than a tenth of what lies between knowing nothing and the lowest loss; or it is the untreated network. The same
+    batches and orders serve all arms. What was passed stays as it is.
 
     Args:
         loss_fn: a loss, as for `jax.value_and_grad`.
@@ -248,10 +248,15 @@ def _tried(
 
 
 def _worth(arm: Arm, untreated: Arm) -> bool:
-    """Tell whether the difference is more than a tenth of how far the loss fell from where the untreated one began."""
+    """Tell whether the difference is more than a tenth of all that lies between three losses.
+
+    They are the untreated one, the arm's, and that of a network that knows nothing. A start far off is not among them:
+    after it all ends would look alike.
+    """
     if not math.isfinite(untreated.loss):
         return True
-    return untreated.loss - arm.loss > WORTH * (untreated.outcome.start - arm.loss)
+    losses = (untreated.loss, arm.loss, untreated.outcome.ignorance)
+    return untreated.loss - arm.loss > WORTH * (max(losses) - min(losses))
 
 
 def _best(arms: list[Arm]) -> Arm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +31,18 @@ class Outcome:
         start: mean loss on the same few batches before the first step.
         ends: the same after the last step, one for each seed; inf where it is not finite.
         norms: of the whole gradient, by seed and step.
+        blank: mean loss on the same few batches with all parameters 0: of a network that knows nothing of its input.
     """
 
     start: float
     ends: Float[np.ndarray, " seeds"]
     norms: Float[np.ndarray, "seeds steps"]
+    blank: float
+
+    @property
+    def ignorance(self) -> float:
+        """Loss that counts as nothing learned: at the start, or of a network that knows nothing if that is less."""
+        return min(self.start, self.blank) if math.isfinite(self.blank) else self.start
 
     @property
     def gains(self) -> Float[np.ndarray, " seeds"]:
@@ -73,7 +81,13 @@ class Trials:
                 starts.append(started)
                 ends.append(ended if np.isfinite(ended) else np.inf)
                 norms.append(norm)
-        return Outcome(starts[0], np.asarray(ends), np.asarray(norms, np.float64))
+            blank = self._compare(plan, [jnp.zeros_like(leaf) for leaf in plan.leaves])
+        return Outcome(starts[0], np.asarray(ends), np.asarray(norms, np.float64), blank)
+
+    def _compare(self, plan: Plan, leaves: list[Any]) -> float:
+        """Return the mean loss on the batches that are compared."""
+        _, _, loss = self._compiled(plan)
+        return float(np.mean([loss(leaves, arrays) for arrays in self._batches[:EVALUATED]]))
 
     def _order(self, seed: int) -> list[int]:
         """Return which batch each step takes: every epoch is a permutation of its own."""
@@ -82,16 +96,14 @@ class Trials:
         return [int(k) for _ in range(epochs) for k in rng.permutation(count)][: self._budget]
 
     def _run(self, plan: Plan, order: list[int]) -> tuple[float, float, Float[np.ndarray, " steps"]]:
-        start, step, loss = self._compiled(plan)
-        compared = self._batches[:EVALUATED]
+        start, step, _ = self._compiled(plan)
         leaves, state, norms = plan.leaves, start(plan.leaves), []
-        begun = [loss(leaves, arrays) for arrays in compared]
+        begun = self._compare(plan, leaves)
         numbers = jnp.asarray((plan.clip, plan.loss_scale), jnp.float32)
         for number, batch in enumerate(order):
             leaves, state, norm = step(leaves, state, self._batches[batch], numbers, plan.scale(np.float32(number)))
             norms.append(norm)
-        ended = [loss(leaves, arrays) for arrays in compared]
-        return float(np.mean(begun)), float(np.mean(ended)), np.asarray(norms)
+        return begun, self._compare(plan, leaves), np.asarray(norms)
 
     def _compiled(self, plan: Plan) -> tuple[Callable[..., Any], ...]:
         key = (plan.objective, plan.adam)
