@@ -16,7 +16,9 @@ from gradflow.instrument.analysis import find_sites
 from gradflow.instrument.jaxprs import opened
 from gradflow.instrument.origins import Kind, Origin
 from gradflow.theory.tracing.abstract_values import Data, Known
+from gradflow.theory.tracing.backward import Gradient, gradients_of
 from gradflow.theory.tracing.layer_prediction import LayerPrediction
+from gradflow.theory.tracing.measured_cotangents import MeasuredCotangents
 from gradflow.theory.tracing.measured_fields import MeasuredFields
 from gradflow.theory.tracing.propagation import Propagation, Steps
 from gradflow.theory.tracing.random_fields import Gaussian
@@ -159,7 +161,19 @@ def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> 
             fields.measure(closed, [*leaves, *batch])
         fields.final |= round_ == _ROUNDS - 2
     propagation.mark_unpredictable(outs)
-    return Prediction(_rows(propagation, flow), flow)
+    return Prediction(_rows(propagation, _gradients(propagation, closed, [*leaves, *batch]), flow), flow)
+
+
+def _gradients(propagation: Propagation, closed: Any, args: list[Any]) -> dict[Gaussian, Gradient]:
+    """The gradient of every Gaussian; what has to be measured for it is measured once, and what that asks for."""
+    cotangents = MeasuredCotangents()
+    for round_ in range(_ROUNDS):
+        cotangents.final |= round_ == _ROUNDS - 1
+        found = gradients_of(propagation, cotangents)
+        if not cotangents.missing:
+            break
+        cotangents.measure(closed, args)
+    return found
 
 
 def _loss_of(model: Any) -> Callable[..., Any]:
@@ -206,26 +220,27 @@ def _made_like(params: Any, initial: Any) -> Any:
     return initial
 
 
-def _rows(propagation: Propagation, flow: Flow) -> tuple[LayerPrediction, ...]:
-    gradients = _backward(propagation)
+def _rows(
+    propagation: Propagation, gradients: dict[Gaussian, Gradient], flow: Flow
+) -> tuple[LayerPrediction, ...]:
     order = {name: k for k, name in enumerate(flow.layers)}
     rows = []
     for gaussian in propagation.algebra.gaussians:
         if gaussian.layer is None or gaussian.layer[0] not in order:
             continue
         name, steps = gaussian.layer
-        square, log_variance, anchored = gradients[gaussian]
+        gradient = gradients[gaussian]
         ran, reached = _visits(flow, name, steps)
         row = LayerPrediction(
             name,
             steps,
             math.sqrt(gaussian.variance) if ran else math.nan,
-            math.sqrt(square) if reached else math.nan,
+            math.sqrt(gradient.square) if reached else math.nan,
             propagation.measured(name, "output_rms", steps),
             propagation.measured(name, "output_grad_rms", steps),
             _band(gaussian.log_variance),
-            _band(log_variance),
-            anchored,
+            _band(gradient.spread),
+            gradient.anchored,
             propagation.notes.get(name, ""),
             gaussian in propagation.anew,
         )
@@ -237,34 +252,6 @@ def _visits(flow: Flow, name: str, steps: Steps) -> tuple[bool, bool]:
     """Tell whether a layer ran, and whether a cotangent reached it."""
     calls, backward_calls = np.asarray(flow[name].calls), np.asarray(flow[name].backward_calls)
     return bool(calls[steps] > 0), bool(backward_calls[steps] > 0)
-
-
-def _backward(propagation: Propagation) -> dict[Gaussian, tuple[float, float, bool]]:
-    """Mean square gradient of every Gaussian, the variance of its ln, and whether it is the measured one."""
-    arriving: dict[Gaussian, list[tuple[float, float]]] = {}
-    open_, out = set(propagation.open), {}
-    for gaussian in reversed(propagation.algebra.gaussians):
-        terms = arriving.get(gaussian, [])
-        anchored = gaussian in open_ or (not terms and gaussian.layer is not None)
-        square = sum(term for term, _ in terms)
-        spread = sum(term * variance for term, variance in terms) / square if square > 0 else 0.0
-        if anchored and gaussian.layer is not None:
-            name, steps = gaussian.layer
-            measured = propagation.measured(name, "output_grad_rms", steps)
-            square, spread = (
-                (0.0 if math.isnan(measured) else measured**2),
-                0.0,
-            )  # nothing arrives where it is not there
-        elif anchored:
-            open_.update(parent for parent, _ in gaussian.edges)
-        out[gaussian] = (square, spread, anchored)
-        if not anchored and not terms:
-            continue  # it ends in a number, such as a statistic of normalization, which sends nothing back
-        for (parent, factor), kurtosis in zip(gaussian.edges, gaussian.kurtosis, strict=True):
-            added = max(3 * kurtosis - 1, 0.0) / parent.units if parent.units else 0.0
-            added += gaussian.unevenness if gaussian.layer is None else 0.0
-            arriving.setdefault(parent, []).append((square * factor, spread + added))
-    return out
 
 
 def _band(log_variance: float) -> float:
