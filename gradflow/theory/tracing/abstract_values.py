@@ -146,10 +146,12 @@ class Piece:
     Attributes:
         signal: the whole signal.
         size: number of its entries.
+        cut: the variable that it was cut from, path of the equation that did, and which operand; None if not noted.
     """
 
     signal: Signal
     size: int
+    cut: tuple[Any, tuple[int, ...], int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from gradflow.theory.tracing.abstract_values import (
     Padded,
     Padding,
     Parts,
+    Piece,
     Value,
     gaussians_below,
     layers_below,
@@ -145,6 +146,7 @@ class Propagation:
             return self.scan(eqn, values, path, steps)
         if eqn.primitive.name in CALLS:
             return self._call(eqn, values, path, steps)
+        self.returns.sum_with(eqn, values, path)
         try:
             with np.errstate(all="ignore"):
                 outs = ordinary(self.algebra, jaxpr, eqn, values)
@@ -172,10 +174,10 @@ class Propagation:
         self, eqn: core.JaxprEqn, values: list[Value], outs: list[Value], path: Path, steps: Steps
     ) -> list[Value]:
         """The outputs of an equation; where it is outside, it is noted that signals leave the theory here."""
-        if self._muted or not any(isinstance(v, Signal) for v in values):
+        if self._muted or not any(isinstance(v, (Piece, Signal)) for v in values):
             return outs
         if not all(isinstance(out, Outside) for out in outs):
-            return outs
+            return [self.returns.cut(eqn, out, path) for out in outs]
         return [self.returns.leave(eqn, values, out, path, steps) for out in outs if isinstance(out, Outside)]
 
     def _sum(

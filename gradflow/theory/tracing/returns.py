@@ -17,7 +17,17 @@ import numpy as np
 from jax.extend import core
 
 from gradflow.instrument import jaxprs
-from gradflow.theory.tracing.abstract_values import Outside, Signal, Value, gaussians_of, identity_of, unmeasured_of
+from gradflow.theory.tracing.abstract_values import (
+    Data,
+    Known,
+    Outside,
+    Piece,
+    Signal,
+    Value,
+    gaussians_of,
+    identity_of,
+    unmeasured_of,
+)
 from gradflow.theory.tracing.measured_cotangents import MeasuredCotangents, Reading
 from gradflow.theory.tracing.random_fields import WEIGHTS, Gaussian
 
@@ -48,7 +58,8 @@ class _Junction:
     stream: Signal
     rest: Gaussian
     branch: frozenset[Gaussian]
-    alone: bool  # whether the stream goes nowhere else but into what theory follows behind weights
+    atom: Any  # the stream's variable
+    alone: bool  # whether the program around sees nothing of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +84,7 @@ class Returns:
     def __init__(self) -> None:
         self._exits: dict[tuple[Path, Any], _Exit] = {}
         self._junctions: list[_Junction] = []
+        self._sums: dict[tuple[Path, Any], set[int]] = {}
 
     def leave(self, eqn: core.JaxprEqn, values: Sequence[Value], out: Outside, path: Path, steps: Steps) -> Outside:
         """Note that signals leave the theory; return what they become, with those whose gradient will be measured.
@@ -87,18 +99,31 @@ class Returns:
         here: set[Gaussian] = set()
         others: list[Value] = []
         for k, (atom, value) in enumerate(zip(eqn.invars, values, strict=True)):
-            if not isinstance(value, Signal) or not jaxprs.is_var(atom) or not jaxprs.is_inexact(atom):
+            found = _source_of(value, atom, path, k)
+            if found is None:
                 others.append(value)
-            elif not _is_composed(value):
-                others.append(value)
-            else:
-                place = self._exits.setdefault((path[:-1], atom), _Exit(path, k, set(), {}))
-                place.readers.add(path[-1])
-                place.uses[steps] = value
-                here |= set(value.components)
+                continue
+            signal, source, at, operand = found
+            place = self._exits.setdefault((at[:-1], source), _Exit(at, operand, set(), {}))
+            place.readers.add(at[-1])
+            place.uses[steps] = signal
+            here |= set(signal.components)
         known = frozenset().union(*(gaussians_of(v) for v in values))
         measured = (here | out.measured) - unmeasured_of(others) - (out.reads - known - out.measured)
         return dataclasses.replace(out, measured=frozenset(measured))
+
+    @staticmethod
+    def cut(eqn: core.JaxprEqn, value: Value, path: Path) -> Value:
+        """Return a value; where it is a piece of a signal, it is noted what cut it.
+
+        Args:
+            eqn: the equation that made it.
+            value: the value.
+            path: leads to the equation.
+        """
+        if isinstance(value, Piece) and value.cut is None and jaxprs.is_var(eqn.invars[0]):
+            return dataclasses.replace(value, cut=(eqn.invars[0], path, 0))
+        return value
 
     def join(
         self, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: Sequence[Value], rest: Gaussian, place: tuple[Path, Steps]
@@ -117,10 +142,21 @@ class Returns:
         if not isinstance(stream, Signal) or not isinstance(branch, Outside) or not branch.measured:
             return
         atom = eqn.invars[at]
-        sums = sum(atom in e.invars for e in jaxpr.eqns if e.primitive.name in _SUMS)
-        alone = sums == 1 and all(v is not atom for v in jaxpr.outvars)
+        alone = all(v is not atom for v in jaxpr.outvars)
         path, steps = place
-        self._junctions.append(_Junction(path, at, steps, stream, rest, branch.measured, alone))
+        self._junctions.append(_Junction(path, at, steps, stream, rest, branch.measured, atom, alone))
+
+    def sum_with(self, eqn: core.JaxprEqn, values: Sequence[Value], path: Path) -> None:
+        """Note a sum of signals, through which the gradient of a stream comes back once more.
+
+        Args:
+            eqn: the equation.
+            values: its operands.
+            path: leads to it.
+        """
+        if eqn.primitive.name in _SUMS and not any(isinstance(v, (Known, Data)) for v in values):
+            for atom in filter(jaxprs.is_var, eqn.invars):
+                self._sums.setdefault((path[:-1], atom), set()).add(path[-1])
 
     def measured(self, cotangents: MeasuredCotangents) -> Returned:
         """Return what comes back, as far as it has been measured.
@@ -132,7 +168,8 @@ class Returns:
         echoes: dict[Gaussian, list[tuple[Gaussian, float]]] = {}
         for junction in self._junctions:
             reading = Reading(junction.path, junction.operand, readers=frozenset({junction.path[-1]}), first=True)
-            moments = cotangents.get(reading, junction.steps) if junction.alone else None
+            others = self._sums.get((junction.path[:-1], junction.atom), set()) - {junction.path[-1]}
+            moments = cotangents.get(reading, junction.steps) if junction.alone and not others else None
             branch = sum(squares.get(g, 0.0) for g in junction.branch)
             if branch == 0:
                 continue
@@ -160,6 +197,16 @@ class Returns:
                     returned = 0.0 if moments is None else float(moments["square"] * (WEIGHTS @ component.slope**2))
                     squares[gaussian] = squares.get(gaussian, 0.0) + returned
         return squares, lost
+
+
+def _source_of(value: Value, atom: Any, path: Path, operand: int) -> tuple[Signal, Any, Path, int] | None:
+    """The signal that leaves, its variable, and the equation that reads it; None where it is not to be measured."""
+    if isinstance(value, Piece) and value.cut is not None:
+        atom, path, operand = value.cut
+        value = value.signal
+    if not isinstance(value, Signal) or not jaxprs.is_var(atom) or not jaxprs.is_inexact(atom):
+        return None
+    return (value, atom, path, operand) if _is_composed(value) else None
 
 
 def _is_composed(signal: Signal) -> bool:
