@@ -99,8 +99,7 @@ class MeasuredCotangents:
 
             with jax.debug_nans(False), jax.debug_infs(False), jax.numpy_dtype_promotion("standard"):
                 found = jax.jit(jax.grad(loss))(list(sinks.values()), list(args))
-        except Exception as e:
-            print(repr(e)[:600])
+        except Exception:  # what is not measured stays outside
             self.final = True
             return
         self._found.update(dict(zip(wanted, found, strict=True)))

@@ -29,6 +29,7 @@ __all__ = ["Prediction", "predict"]
 _FLOOR = 0.1  # of ln rms: what terms of order 1/batch and 1/width beyond the first may amount to
 _DEVIATIONS = 3.0
 _KINDS = ("layer", "embedding")
+_SENT_BACK = "what a branch outside the theory sends back is added as measured to its gradient"
 _ROUNDS = 3  # walks: what the first asks for is measured, and seldom something more that the second asks for
 
 
@@ -80,17 +81,19 @@ def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> 
     2018; Chen et al. 2018; Yang et al. 2019, here without terms of order 1/batch).
 
     Where a branch that theory does not follow is added to a signal, its second moment and its correlation with the
-    signal are measured on the batch, and theory goes on with the sum. The layers that the branch reads have their
-    measured gradient.
+    signal are measured on the batch, and theory goes on with the sum. Backward, the mean square of what the branch
+    sends back into the signal, and its correlation with the gradient of the sum, are measured and added to the
+    predicted gradient of the signal. A layer whose gradient comes from there for more than half has the measured one,
+    as have layers that the branch alone reads, such as queries, keys and values.
 
     Followed are skip connections, biases, noise, dropout and stochastic depth, batch, layer, group and rms
     normalization, grouped and depthwise convolutions, average and maximum pooling, padding, concatenation and slices of
     units, embeddings, recurrent networks step by step, and gates, which are products of two signals that are
-    independent at initialization; forward also sums over the neighbours of a graph. `gradflow.register_rule` adds an
-    operation. Outside the theory are attention and loops without a fixed length. The note of the next layer says what
-    and where, and there theory starts anew from the measured input. The gradient of a signal that is repeated at many
-    positions, such as a gate of a channel, is measured, because theory does not follow how far the gradients of
-    positions agree.
+    independent at initialization, and sums over the neighbours of a graph. `gradflow.register_rule` adds an operation.
+    Outside the theory are attention and loops without a fixed length. The note of the next layer says what and where,
+    and there theory starts anew from the measured input. Where gradients of positions or nodes add up, as in the gate
+    of a channel or in a graph, it counts how alike they are; that is measured at the layers that feed the loss, and
+    followed downwards.
 
     Theory assumes that weights are random, independent of each other and of the gradient that arrives. A loss such as
     mean(output^2) sends the output itself back, which is not independent. After training, the outliers are the layers
@@ -220,9 +223,7 @@ def _made_like(params: Any, initial: Any) -> Any:
     return initial
 
 
-def _rows(
-    propagation: Propagation, gradients: dict[Gaussian, Gradient], flow: Flow
-) -> tuple[LayerPrediction, ...]:
+def _rows(propagation: Propagation, gradients: dict[Gaussian, Gradient], flow: Flow) -> tuple[LayerPrediction, ...]:
     order = {name: k for k, name in enumerate(flow.layers)}
     rows = []
     for gaussian in propagation.algebra.gaussians:
@@ -241,11 +242,16 @@ def _rows(
             _band(gaussian.log_variance),
             _band(gradient.spread),
             gradient.anchored,
-            propagation.notes.get(name, ""),
+            propagation.notes.get(name, _SENT_BACK if _is_mixed(gradient) else ""),
             gaussian in propagation.anew,
         )
         rows.append(row)
     return tuple(sorted(rows, key=lambda row: (order[row.name], row.step)))
+
+
+def _is_mixed(gradient: Gradient) -> bool:
+    """Whether a share of a predicted gradient that counts was measured."""
+    return not gradient.anchored and gradient.measured > 0.01 * gradient.square
 
 
 def _visits(flow: Flow, name: str, steps: Steps) -> tuple[bool, bool]:

@@ -2,9 +2,9 @@
 
 Where a signal x leaves the theory, the mean square of the gradient that comes back by this way alone is measured on the
 batch, and is added to what theory predicts for the signal's Gaussians. Where the branch joins the stream a again, s =
-a + b, the gradient of a is that of s and what b sends back: E[d_a^2] = E[d_s^2] + E[d_b^2] + 2 E[d_s d_b]. The last term
-is k E[d_s^2] with k = 2 E[d_s d_b] / E[d_s^2] measured, and E[d_s^2] by theory. Other readers of the stream, which theory
-follows behind random weights, add nothing to it.
+a + b, the gradient of a is that of s and what b sends back: E[d_a^2] = E[d_s^2] + E[d_b^2] + 2 E[d_s d_b]. The last
+term is k E[d_s^2] with k = 2 E[d_s d_b] / E[d_s^2] measured, and E[d_s^2] by theory. Other readers of the stream, which
+theory follows behind random weights, add nothing to it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
 from jax.extend import core
 
 from gradflow.instrument import jaxprs

@@ -27,6 +27,7 @@ from tests.theory.tracing.test_architectures import (
     GraphNetwork,
     MobileNet,
     RecurrentLanguageModel,
+    ResidualActorCritic,
     ResNet,
     TransformerLanguageModel,
     UNet,
@@ -36,14 +37,15 @@ from tests.theory.tracing.test_architectures import (
 
 MODELS: dict[str, tuple[nn.Module, tuple[int, ...] | None]] = {
     "ResNet": (ResNet(), IMAGES),
-    "MobileNet, squeeze and excitation": (MobileNet(), IMAGES),
+    "MobileNet, squeeze and excitation": (MobileNet(blocks=5), IMAGES),
     "UNet": (UNet(), IMAGES),
-    "gated units": (GatedUnits(), VECTORS),
+    "gated units": (GatedUnits(blocks=6), VECTORS),
     "actor and critic": (ActorCritic(), IMAGES),
+    "residual actor and critic": (ResidualActorCritic(), IMAGES),
     "recurrent language model": (RecurrentLanguageModel(), None),
-    "transformer, tied embedding": (TransformerLanguageModel(), None),
-    "graph, adjacency": (GraphNetwork(), (48, 20)),
-    "graph, list of edges": (GraphNetwork(edges=True), (48, 20)),
+    "transformer, tied embedding": (TransformerLanguageModel(blocks=6), None),
+    "graph, adjacency": (GraphNetwork(blocks=5), (48, 20)),
+    "graph, list of edges": (GraphNetwork(edges=True, blocks=5), (48, 20)),
 }
 DEPTH, WIDTH, BROKEN = 6, 128, 3
 
@@ -51,7 +53,8 @@ DEPTH, WIDTH, BROKEN = 6, 128, 3
 def coverage(seeds: int) -> None:
     """Print how much of each model is predicted."""
     print(
-        "\n| model | layers | outputs predicted | gradients predicted | layers with an outlier |\n|---|---|---|---|---|"
+        "\n| model | layers | outputs predicted | gradients predicted | outside attention | layers with an outlier "
+        "| gradients apart |\n|---|---|---|---|---|---|---|"
     )
     for name, (module, shape) in MODELS.items():
         found = []
@@ -61,8 +64,17 @@ def coverage(seeds: int) -> None:
         rows = [row for prediction in found for row in prediction.layers]
         forward, backward = np.mean([prediction.coverage for prediction in found], 0)
         alarms = sum(bool(row.deviations) for row in rows)
+        others = [row for row in rows if "Attention" not in row.name]
+        shares = [np.mean([not getattr(row, what) for row in others]) for what in ("starts_anew", "anchored")]
+        apart = [
+            abs(np.log(row.measured_output_grad_rms / row.output_grad_rms))
+            for row in rows
+            if not row.anchored and row.output_grad_rms > 0
+        ]
         print(
-            f"| {name} | {len(rows) // seeds} | {forward:.0%} | {backward:.0%} | {alarms} of {len(rows)} |", flush=True
+            f"| {name} | {len(rows) // seeds} | {forward:.0%} | {backward:.0%} | {shares[0]:.0%}, {shares[1]:.0%} "
+            f"| {alarms} of {len(rows)} | x{np.exp(np.median(apart)):.2f}, x{np.exp(np.max(apart)):.2f} |",
+            flush=True,
         )
 
 
@@ -188,7 +200,7 @@ def main() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         bands(seeds)
         faults(max(seeds // 4, 1))
-        coverage(max(seeds // 20, 1))
+        coverage(max(seeds // 10, 1))
     print(f"\n{seeds} seeds, {time.process_time() - begin:.0f} CPU seconds")
 
 
