@@ -163,6 +163,7 @@ class Propagation:
         inner = jaxprs.inner_jaxpr(eqn)
         inputs = values[: len(jaxprs.opened(inner)[0].invars)]
         if eqn.primitive.name not in jaxprs.CUSTOM_RULES:
+            self.returns.enter(eqn, path)
             return self.walk(inner, inputs, (*path, 0), steps)
         muted, self._muted = self._muted, True
         outs = self.walk(inner, inputs, (*path, 0), steps)

@@ -84,6 +84,7 @@ class Returns:
         self._exits: dict[tuple[Path, Any], _Exit] = {}
         self._junctions: list[_Junction] = []
         self._sums: dict[tuple[Path, Any], set[int]] = {}
+        self._outer: dict[tuple[Path, Any], tuple[Any, Path, int, set[int]]] = {}
 
     def leave(self, eqn: core.JaxprEqn, values: Sequence[Value], out: Outside, path: Path, steps: Steps) -> Outside:
         """Note that signals leave the theory; return what they become, with those whose gradient will be measured.
@@ -110,6 +111,40 @@ class Returns:
         known = frozenset().union(*(gaussians_of(v) for v in values))
         measured = (here | out.measured) - unmeasured_of(others) - (out.reads - known - out.measured)
         return dataclasses.replace(out, measured=frozenset(measured))
+
+    def enter(self, eqn: core.JaxprEqn, path: Path) -> None:
+        """Note which variables inside a call are those outside; what a signal sends back is measured at one place.
+
+        Args:
+            eqn: the call.
+            path: leads to it.
+        """
+        inner = jaxprs.opened(jaxprs.inner_jaxpr(eqn))[0]
+        for k, (atom, var) in enumerate(zip(eqn.invars, inner.invars, strict=False)):
+            readers = {index for index, e in enumerate(inner.eqns) if var in e.invars}
+            if jaxprs.is_var(atom) and all(var is not v for v in inner.outvars):
+                self._outer[(*path, 0), var] = (atom, path, k, readers)
+
+    def _places(self) -> list[_Exit]:
+        """Where signals leave, as far outside of calls as nothing but what is outside reads them."""
+        exits = {
+            key: dataclasses.replace(e, readers=set(e.readers), uses=dict(e.uses)) for key, e in self._exits.items()
+        }
+        todo = list(exits)
+        while todo:
+            key = max(todo, key=lambda k: len(k[0]))
+            todo.remove(key)
+            outer = self._outer.get(key)
+            if outer is None or outer[3] != exits[key].readers:
+                continue
+            atom, path, operand, _ = outer
+            inner, above = exits.pop(key), (path[:-1], atom)
+            if above not in exits:
+                exits[above] = _Exit(path, operand, set(), {})
+                todo.append(above)
+            exits[above].readers.add(path[-1])
+            exits[above].uses.update(inner.uses)
+        return list(exits.values())
 
     @staticmethod
     def cut(eqn: core.JaxprEqn, value: Value, path: Path) -> Value:
@@ -184,7 +219,7 @@ class Returns:
         squares: dict[Gaussian, float] = {}
         lost: set[Gaussian] = set()
         seen: set[Any] = set()
-        for place in self._exits.values():
+        for place in self._places():
             reading = Reading(place.path, place.operand, readers=frozenset(place.readers))
             for steps, signal in place.uses.items():
                 moments = cotangents.get(reading, steps)

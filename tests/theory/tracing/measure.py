@@ -34,6 +34,7 @@ from tests.theory.tracing.test_architectures import (
     predicted,
     tokens,
 )
+from tests.theory.tracing.test_likeness import CHANNELS, draw_convolutions, draw_dense, gated, graph
 
 MODELS: dict[str, tuple[nn.Module, tuple[int, ...] | None]] = {
     "ResNet": (ResNet(), IMAGES),
@@ -116,6 +117,8 @@ def draw(seed: int, gain: float = 1.2, inputs: int = WIDTH, outputs: int = WIDTH
 NETWORKS: dict[str, tuple[Callable[..., Any], Callable[[int], Any], tuple[int, ...]]] = {
     "tanh": (plain, draw, (32, WIDTH)),
     "pre-norm residual": (residual, lambda seed: draw(seed, 1.0), (32, WIDTH)),
+    "gate of a channel": (gated, lambda seed: draw_convolutions(jax.random.key(seed)), (8, 6, 6, 3)),
+    "graph": (graph, lambda seed: draw_dense(jax.random.key(seed)), (20, CHANNELS)),
     "convolutions, batch norm": (convolutional, lambda seed: draw(seed, 1.4, 9 * 32, 32), (8, 8, 8, 32)),
 }
 
@@ -200,7 +203,7 @@ def main() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         bands(seeds)
         faults(max(seeds // 4, 1))
-        coverage(max(seeds // 10, 1))
+        coverage(max(seeds // 20, 1))
     print(f"\n{seeds} seeds, {time.process_time() - begin:.0f} CPU seconds")
 
 

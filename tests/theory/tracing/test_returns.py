@@ -34,7 +34,7 @@ def before(branch: Callable[..., Any], factor: float = 0.7) -> Callable[..., Any
 
 
 def twice(x: jax.Array, p: dict[str, jax.Array]) -> jax.Array:
-    return before(shuffled, 0.4)(x + 0.3 * unknown(layer_norm(x)), p)
+    return before(shuffled, 0.3)(x + 0.15 * unknown(layer_norm(x)), p)
 
 
 def behind(x: jax.Array, p: dict[str, jax.Array]) -> jax.Array:
@@ -102,7 +102,7 @@ def check(prediction: theory.Prediction, anchors: set[str], tolerance: float = 0
     [
         (before(shuffled, 0.5), set()),
         (twice, set()),
-        (behind, set()),
+        (behind, {"in"}),  # which the branch reads itself
         (beside, set()),
         (before(lambda h: shuffled(lax.stop_gradient(h))), set()),
         (before(own_derivative), set()),
@@ -119,7 +119,7 @@ def test_layers_below_a_branch_are_predicted_where_most_of_their_gradient_is(
 
 
 @pytest.mark.slow
-def test_one_example_half_precision_and_shared_weights() -> None:
+def test_one_example_and_shared_weights() -> None:
     check(predict(before(unknown, 0.3), examples=1), {"out"}, 0.3)
     check(predict(before(unknown, 0.3), shared=True), {"out"}, 0.2)
 
