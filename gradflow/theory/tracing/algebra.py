@@ -21,6 +21,7 @@ from gradflow.theory.tracing.abstract_values import (
 )
 from gradflow.theory.tracing.likeness import (
     Carry,
+    behind_mean,
     in_turn,
     lost,
     summed_over_positions,
@@ -291,10 +292,13 @@ class FieldAlgebra:
             return None
         gaussian = merged_gaussian(signal)
         gone = mean.covariance * (factor * ratio) ** 2
-        spatial = None if signal.spatial is None or mean.pooled is not None else signal.spatial - gone
+        # Zeros of padding make the mean smaller at the border, so that the mean of squares is more than is shared there:
+        # what is left of two positions is correlated by no less than 0.
+        spatial = None if signal.spatial is None or mean.pooled is not None else np.maximum(signal.spatial - gone, 0.0)
         gaussian.variance, gaussian.shared = max(gaussian.variance - gone, 0.0), 0.0
         gaussian.spatial = correlation_of(spatial, gaussian.variance)
         gaussian.nodes, gaussian.alike = None, 1.0
+        gaussian.carries = [behind_mean(carry, of_examples=mean.pooled is None) for carry in gaussian.carries]
         out = gaussian_signal(self.add(gaussian), signal.axes)
         if mean.plus is None:
             return out

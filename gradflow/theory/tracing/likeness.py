@@ -22,6 +22,7 @@ from gradflow.theory.tracing.positions import Window
 __all__ = [
     "Carry",
     "Likeness",
+    "behind_mean",
     "in_turn",
     "lost",
     "mixture",
@@ -72,6 +73,22 @@ def lost(likeness: Likeness) -> tuple[float, Likeness]:
         likeness: of the gradient above.
     """
     return 1.0, Likeness()
+
+
+def behind_mean(carry: Carry, *, of_examples: bool) -> Carry:
+    """Return what is known of the likeness below a signal less its mean, which takes the mean out of the gradient, too.
+
+    A mean over all examples takes out what gradients of nodes share; of one over N examples with positions that is 1/N.
+
+    Args:
+        carry: of the edge.
+        of_examples: whether the mean runs over all examples, and not over the positions of each.
+    """
+
+    def known(likeness: Likeness) -> tuple[float, Likeness]:
+        return 1.0, Likeness(likeness.positions if of_examples else None)
+
+    return in_turn(known, carry)
 
 
 def in_turn(*carries: Carry) -> Carry:
