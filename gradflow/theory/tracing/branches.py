@@ -43,7 +43,7 @@ def stream_with_branch(
 ) -> Signal | None:
     """Return the sum of a predicted signal and what theory does not follow; None where that cannot be measured.
 
-    The gradient of the sum goes on through the signal. What the other operand sends back is not part of it.
+    The gradient of the sum goes on through the signal. What the other operand sends back is added by `Returns`.
 
     Args:
         algebra: that notes the Gaussian of what is added.
