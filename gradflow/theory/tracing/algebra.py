@@ -292,8 +292,8 @@ class FieldAlgebra:
             return None
         gaussian = merged_gaussian(signal)
         gone = mean.covariance * (factor * ratio) ** 2
-        # Zeros of padding make the mean smaller at the border, so that the mean of squares is more than is shared there:
-        # what is left of two positions is correlated by no less than 0.
+        # Zeros of padding make the mean smaller at the border, so that more is taken away than is shared between far
+        # positions; what is left of two of them is correlated by no less than 0.
         spatial = None if signal.spatial is None or mean.pooled is not None else np.maximum(signal.spatial - gone, 0.0)
         gaussian.variance, gaussian.shared = max(gaussian.variance - gone, 0.0), 0.0
         gaussian.spatial = correlation_of(spatial, gaussian.variance)
