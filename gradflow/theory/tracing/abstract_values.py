@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from gradflow.theory.tracing.likeness import Carry
 from gradflow.theory.tracing.random_fields import Gaussian, Signal
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "outside",
     "ratio_of",
     "sources_of",
+    "unmeasured_of",
 ]
 
 Axes: TypeAlias = tuple[str, ...]
@@ -94,11 +96,14 @@ class Outside:
 
     Attributes:
         reason: why.
-        reads: the Gaussians that it is made of; their gradient cannot be predicted.
+        reads: the Gaussians that it is made of.
+        measured: those of them that get back what is measured where theory is left; the gradient of the others cannot
+            be predicted.
     """
 
     reason: str
     reads: frozenset[Gaussian] = frozenset()
+    measured: frozenset[Gaussian] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,10 +146,12 @@ class Piece:
     Attributes:
         signal: the whole signal.
         size: number of its entries.
+        cut: the variable that it was cut from, path of the equation that did, and which operand; None if not noted.
     """
 
     signal: Signal
     size: int
+    cut: tuple[Any, tuple[int, ...], int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -227,6 +234,11 @@ class Parts:
         return [k for _, p in self.signals for k in p.kurtosis]
 
     @property
+    def carries(self) -> list[Carry]:
+        """What each edge makes of how alike gradients are."""
+        return [c for _, p in self.signals for c in p.carries]
+
+    @property
     def components(self) -> frozenset[Gaussian]:
         """All Gaussians."""
         return frozenset().union(*(p.components for _, p in self.signals))
@@ -251,7 +263,17 @@ Value: TypeAlias = "Known | Data | Outside | BatchMean | Piece | Padded | Parts 
 
 def outside(values: Sequence[Value], reason: str) -> Outside:
     """Return what nothing is known of, made of `values`, for this reason."""
-    return Outside(reason, frozenset().union(*(gaussians_of(v) for v in values)))
+    measured = frozenset().union(*(v.measured for v in values if isinstance(v, Outside)))
+    return Outside(reason, frozenset().union(*(gaussians_of(v) for v in values)), measured - unmeasured_of(values))
+
+
+def unmeasured_of(values: Sequence[Value]) -> frozenset[Gaussian]:
+    """Return the Gaussians that values are made of, and of which it is not measured what they get back.
+
+    Args:
+        values: the values.
+    """
+    return frozenset().union(*(gaussians_of(v) - (v.measured if isinstance(v, Outside) else set()) for v in values))
 
 
 def gaussians_of(value: Value) -> frozenset[Gaussian]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,15 @@ from gradflow.theory.tracing.abstract_values import (
     identity_of,
     independent,
     ratio_of,
+)
+from gradflow.theory.tracing.likeness import (
+    Carry,
+    behind_mean,
+    in_turn,
+    lost,
+    summed_over_positions,
+    through_factor,
+    unchanged,
 )
 from gradflow.theory.tracing.node_values import typical_factor
 from gradflow.theory.tracing.random_fields import (
@@ -37,11 +47,12 @@ class FieldAlgebra:
     Attributes:
         gaussians: all Gaussians of the program, those made of others after them.
         not_gaussian: those that stand for a signal of the same second moments that is not Gaussian.
-        repeated_gaussians: those of signals that are the same at many positions; the gradients of these add up, and how
-            far they agree is not followed.
+        repeated_gaussians: those of signals that are repeated over examples, units, or some axes of positions; the
+            gradients of these add up, and how far they agree is not followed.
         approximate: those of which nonlinear functions were taken although they are not Gaussian, and what is made of
             them.
         nodes_wanted: whether a sum over the nodes of a graph was met, which needs the covariances of every pair.
+        asks_for_likeness: whether gradients of positions or nodes add up, so that it counts how alike they are.
         sums: those of sums over nodes, as a signal, with what is summed and its coefficients.
         branches: those of what was added to a signal as measured, with the reason why theory does not follow it.
     """
@@ -52,7 +63,7 @@ class FieldAlgebra:
         self.repeated_gaussians: set[Gaussian] = set()
         self.approximate: set[Gaussian] = set()
         self.branches: dict[Gaussian, str] = {}
-        self.nodes_wanted = False
+        self.nodes_wanted = self.asks_for_likeness = False
         self.sums: dict[Gaussian, tuple[Signal, Signal, np.ndarray]] = {}
         self._merged: dict[Any, Signal] = {}
         self._parts: dict[Any, Gaussian] = {}
@@ -129,7 +140,7 @@ class FieldAlgebra:
             key = (gaussian, start, stop, total)
             if key not in self._parts:
                 part = dataclasses.replace(gaussian, edges=[(gaussian, (stop - start) / total)], kurtosis=[1.0])
-                part.layer, part.units, part.part = None, 0, True
+                part.layer, part.units, part.part, part.carries = None, 0, True, [unchanged]
                 self._parts[key] = self.add(part)
                 if gaussian in self.not_gaussian:
                     self.not_gaussian.add(part)
@@ -149,7 +160,7 @@ class FieldAlgebra:
             key = (gaussian, "step", step)
             if key not in self._parts:
                 now = dataclasses.replace(gaussian, edges=[(gaussian, 1 / length)], kurtosis=[1.0])
-                now.layer, now.units, now.part, now.nodes = None, 0, True, None
+                now.layer, now.units, now.part, now.nodes, now.carries = None, 0, True, None, [lost]
                 if now.spatial is not None:
                     now.spatial = np.ones(()) if now.spatial.ndim < 2 else None
                 self._parts[key] = self.add(now)
@@ -183,16 +194,37 @@ class FieldAlgebra:
             self._merged[key] = gaussian_signal(gaussian, axes, mean)
         return dataclasses.replace(self._merged[key], axes=axes)
 
-    def repeated(self, value: Any, copies: float) -> Any:
-        """Return a value that is repeated; what its gradient is cannot be told for a signal.
+    def repeated(self, value: Any, old: Sequence[int], new: Sequence[int]) -> Any:
+        """Return a value that is repeated; a signal at all positions of an example gets the sum of their gradients.
+
+        Where a signal is repeated otherwise, its gradient cannot be told.
 
         Args:
-            value: the value.
-            copies: how many there are of each entry.
+            value: the value, with the axes that it has afterwards.
+            old: its shape before, with axes of length 1 where it is repeated.
+            new: its shape afterwards.
         """
-        if isinstance(value, Signal) and copies > 1:
+        if not isinstance(value, Signal) or math.prod(new) <= math.prod(old):
+            return value
+        along = [k for k, (m, n) in enumerate(zip(old, new, strict=True)) if m != n]
+        axes = value.axes if len(value.axes) == len(new) else ()
+        positions = [k for k, axis in enumerate(axes) if axis != "u"][1:]
+        sizes = tuple(new[k] for k in positions)
+        self.asks_for_likeness = True
+        if "u" not in axes or not set(along) <= set(positions) or any(old[k] != 1 for k in positions):
             self.repeated_gaussians |= set(value.components)
-        return value
+            return value
+        components = {}
+        for gaussian, component in value.components.items():
+            key = (gaussian, "repeated", sizes)
+            if key not in self._parts:
+                copy = dataclasses.replace(gaussian, edges=[(gaussian, 1.0)], kurtosis=[1.0], spatial=np.ones(()))
+                copy.layer, copy.units, copy.nodes, copy.carries = None, 0, None, [summed_over_positions(sizes)]
+                self._parts[key] = self.add(copy)
+                if gaussian in self.not_gaussian:
+                    self.not_gaussian.add(copy)
+            components[self._parts[key]] = component
+        return dataclasses.replace(value, components=components)
 
     def as_function_of_one(self, signal: Signal) -> Signal:
         """Return the signal as a function of one Gaussian: of several it takes their sum as one."""
@@ -221,10 +253,11 @@ class FieldAlgebra:
         mean = left.mean * right.mean
         variance = max(left.square * right.square - mean**2, 0.0)
         covariance = (left.shared + left.mean**2) * (right.shared + right.mean**2) - mean**2
-        edges, kurtosis = [], []
+        edges, kurtosis, carries = [], [], []
         for own, other in ((left, right), (right, left)):
             edges += [(gaussian, factor * other.square) for gaussian, factor in own.edges]
             kurtosis += [k * (1 + other.sampling) for k in own.kurtosis]
+            carries += [in_turn(_factor_of(other), carry) for carry in own.carries]
         shared = min(max(covariance / max(variance, 1e-300), -1.0), 1.0)
         spread = left.log_variance + right.log_variance
         spatial = None
@@ -232,6 +265,7 @@ class FieldAlgebra:
             spatial = (left.spatial + left.mean**2) * (right.spatial + right.mean**2) - mean**2
         spatial = correlation_of(spatial, variance)
         gaussian = self.add(Gaussian(variance, shared, edges, spread, kurtosis=kurtosis, spatial=spatial))
+        gaussian.carries = carries
         self.not_gaussian.add(gaussian)
         return gaussian_signal(gaussian, broadcast_axes(left.axes, right.axes), mean)
 
@@ -258,10 +292,13 @@ class FieldAlgebra:
             return None
         gaussian = merged_gaussian(signal)
         gone = mean.covariance * (factor * ratio) ** 2
-        spatial = None if signal.spatial is None or mean.pooled is not None else signal.spatial - gone
+        # Zeros of padding make the mean smaller at the border, so that more is taken away than is shared between far
+        # positions; what is left of two of them is correlated by no less than 0.
+        spatial = None if signal.spatial is None or mean.pooled is not None else np.maximum(signal.spatial - gone, 0.0)
         gaussian.variance, gaussian.shared = max(gaussian.variance - gone, 0.0), 0.0
         gaussian.spatial = correlation_of(spatial, gaussian.variance)
         gaussian.nodes, gaussian.alike = None, 1.0
+        gaussian.carries = [behind_mean(carry, of_examples=mean.pooled is None) for carry in gaussian.carries]
         out = gaussian_signal(self.add(gaussian), signal.axes)
         if mean.plus is None:
             return out
@@ -276,6 +313,15 @@ class FieldAlgebra:
             if merged is not None and set(merged.components) & set(other.components):
                 pair[k] = dataclasses.replace(merged, axes=own.axes)
         return pair[0], pair[1]
+
+
+def _factor_of(signal: Signal) -> Carry:
+    """What a product by a signal makes of how alike the gradients of the other factor are."""
+    square, spatial, nodes = max(signal.square, 1e-300), signal.spatial, signal.nodes
+    return through_factor(
+        None if spatial is None else (spatial + signal.mean**2) / square,
+        None if nodes is None else (nodes + signal.mean**2) / square,
+    )
 
 
 def _correlation(array: np.ndarray, axes: Axes) -> float:

@@ -43,7 +43,7 @@ def stream_with_branch(
 ) -> Signal | None:
     """Return the sum of a predicted signal and what theory does not follow; None where that cannot be measured.
 
-    The gradient of the sum goes on through the signal. What the other operand sends back is not part of it.
+    The gradient of the sum goes on through the signal. What the other operand sends back is added by `Returns`.
 
     Args:
         algebra: that notes the Gaussian of what is added.
@@ -113,6 +113,7 @@ def _rest_of(stream: Signal, sign: float, moments: dict[str, Any]) -> tuple[Gaus
     )
     rest.unevenness = max(uneven_spread(float(moments["unevenness"])) - carried, 0.0) / max(share, 1e-3) ** 2
     # d ln Var[s] / d ln Var[a] at fixed correlation is |gamma| Var[a] / Var[s]; the components bring gamma^2 of it.
-    spread = stream.log_variance * max(gamma**2 - gamma**4, 0.0) * (stream.variance / max(variance, 1e-300)) ** 2
+    larger = min(stream.variance / max(variance, 1e-300), 1e6)  # of one example nothing may be left beside the stream
+    spread = stream.log_variance * max(gamma**2 - gamma**4, 0.0) * larger**2
     rest.log_variance = min(spread, 1e6) + rest.unevenness
     return rest, gamma, means["output"]

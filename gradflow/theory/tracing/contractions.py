@@ -12,10 +12,12 @@ from jax.extend import core
 from jaxtyping import Float
 
 from gradflow.instrument import jaxprs
-from gradflow.theory.tracing.abstract_values import Axes, Padding
+from gradflow.theory.tracing.abstract_values import Axes, Padding, Parts, Signal, Value
+from gradflow.theory.tracing.likeness import Carry, in_turn, lost, through_windows_down, unchanged, unlike
 from gradflow.theory.tracing.positions import Window, autocorrelation
 
 __all__ = [
+    "carries_down",
     "contraction_of",
     "data_correlation",
     "input_axes",
@@ -107,6 +109,35 @@ def windows_of(eqn: core.JaxprEqn, source: int, padding: Padding) -> list[Window
             )
         )
     return windows
+
+
+def carries_down(eqn: core.JaxprEqn, source: int, entering: Value, padding: Padding, positions: int) -> list[Carry]:
+    """Return what a layer makes of how alike gradients are, by what enters it.
+
+    Args:
+        eqn: a contraction with random weights.
+        source: which operand enters.
+        entering: what enters.
+        padding: zeros around the input, by axis.
+        positions: number of axes of positions of the output.
+    """
+    if not isinstance(entering, (Parts, Signal)):
+        return []
+    parents, windows = [gaussian for gaussian, _ in entering.edges], windows_of(eqn, source, padding)
+    own: list[Carry] = [lost] * len(parents)
+    if windows is not None and len(windows) == positions:
+        own = [through_windows_down(windows)] * len(parents)
+    elif eqn.primitive.name == "dot_general":
+        contracted = eqn.params["dimension_numbers"][0][source]
+        units = [k for k, axis in enumerate(entering.axes) if axis == "u"] if isinstance(entering, Signal) else None
+        if units is None or sorted(contracted) == units:
+            # Positions that are contracted with the units have weights of their own.
+            flat = [not positions and (g.spatial is None or g.spatial.ndim > 0) for g in parents]
+            own = [
+                unchanged if not alone else lost if g.spatial is None else unlike(g.spatial.shape)
+                for g, alone in zip(parents, flat, strict=True)
+            ]
+    return [in_turn(step, carry) for step, carry in zip(own, entering.carries, strict=True)]
 
 
 def input_axes(eqn: core.JaxprEqn, source: int) -> Axes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,9 +68,10 @@ def ordinary(algebra: FieldAlgebra, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, value
         return [outside(values, reason)] * count
     rule = rule_of(eqn.primitive.name)
     if eqn.primitive.name in ELEMENTWISE:
-        size = math.prod(jaxprs.shape_of(eqn.outvars[0]))
-        shapes = [jaxprs.shape_of(v) for v in eqn.invars]
-        values = [algebra.repeated(v, size / max(math.prod(s), 1)) for v, s in zip(values, shapes, strict=True)]
+        shape = jaxprs.shape_of(eqn.outvars[0])
+        olds = [jaxprs.shape_of(v) for v in eqn.invars]
+        olds = [old if len(old) == len(shape) else (1,) * len(shape) for old in olds]
+        values = [algebra.repeated(v, old, shape) for v, old in zip(values, olds, strict=True)]
     if rule is not None and any(isinstance(v, Parts) for v in values) and eqn.primitive.name not in _OF_PARTS:
         out = apply_to_parts(rule, algebra, eqn, values)
     else:

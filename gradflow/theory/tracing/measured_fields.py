@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from gradflow.instrument import jaxprs
 from gradflow.theory.tracing.abstract_values import Axes
 
-__all__ = ["MeasuredFields", "Request"]
+__all__ = ["MeasuredFields", "Request", "between_positions"]
 
 Moments: TypeAlias = dict[str, Any]
 
@@ -148,7 +148,7 @@ def _moments(value: Any, output: Any, axes: Axes) -> Moments:
         found[f"{name} mean"] = mean * mean * jnp.sign(mean)  # every entry is a square, so that one scale fits all
         found[f"{name} square"] = jnp.mean(x * x)
         found[f"{name} shared"] = _between_examples(x - mean, axes)
-        found[f"{name} positions"] = _between_positions(x - mean, axes)
+        found[f"{name} positions"] = between_positions(x - mean, axes)
     if output is not None:
         first, second = (x - x.mean() for x in values)
         found["covariance"] = jnp.mean(first * second)
@@ -164,7 +164,7 @@ def _between_examples(x: Float[Array, "..."], axes: Axes) -> Float[Array, ""]:
     return (count * jnp.mean(x.mean(examples) ** 2) - jnp.mean(x * x)) / max(count - 1, 1)
 
 
-def _between_positions(x: Float[Array, "..."], axes: Axes) -> Float[Array, "*distances"]:
+def between_positions(x: Float[Array, "..."], axes: Axes) -> Float[Array, "*distances"]:
     """Covariance over units between two positions of one example, by distance."""
     units = [k for k, axis in enumerate(axes) if axis == "u"]
     examples = [k for k, axis in enumerate(axes) if axis != "u"]

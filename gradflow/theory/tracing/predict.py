@@ -16,7 +16,9 @@ from gradflow.instrument.analysis import find_sites
 from gradflow.instrument.jaxprs import opened
 from gradflow.instrument.origins import Kind, Origin
 from gradflow.theory.tracing.abstract_values import Data, Known
+from gradflow.theory.tracing.backward import Gradient, gradients_of
 from gradflow.theory.tracing.layer_prediction import LayerPrediction
+from gradflow.theory.tracing.measured_cotangents import MeasuredCotangents
 from gradflow.theory.tracing.measured_fields import MeasuredFields
 from gradflow.theory.tracing.propagation import Propagation, Steps
 from gradflow.theory.tracing.random_fields import Gaussian
@@ -27,6 +29,7 @@ __all__ = ["Prediction", "predict"]
 _FLOOR = 0.1  # of ln rms: what terms of order 1/batch and 1/width beyond the first may amount to
 _DEVIATIONS = 3.0
 _KINDS = ("layer", "embedding")
+_SENT_BACK = "what a branch outside the theory sends back is added as measured to its gradient"
 _ROUNDS = 3  # walks: what the first asks for is measured, and seldom something more that the second asks for
 
 
@@ -78,17 +81,19 @@ def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> 
     2018; Chen et al. 2018; Yang et al. 2019, here without terms of order 1/batch).
 
     Where a branch that theory does not follow is added to a signal, its second moment and its correlation with the
-    signal are measured on the batch, and theory goes on with the sum. The layers that the branch reads have their
-    measured gradient.
+    signal are measured on the batch, and theory goes on with the sum. Backward, the mean square of what the branch
+    sends back into the signal, and its correlation with the gradient of the sum, are measured and added to the
+    predicted gradient of the signal. A layer whose gradient comes from there for more than half has the measured one,
+    as have layers that the branch alone reads, such as queries, keys and values.
 
     Followed are skip connections, biases, noise, dropout and stochastic depth, batch, layer, group and rms
     normalization, grouped and depthwise convolutions, average and maximum pooling, padding, concatenation and slices of
     units, embeddings, recurrent networks step by step, and gates, which are products of two signals that are
-    independent at initialization; forward also sums over the neighbours of a graph. `gradflow.register_rule` adds an
-    operation. Outside the theory are attention and loops without a fixed length. The note of the next layer says what
-    and where, and there theory starts anew from the measured input. The gradient of a signal that is repeated at many
-    positions, such as a gate of a channel, is measured, because theory does not follow how far the gradients of
-    positions agree.
+    independent at initialization, and sums over the neighbours of a graph. `gradflow.register_rule` adds an operation.
+    Outside the theory are attention and loops without a fixed length. The note of the next layer says what and where,
+    and there theory starts anew from the measured input. Where gradients of positions or nodes add up, as in the gate
+    of a channel or in a graph, it counts how alike they are; that is measured at the layers that feed the loss, and
+    followed downwards.
 
     Theory assumes that weights are random, independent of each other and of the gradient that arrives. A loss such as
     mean(output^2) sends the output itself back, which is not independent. After training, the outliers are the layers
@@ -159,7 +164,19 @@ def predict(model: Any, params: Any = None, *args: Any, initial: Any = None) -> 
             fields.measure(closed, [*leaves, *batch])
         fields.final |= round_ == _ROUNDS - 2
     propagation.mark_unpredictable(outs)
-    return Prediction(_rows(propagation, flow), flow)
+    return Prediction(_rows(propagation, _gradients(propagation, closed, [*leaves, *batch]), flow), flow)
+
+
+def _gradients(propagation: Propagation, closed: Any, args: list[Any]) -> dict[Gaussian, Gradient]:
+    """The gradient of every Gaussian; what has to be measured for it is measured once, and what that asks for."""
+    cotangents = MeasuredCotangents()
+    for round_ in range(_ROUNDS):
+        cotangents.final |= round_ == _ROUNDS - 1
+        found = gradients_of(propagation, cotangents)
+        if not cotangents.missing:
+            break
+        cotangents.measure(closed, args)
+    return found
 
 
 def _loss_of(model: Any) -> Callable[..., Any]:
@@ -206,65 +223,41 @@ def _made_like(params: Any, initial: Any) -> Any:
     return initial
 
 
-def _rows(propagation: Propagation, flow: Flow) -> tuple[LayerPrediction, ...]:
-    gradients = _backward(propagation)
+def _rows(propagation: Propagation, gradients: dict[Gaussian, Gradient], flow: Flow) -> tuple[LayerPrediction, ...]:
     order = {name: k for k, name in enumerate(flow.layers)}
     rows = []
     for gaussian in propagation.algebra.gaussians:
         if gaussian.layer is None or gaussian.layer[0] not in order:
             continue
         name, steps = gaussian.layer
-        square, log_variance, anchored = gradients[gaussian]
+        gradient = gradients[gaussian]
         ran, reached = _visits(flow, name, steps)
         row = LayerPrediction(
             name,
             steps,
             math.sqrt(gaussian.variance) if ran else math.nan,
-            math.sqrt(square) if reached else math.nan,
+            math.sqrt(gradient.square) if reached else math.nan,
             propagation.measured(name, "output_rms", steps),
             propagation.measured(name, "output_grad_rms", steps),
             _band(gaussian.log_variance),
-            _band(log_variance),
-            anchored,
-            propagation.notes.get(name, ""),
+            _band(gradient.spread),
+            gradient.anchored,
+            propagation.notes.get(name, _SENT_BACK if _is_mixed(gradient) else ""),
             gaussian in propagation.anew,
         )
         rows.append(row)
     return tuple(sorted(rows, key=lambda row: (order[row.name], row.step)))
 
 
+def _is_mixed(gradient: Gradient) -> bool:
+    """Whether a share of a predicted gradient that counts was measured."""
+    return not gradient.anchored and gradient.measured > 0.01 * gradient.square
+
+
 def _visits(flow: Flow, name: str, steps: Steps) -> tuple[bool, bool]:
     """Tell whether a layer ran, and whether a cotangent reached it."""
     calls, backward_calls = np.asarray(flow[name].calls), np.asarray(flow[name].backward_calls)
     return bool(calls[steps] > 0), bool(backward_calls[steps] > 0)
-
-
-def _backward(propagation: Propagation) -> dict[Gaussian, tuple[float, float, bool]]:
-    """Mean square gradient of every Gaussian, the variance of its ln, and whether it is the measured one."""
-    arriving: dict[Gaussian, list[tuple[float, float]]] = {}
-    open_, out = set(propagation.open), {}
-    for gaussian in reversed(propagation.algebra.gaussians):
-        terms = arriving.get(gaussian, [])
-        anchored = gaussian in open_ or (not terms and gaussian.layer is not None)
-        square = sum(term for term, _ in terms)
-        spread = sum(term * variance for term, variance in terms) / square if square > 0 else 0.0
-        if anchored and gaussian.layer is not None:
-            name, steps = gaussian.layer
-            measured = propagation.measured(name, "output_grad_rms", steps)
-            square, spread = (
-                (0.0 if math.isnan(measured) else measured**2),
-                0.0,
-            )  # nothing arrives where it is not there
-        elif anchored:
-            open_.update(parent for parent, _ in gaussian.edges)
-        out[gaussian] = (square, spread, anchored)
-        if not anchored and not terms:
-            continue  # it ends in a number, such as a statistic of normalization, which sends nothing back
-        for (parent, factor), kurtosis in zip(gaussian.edges, gaussian.kurtosis, strict=True):
-            added = max(3 * kurtosis - 1, 0.0) / parent.units if parent.units else 0.0
-            added += gaussian.unevenness if gaussian.layer is None else 0.0
-            arriving.setdefault(parent, []).append((square * factor, spread + added))
-    return out
 
 
 def _band(log_variance: float) -> float:

@@ -24,14 +24,17 @@ from gradflow.theory.tracing.abstract_values import (
     Padded,
     Padding,
     Parts,
+    Piece,
     Value,
     gaussians_below,
     layers_below,
     outside,
+    unmeasured_of,
 )
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.branches import stream_with_branch
 from gradflow.theory.tracing.contractions import (
+    carries_down,
     contraction_of,
     data_correlation,
     input_axes,
@@ -45,6 +48,7 @@ from gradflow.theory.tracing.measured_fields import MeasuredFields, Request
 from gradflow.theory.tracing.notes import place_of
 from gradflow.theory.tracing.positions import through_windows
 from gradflow.theory.tracing.random_fields import Gaussian, Signal, correlation_of, gaussian_signal, measured_share
+from gradflow.theory.tracing.returns import Returns
 
 __all__ = [
     "CALLS",
@@ -74,6 +78,7 @@ class Propagation:
         open: Gaussians that something outside the theory reads, so that no gradient can be predicted for them.
         anew: layers that start from what was measured, because what enters them is outside the theory.
         notes: what to say of a layer, by name.
+        returns: where signals leave the theory, and come back.
     """
 
     def __init__(
@@ -94,6 +99,13 @@ class Propagation:
         self.notes: dict[str, str] = {}
         self._last = max(sites, default=())
         self._gains = {} if gains is None else gains
+        self.returns = Returns()
+        self._muted = False  # inside a rule for the derivative, which is lost where it is opened
+
+    @property
+    def places(self) -> dict[str, tuple[Path, Site]]:
+        """Path and place of each layer, by its name."""
+        return {name: (path, site) for path, (name, site) in self.sites.items()}
 
     def walk(self, closed: Any, values: Sequence[Value], path: Path = (), steps: Steps = ()) -> list[Value]:
         """Run a jaxpr.
@@ -133,33 +145,59 @@ class Propagation:
         if eqn.primitive.name == "scan":
             return self.scan(eqn, values, path, steps)
         if eqn.primitive.name in CALLS:
-            inner = jaxprs.inner_jaxpr(eqn)
-            return self.walk(inner, values[: len(jaxprs.opened(inner)[0].invars)], (*path, 0), steps)
+            return self._call(eqn, values, path, steps)
+        self.returns.sum_with(eqn, values, path)
         try:
             with np.errstate(all="ignore"):
                 outs = ordinary(self.algebra, jaxpr, eqn, values)
                 if isinstance(outs[0], Outside) and any(isinstance(v, Signal) for v in values):
-                    return [self._sum(eqn, values, outs[0], path, steps), *outs[1:]]
-                return outs
+                    return [self._sum(jaxpr, eqn, values, outs[0], path, steps), *outs[1:]]
+                return self._left(eqn, values, outs, path, steps)
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             said = f"the rule for {eqn.primitive.name} failed: {type(error).__name__}: {reason[0]}{place_of(eqn)}"
-            return [outside(values, said)] * len(eqn.outvars)
+            return self._left(eqn, values, [outside(values, said)] * len(eqn.outvars), path, steps)
 
-    def _sum(self, eqn: core.JaxprEqn, values: list[Value], failed: Outside, path: Path, steps: Steps) -> Value:
+    def _call(self, eqn: core.JaxprEqn, values: list[Value], path: Path, steps: Steps) -> list[Value]:
+        """What an equation that runs one jaxpr returns; a rule for the derivative is left as a whole."""
+        inner = jaxprs.inner_jaxpr(eqn)
+        inputs = values[: len(jaxprs.opened(inner)[0].invars)]
+        if eqn.primitive.name not in jaxprs.CUSTOM_RULES:
+            self.returns.enter(eqn, path)
+            return self.walk(inner, inputs, (*path, 0), steps)
+        muted, self._muted = self._muted, True
+        outs = self.walk(inner, inputs, (*path, 0), steps)
+        self._muted = muted
+        layers = any(place[: len(path)] == path for place in self.sites)
+        return outs if layers else self._left(eqn, values, outs, path, steps)
+
+    def _left(
+        self, eqn: core.JaxprEqn, values: list[Value], outs: list[Value], path: Path, steps: Steps
+    ) -> list[Value]:
+        """The outputs of an equation; where it is outside, it is noted that signals leave the theory here."""
+        if self._muted or not any(isinstance(v, (Piece, Signal)) for v in values):
+            return outs
+        if not all(isinstance(out, Outside) for out in outs):
+            return [self.returns.cut(eqn, out, path) for out in outs]
+        return [self.returns.leave(eqn, values, out, path, steps) for out in outs if isinstance(out, Outside)]
+
+    def _sum(
+        self, jaxpr: core.Jaxpr, eqn: core.JaxprEqn, values: list[Value], failed: Outside, path: Path, steps: Steps
+    ) -> Value:
         """The stream with what theory does not follow added to it as measured; for other equations `failed`."""
-        if not steps and path > self._last:
-            return failed  # no layer reads it: the loss takes its targets away here
-        stream = stream_with_branch(self.algebra, self.fields, eqn, values, failed, (path, steps))
+        stream = None  # where no layer reads it: the loss takes its targets away here
+        if steps or path <= self._last:
+            stream = stream_with_branch(self.algebra, self.fields, eqn, values, failed, (path, steps))
         if stream is None:
-            return failed
+            return self._left(eqn, values, [failed], path, steps)[0]
         at = next(k for k, v in enumerate(values) if isinstance(v, Signal))
         self.mark_unpredictable([values[1 - at]])
+        self.returns.join(jaxpr, eqn, values, self.algebra.gaussians[-1], (path, steps))
         return stream
 
     def mark_unpredictable(self, values: Sequence[Value]) -> None:
         """Note that the loss depends on values in a way that cannot be followed backwards."""
-        self.open |= outside(values, "").reads | self.algebra.repeated_gaussians
+        self.open |= unmeasured_of(values) | self.algebra.repeated_gaussians
 
     def layer(self, eqn: core.JaxprEqn, values: list[Value], path: Path, steps: Steps) -> list[Value]:
         """Return a fresh Gaussian for the output of a layer, or of an embedding, beside the equation's other outputs.
@@ -195,6 +233,9 @@ class Propagation:
             )
             down = gain * math.prod(site.shape) / max(entries, 1)
             gaussian = self._output(name, as_signal(self.algebra, entering), gain, down, steps, units)
+            gaussian.carries = carries_down(
+                product, site.source, as_signal(self.algebra, entering), padding, len(site.example_axes) - 1
+            )
             examples = math.prod(site.shape[k] for k in site.example_axes)
             average_over_examples(gaussian, as_signal(self.algebra, entering), product, site.source, examples)
             positions = len(site.example_axes) - 1

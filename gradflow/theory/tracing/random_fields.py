@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from gradflow.theory.tracing.likeness import Carry, through_slopes
+
 __all__ = [
     "MOST_UNEVEN",
     "NODES",
@@ -62,6 +64,7 @@ class Gaussian:
         layer: (name, steps of the scans around it), None for what is no layer's output.
         units: width of the layer, 0 for no layer.
         kurtosis: E[d^4] / E[d^2]^2 of each edge's slope d.
+        carries: what each edge makes of how alike gradients are; where there are none, that is not known.
         spatial: correlation between two positions of one example, by their distance along each axis of positions; one
             number where it is the same for all; None where it is not known.
         part: whether it stands for some units of the Gaussian that it is made of, and so is independent of others.
@@ -80,6 +83,7 @@ class Gaussian:
     layer: tuple[str, tuple[int, ...]] | None = None
     units: int = 0
     kurtosis: list[float] = dataclasses.field(default_factory=list)
+    carries: list[Carry] = dataclasses.field(default_factory=list)
     spatial: Float[np.ndarray, "*distances"] | None = None
     part: bool = False
     nodes: Float[np.ndarray, "..."] | None = None
@@ -118,6 +122,12 @@ class Component:
         squares = (_POLYNOMIALS @ (WEIGHTS * self.value)) ** 2
         rest = max(float(WEIGHTS @ self.value**2) - float(squares.sum()), 0.0)
         return np.append(squares[1:], rest)
+
+    @functools.cached_property
+    def slope_spectrum(self) -> Float[np.ndarray, " degrees"]:
+        """Squared Hermite coefficients of f' of degree 0, 1, ...; all that is beyond the last stands at the end."""
+        squares = (_POLYNOMIALS @ (WEIGHTS * self.slope)) ** 2
+        return np.append(squares, max(float(WEIGHTS @ self.slope**2) - float(squares.sum()), 0.0))
 
     def covariance(self, correlation: Any) -> Any:
         """Cov[f(u), f(v)] = sum_k a_k^2 c^k, of two Gaussians of this correlation.
@@ -213,6 +223,11 @@ class Signal:
         return [(gaussian, float(WEIGHTS @ component.slope**2)) for gaussian, component in self.components.items()]
 
     @property
+    def carries(self) -> list[Carry]:
+        """What each edge makes of how alike gradients are."""
+        return [through_slopes(p.slope_spectrum, g.spatial, g.nodes) for g, p in self.components.items()]
+
+    @property
     def kurtosis(self) -> list[float]:
         """E[d^4] / E[d^2]^2 of the slope d, by Gaussian."""
         return [
@@ -275,6 +290,7 @@ def merged_gaussian(signal: Signal) -> Gaussian:
         signal.edges,
         _merged(signal, "log_variance"),
         kurtosis=signal.kurtosis,
+        carries=signal.carries,
         spatial=correlation_of(signal.spatial, signal.variance),
         nodes=None if (nodes := signal.nodes) is None else nodes / max(signal.variance, 1e-300),
         examples=max((g.examples for g in signal.components), default=0),

@@ -27,23 +27,26 @@ from tests.theory.tracing.test_architectures import (
     GraphNetwork,
     MobileNet,
     RecurrentLanguageModel,
+    ResidualActorCritic,
     ResNet,
     TransformerLanguageModel,
     UNet,
     predicted,
     tokens,
 )
+from tests.theory.tracing.test_likeness import CHANNELS, draw_convolutions, draw_dense, gated, graph
 
 MODELS: dict[str, tuple[nn.Module, tuple[int, ...] | None]] = {
     "ResNet": (ResNet(), IMAGES),
-    "MobileNet, squeeze and excitation": (MobileNet(), IMAGES),
+    "MobileNet, squeeze and excitation": (MobileNet(blocks=5), IMAGES),
     "UNet": (UNet(), IMAGES),
-    "gated units": (GatedUnits(), VECTORS),
+    "gated units": (GatedUnits(blocks=6), VECTORS),
     "actor and critic": (ActorCritic(), IMAGES),
+    "residual actor and critic": (ResidualActorCritic(), IMAGES),
     "recurrent language model": (RecurrentLanguageModel(), None),
-    "transformer, tied embedding": (TransformerLanguageModel(), None),
-    "graph, adjacency": (GraphNetwork(), (48, 20)),
-    "graph, list of edges": (GraphNetwork(edges=True), (48, 20)),
+    "transformer, tied embedding": (TransformerLanguageModel(blocks=6), None),
+    "graph, adjacency": (GraphNetwork(blocks=5), (48, 20)),
+    "graph, list of edges": (GraphNetwork(edges=True, blocks=5), (48, 20)),
 }
 DEPTH, WIDTH, BROKEN = 6, 128, 3
 
@@ -51,7 +54,8 @@ DEPTH, WIDTH, BROKEN = 6, 128, 3
 def coverage(seeds: int) -> None:
     """Print how much of each model is predicted."""
     print(
-        "\n| model | layers | outputs predicted | gradients predicted | layers with an outlier |\n|---|---|---|---|---|"
+        "\n| model | layers | outputs predicted | gradients predicted | outside attention | layers with an outlier "
+        "| gradients apart |\n|---|---|---|---|---|---|---|"
     )
     for name, (module, shape) in MODELS.items():
         found = []
@@ -61,8 +65,17 @@ def coverage(seeds: int) -> None:
         rows = [row for prediction in found for row in prediction.layers]
         forward, backward = np.mean([prediction.coverage for prediction in found], 0)
         alarms = sum(bool(row.deviations) for row in rows)
+        others = [row for row in rows if "Attention" not in row.name]
+        shares = [np.mean([not getattr(row, what) for row in others]) for what in ("starts_anew", "anchored")]
+        apart = [
+            abs(np.log(row.measured_output_grad_rms / row.output_grad_rms))
+            for row in rows
+            if not row.anchored and row.output_grad_rms > 0
+        ]
         print(
-            f"| {name} | {len(rows) // seeds} | {forward:.0%} | {backward:.0%} | {alarms} of {len(rows)} |", flush=True
+            f"| {name} | {len(rows) // seeds} | {forward:.0%} | {backward:.0%} | {shares[0]:.0%}, {shares[1]:.0%} "
+            f"| {alarms} of {len(rows)} | x{np.exp(np.median(apart)):.2f}, x{np.exp(np.max(apart)):.2f} |",
+            flush=True,
         )
 
 
@@ -104,6 +117,8 @@ def draw(seed: int, gain: float = 1.2, inputs: int = WIDTH, outputs: int = WIDTH
 NETWORKS: dict[str, tuple[Callable[..., Any], Callable[[int], Any], tuple[int, ...]]] = {
     "tanh": (plain, draw, (32, WIDTH)),
     "pre-norm residual": (residual, lambda seed: draw(seed, 1.0), (32, WIDTH)),
+    "gate of a channel": (gated, lambda seed: draw_convolutions(jax.random.key(seed)), (8, 6, 6, 3)),
+    "graph": (graph, lambda seed: draw_dense(jax.random.key(seed)), (20, CHANNELS)),
     "convolutions, batch norm": (convolutional, lambda seed: draw(seed, 1.4, 9 * 32, 32), (8, 8, 8, 32)),
 }
 

@@ -33,10 +33,12 @@ class ResNet(nn.Module):
 class MobileNet(nn.Module):
     """Depthwise convolutions with squeeze and excitation, as in EfficientNet (Tan & Le 2019)."""
 
+    blocks: int = 2
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.silu(norm(nn.Conv(32, (3, 3), strides=2, use_bias=False)(x)))
-        for _ in range(2):
+        for _ in range(self.blocks):
             h = nn.silu(norm(nn.Conv(128, (1, 1), use_bias=False)(x)))
             h = nn.silu(norm(nn.Conv(128, (3, 3), feature_group_count=128, use_bias=False)(h)))
             gate = nn.Conv(64, (1, 1))(h.mean((1, 2), keepdims=True))
@@ -60,10 +62,12 @@ class UNet(nn.Module):
 class GatedUnits(nn.Module):
     """One layer gives both the gate and what it lets through."""
 
+    blocks: int = 2
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nn.Dense(128)(x)
-        for _ in range(2):
+        for _ in range(self.blocks):
             gate, value = jnp.split(nn.Dense(256)(nn.RMSNorm()(x)), 2, -1)
             x = x + nn.Dense(128)(nn.silu(gate) * value)
         return nn.Dense(40)(x)
@@ -81,6 +85,20 @@ class ActorCritic(nn.Module):
         return mean * jnp.exp(-1.0) + log_std, nn.Dense(32)(nn.tanh(nn.Dense(128)(x)))
 
 
+class ResidualActorCritic(nn.Module):
+    """Fifteen convolutions in three sections, then a policy and a value (Espeholt et al. 2018)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        for channels in (16, 32, 32):
+            x = nn.max_pool(nn.Conv(channels, (3, 3))(x), (3, 3), (2, 2), "SAME")
+            for _ in range(2):
+                x = x + nn.Conv(channels, (3, 3))(nn.relu(nn.Conv(channels, (3, 3))(nn.relu(x))))
+        x = nn.relu(nn.Dense(256)(nn.relu(x).reshape(len(x), -1)))
+        policy, value = (nn.tanh(nn.Dense(128)(x)) for _ in range(2))
+        return nn.Dense(32)(policy), nn.Dense(32)(value)
+
+
 class RecurrentLanguageModel(nn.Module):
     """Embedding, two residual memory cells and a head, as in language models before attention."""
 
@@ -95,11 +113,13 @@ class RecurrentLanguageModel(nn.Module):
 class TransformerLanguageModel(nn.Module):
     """Pre-normalized blocks of causal attention, with one table for embedding and head (Radford et al. 2019)."""
 
+    blocks: int = 2
+
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
         embedding = nn.Embed(64, 64)
         x = embedding(tokens) + self.param("positions", nn.initializers.normal(0.02), (tokens.shape[1], 64))
-        for _ in range(2):
+        for _ in range(self.blocks):
             x = x + nn.MultiHeadDotProductAttention(4)(nn.LayerNorm()(x), mask=nn.make_causal_mask(tokens))
             x = x + nn.Dense(64)(nn.gelu(nn.Dense(128)(nn.LayerNorm()(x))))
         return embedding.attend(nn.LayerNorm()(x))
@@ -109,6 +129,7 @@ class GraphNetwork(nn.Module):
     """Means over neighbours, from a dense adjacency matrix (Kipf & Welling 2017) or from a list of edges."""
 
     edges: bool = False
+    blocks: int = 2
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -116,7 +137,7 @@ class GraphNetwork(nn.Module):
         receivers, senders = jnp.nonzero(adjacency, size=4 * len(x))
         degrees = adjacency.sum(1, keepdims=True).astype(x.dtype)
         x = nn.Dense(64)(x)
-        for _ in range(2):
+        for _ in range(self.blocks):
             h = nn.Dense(64)(nn.LayerNorm()(x))
             if self.edges:
                 h = jax.ops.segment_sum(nn.relu(h[senders]), receivers, len(x))
@@ -151,7 +172,7 @@ def predicted(module: nn.Module, *args: Any, seed: int = 0) -> theory.Prediction
     ("module", "shape", "ends"),
     [
         (ResNet(), IMAGES, 1),
-        (MobileNet(), IMAGES, 3),  # gates that are the same at all positions: their gradients are measured
+        (MobileNet(), IMAGES, 1),
         (UNet(), IMAGES, 1),
         (GatedUnits(), VECTORS, 1),
         (ActorCritic(), IMAGES, 2),
@@ -183,13 +204,24 @@ def test_a_recurrent_language_model_is_inside_the_theory() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("edges", [True, False], ids=["edges", "adjacency"])
-def test_graph_networks_are_inside_the_theory_forward(edges: bool) -> None:
-    """The covariance of every two nodes is followed; gradients that come back over the edges are measured."""
+def test_graph_networks_are_inside_the_theory(edges: bool) -> None:
+    """The covariance of every two nodes is followed, and that of their gradients on the way back over the edges."""
     prediction = predicted(GraphNetwork(edges), jax.random.normal(jax.random.key(3), (48, 20)))
-    assert prediction.coverage == pytest.approx((1.0, 1 / 2)), str(prediction)
+    assert prediction.coverage == pytest.approx((1.0, 5 / 6)), str(prediction)
     assert not prediction.outliers, str(prediction)
     for layer in prediction.layers:
         assert layer.output_rms == pytest.approx(layer.measured_output_rms, rel=0.15), str(prediction)
+        assert layer.output_grad_rms == pytest.approx(layer.measured_output_grad_rms, rel=0.15), str(prediction)
+
+
+@pytest.mark.slow
+def test_a_transformer_is_predicted_outside_attention() -> None:
+    """Outputs of all layers outside attention; gradients of these but the head, and of projections behind attention."""
+    prediction = predicted(TransformerLanguageModel(), tokens())
+    assert not prediction.outliers, str(prediction)
+    attending = [layer for layer in prediction.layers if layer.name.endswith(("query", "key", "value"))]
+    assert [layer for layer in prediction.layers if layer.anchored] == [*attending, prediction.layers[-1]]
+    assert all(layer.name.endswith("/out") for layer in prediction.layers if layer.starts_anew), str(prediction)
 
 
 @pytest.mark.quick_cases(1)

@@ -193,6 +193,7 @@ def _dropped(algebra: FieldAlgebra, signal: Signal, kept: np.ndarray) -> Signal 
     gaussian = algebra.add(Gaussian(variance, shared, edges, signal.log_variance, kurtosis=kurtosis, spatial=spatial))
     algebra.not_gaussian.add(gaussian)
     if whole:
+        gaussian.carries = signal.carries
         algebra.approximate.add(gaussian)  # the layer behind it is not Gaussian either: for some examples it is 0
     return gaussian_signal(gaussian, signal.axes, mean)
 

@@ -2,8 +2,9 @@
 
 Such a sum reads the second moments K(i, j) of every pair of nodes: of y = A x it leaves A K A^T. They start from those
 of the data, and go on through layers and nonlinearities as any covariance does (Du et al. 2019). The mean square
-differs between nodes; a nonlinearity is taken as if it scaled with its input. Gradients that come back through A are
-not followed: those of the layers that it reads are measured.
+differs between nodes; a nonlinearity is taken as if it scaled with its input. The gradient comes back as A^T d, whose
+second moments are A^T G A, where G are those of d; they start from the measured gradient of the layers that feed the
+loss (`gradflow.theory.tracing.likeness`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from jaxtyping import Float
 
 from gradflow.theory.tracing.abstract_values import Axes, Data, Known, Signal, Value, ratio_of
 from gradflow.theory.tracing.algebra import FieldAlgebra
+from gradflow.theory.tracing.likeness import Carry, in_turn, lost, through_coefficients
 from gradflow.theory.tracing.random_fields import Gaussian, gaussian_signal, merged_gaussian, uneven_spread
 from gradflow.theory.tracing.rules.table import random_field_rule, shape_of
 
-__all__ = ["gathered_nodes", "scaled_by_node", "sum_into_nodes", "sum_over_nodes"]
+__all__ = ["gathered_nodes", "into_nodes", "scaled_by_node", "sum_into_nodes", "sum_over_nodes"]
 
 _MOST_NODES = 2048  # every pair is followed, at some 25 operations each
 
@@ -79,6 +81,20 @@ def gathered_nodes(gaussian: Gaussian, indices: Value) -> Any:
     return gaussian.nodes[np.ix_(rows, rows)]
 
 
+def into_nodes(indices: Value, nodes: int) -> Carry:
+    """Return what the gradients of chosen examples make of that of all nodes: those of one node add up.
+
+    Args:
+        indices: along the one axis of examples.
+        nodes: number of nodes.
+    """
+    places = _numbers(indices)
+    if places is None or places.size > _MOST_NODES or nodes > _MOST_NODES:
+        return lost
+    rows = np.clip(places.reshape(-1).astype(int), 0, nodes - 1)
+    return through_coefficients(np.eye(nodes)[rows])
+
+
 def scaled_by_node(algebra: FieldAlgebra, signal: Signal, by: Value, *, inverse: bool) -> Signal | None:
     """Return a signal times a known factor for each node, such as one over its degree; None for other factors.
 
@@ -95,7 +111,7 @@ def scaled_by_node(algebra: FieldAlgebra, signal: Signal, by: Value, *, inverse:
     factors = factors[:, 0] if len(factors) == len(nodes) else np.broadcast_to(factors[:, 0], len(nodes))
     if not np.ptp(factors) or (inverse and not factors.all()):
         return None
-    return _summed(algebra, signal, np.diag(1 / factors if inverse else factors), signal.axes, measured=False)
+    return _summed(algebra, signal, np.diag(1 / factors if inverse else factors), signal.axes)
 
 
 def _summed(
@@ -103,11 +119,9 @@ def _summed(
     signal: Signal,
     coefficients: Float[np.ndarray, "out nodes"],
     axes: Axes,
-    *,
-    measured: bool = True,
 ) -> Signal | None:
     """A x, for a signal x over nodes."""
-    algebra.nodes_wanted = True
+    algebra.nodes_wanted = algebra.asks_for_likeness = True
     while (made := next((algebra.sums[g] for g in signal.components if g in algebra.sums), None)) is not None:
         ratio = ratio_of(signal, made[0])
         if ratio is None:
@@ -133,6 +147,7 @@ def _summed(
         variance=variance,
         shared=float(np.clip((moments.mean() - centre**2) / variance, -1.0, 1.0)),
         edges=[(g, factor * slope) for g, slope in signal.edges],
+        carries=[in_turn(through_coefficients(coefficients), carry) for carry in signal.carries],
         spatial=np.ones(()),
         alike=1.0,
         nodes=(moments - centre**2) / variance,
@@ -141,8 +156,6 @@ def _summed(
     algebra.add(gaussian)
     if not signal.linear:
         algebra.not_gaussian.add(gaussian)
-    if measured:
-        algebra.repeated_gaussians |= set(signal.components)
     out = gaussian_signal(gaussian, axes, centre)
     algebra.sums[gaussian] = (out, signal, coefficients)
     return out

@@ -12,6 +12,7 @@ from jax.extend import core
 
 from gradflow.theory.tracing.abstract_values import Padded, Signal, Value
 from gradflow.theory.tracing.algebra import FieldAlgebra
+from gradflow.theory.tracing.likeness import in_turn, the_same_everywhere
 from gradflow.theory.tracing.positions import Window, through_windows
 from gradflow.theory.tracing.random_fields import NODES, WEIGHTS, Gaussian, correlation_of, gaussian_signal
 from gradflow.theory.tracing.rules.table import random_field_rule, shape_of
@@ -50,6 +51,8 @@ def mean_over(algebra: FieldAlgebra, signal: Signal, windows: Sequence[Window]) 
     shared = min(read**2 * signal.shared / max(variance, 1e-300), 1.0)
     gaussian = Gaussian(variance, shared, edges, signal.log_variance, kurtosis=signal.kurtosis)
     gaussian.spatial = correlation_of(covariance, variance)
+    if all(w.outputs == 1 and w.size == w.positions for w in windows):
+        gaussian.carries = [in_turn(the_same_everywhere, carry) for carry in signal.carries]
     algebra.not_gaussian.add(algebra.add(gaussian))
     return gaussian_signal(gaussian, signal.axes, read * signal.mean)
 

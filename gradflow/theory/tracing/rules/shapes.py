@@ -26,8 +26,9 @@ from gradflow.theory.tracing.abstract_values import (
     identity_of,
 )
 from gradflow.theory.tracing.algebra import FieldAlgebra
+from gradflow.theory.tracing.likeness import lost
 from gradflow.theory.tracing.rules.elementwise import elementwise
-from gradflow.theory.tracing.rules.graphs import gathered_nodes
+from gradflow.theory.tracing.rules.graphs import gathered_nodes, into_nodes
 from gradflow.theory.tracing.rules.parts import cut_of, joined
 from gradflow.theory.tracing.rules.table import random_field_rule, shape_of
 
@@ -115,9 +116,8 @@ def _repeated(algebra: FieldAlgebra, value: Value, eqn: core.JaxprEqn) -> Value 
     if axes:
         placed = dict(zip(eqn.params["broadcast_dimensions"], axes, strict=True))
         axes = tuple(placed.get(k, "1") for k in range(len(shape)))
-    copies = math.prod(shape) / max(math.prod(shape_of(eqn.invars[0])), 1)
-    value = algebra.repeated(value, copies)
-    return _with_axes(value, axes)
+    old = dict(zip(eqn.params["broadcast_dimensions"], shape_of(eqn.invars[0]), strict=True))
+    return algebra.repeated(_with_axes(value, axes), [old.get(k, 1) for k in range(len(shape))], shape)
 
 
 def with_gradient_factor(signal: Signal, factor: float) -> Signal:
@@ -230,8 +230,11 @@ def gather(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value]) -
     components = {}
     for gaussian, component in taken.components.items():  # which positions stand side by side has changed
         moved = algebra.add(dataclasses.replace(gaussian, edges=[(gaussian, 1.0)], kurtosis=[1.0], spatial=None))
-        moved.layer, moved.units, moved.alike = None, 0, 1.0
+        moved.layer, moved.units, moved.alike, moved.carries = None, 0, 1.0, [lost]
         moved.nodes = gathered_nodes(gaussian, indices) if signal.axes == ("e", "u") == axes else None
+        if moved.nodes is not None and moved.nodes.ndim:
+            moved.carries = [into_nodes(indices, old[0])]
+            algebra.asks_for_likeness = True
         components[moved] = component
     return dataclasses.replace(taken, components=components, axes=axes)
 
