@@ -146,7 +146,7 @@ struct Row {
   void put_total(const Sums& sums) {
     double middle, high, ceiling;
     if (wide) {
-      middle = sums.total * 0x1p255 + sums.total_high * 0x1p400 * 0x1p393;
+      middle = sums.total * 0x1p255 + sums.total_low * 0x1p-257 + sums.total_high * 0x1p400 * 0x1p393;
       high = sums.total * 0x1p-538 + sums.total_high, ceiling = 0x1p996;
     } else {
       middle = sums.total * 0x1p31, high = sums.total * 0x1p-90, ceiling = 0x1p100;

@@ -90,7 +90,7 @@ void exact_sums(const double* p, int64_t n, Sums& sums) {
     scaled += s, scaled_total += t;
   }
   if (small) {
-    sums.low += scaled, sums.total += total;
+    sums.low += scaled, sums.total_low += scaled_total;
   } else {
     sums.high += scaled, sums.total_high += scaled_total;
     if (!(scaled - scaled == 0)) count_nonfinite(p, n, sums);
@@ -188,7 +188,7 @@ void add_examples(const T* p, int64_t examples, int64_t length, double* room_for
       Sums row;
       add_array(p + (first + r) * length, length, row);
       sums.low += row.low, sums.mid += row.mid, sums.high += row.high;
-      sums.total += row.total, sums.total_high += row.total_high;
+      sums.total += row.total, sums.total_low += row.total_low, sums.total_high += row.total_high;
       sums.nonfinite += row.nonfinite, sums.nan += row.nan;
       sums.alive += row.low + row.mid + row.high > 0;
       inverses[r] = inverse_norm<L>(row);
@@ -265,13 +265,17 @@ template <class T>
 void add_backward(const T* p, int64_t examples, int64_t units, double flush, double* room_for_units, Sums& sums) {
   using L = typename Computed<T>::Lane;
   typename Lanes<L>::Int* alive = (typename Lanes<L>::Int*)room_for_units;
+  if (!examples || !units) {
+    sums.dead = units;  // of no example any is other than 0
+    return;
+  }
   // Short rows are laid side by side, so that few lanes stay empty.
-  int64_t fold = units >= 64 || examples < 2 ? 1 : (64 + units - 1) / units;
-  fold = fold < examples ? fold : (examples ? examples : 1);
+  int64_t fold = units >= 64 ? 1 : (64 + units - 1) / units;
+  fold = fold < examples ? fold : examples;
   int64_t length = units * fold, rows = examples / fold;
   for (int64_t k = 0; k < length; k++) alive[k] = 0;
   L room[BLOCK], limit = sizeof(T) < 4 ? -1 : (L)flush;
-  int64_t chunk = length < 1024 ? length : 1024, several = BLOCK / (chunk ? chunk : 1);
+  int64_t chunk = length < 1024 ? length : 1024, several = BLOCK / chunk;
   for (int64_t k = 0; k < length; k += chunk) {
     int64_t m = length - k < chunk ? length - k : chunk;
     for (int64_t r = 0; r < rows; r += several) {

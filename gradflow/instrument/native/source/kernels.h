@@ -11,7 +11,7 @@ enum class Type { f32, f64, bf16, f16 };
 // in _reductions.py: `low` holds squares of entries times 2^512, `high` of entries times 2^-538.
 struct Sums {
   double low = 0, mid = 0, high = 0;
-  double total = 0, total_high = 0;  // of the entries; of float64 blocks that are large, of entries times 2^-538
+  double total = 0, total_low = 0, total_high = 0;  // of the entries; of small and large blocks of float64 scaled likewise
   double largest = 0;
   int64_t nonfinite = 0, nan = 0;
   int64_t nonzero = 0, flushed = 0, dead = 0;
