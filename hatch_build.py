@@ -31,7 +31,8 @@ class NativeBuildHook(BuildHookInterface):
         if self.target_name != "wheel" or wanted == "0" or not path.is_file():
             return
         spec = importlib.util.spec_from_file_location("gradflow_native_build", path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         build = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(build)
         try:
@@ -39,7 +40,9 @@ class NativeBuildHook(BuildHookInterface):
         except build.BuildError as error:
             if wanted == "require":
                 raise
-            self.app.display_warning(f"gradflow: statistics on CPUs are reduced by JAX, without a native kernel: {error}")
+            self.app.display_warning(
+                f"gradflow: statistics on CPUs are reduced by JAX, without a native kernel: {error}"
+            )
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform_tag()}"  # no Python's ABI is used: one wheel for all of them

@@ -16,13 +16,12 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parent / "source"
 LIBRARY = Path(__file__).parent / "libgradflow.so"
-_FLAGS = (
+FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"),
     *("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"),
 )
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl")
-# Name of an instruction set, bytes of its registers, what the compiler is told.
 _BASELINE = (("baseline", 16, ()),)
 _X86_64 = (*_BASELINE, ("avx2", 32, _AVX2), ("avx512", 64, _AVX512))
 
@@ -55,6 +54,11 @@ def find_compiler() -> str:
     raise BuildError(f"no C++ compiler: {wanted or 'c++, g++, clang++'} not found in PATH")
 
 
+def instruction_sets() -> tuple[tuple[str, int, tuple[str, ...]], ...]:
+    """Return what the kernels are compiled for: name, bytes of a register, flags; the library chooses when loaded."""
+    return _X86_64 if platform.machine().lower() in ("x86_64", "amd64") else _BASELINE
+
+
 def compile_library(target: Path = LIBRARY, flags: tuple[str, ...] = ()) -> Path:
     """Compile and link the library.
 
@@ -69,14 +73,14 @@ def compile_library(target: Path = LIBRARY, flags: tuple[str, ...] = ()) -> Path
         BuildError: there is no compiler, or it fails.
     """
     compiler = find_compiler()
-    sets = _X86_64 if platform.machine().lower() in ("x86_64", "amd64") else _BASELINE
+    sets = instruction_sets()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
         objects = [Path(folder) / f"{name}.o" for name in ("handlers", *(name for name, _, _ in sets))]
         hashed = f'-DGRADFLOW_SOURCES="{hash_sources()}"'
-        _run(compiler, *_FLAGS, *flags, hashed, "-c", SOURCE / "handlers.cc", "-o", objects[0])
+        _run(compiler, *FLAGS, *flags, hashed, "-c", SOURCE / "handlers.cc", "-o", objects[0])
         for (name, size, arch), made in zip(sets, objects[1:], strict=True):
             defined = (f"-DGRADFLOW_ISA={name}", f"-DBYTES={size}")
-            _run(compiler, *_FLAGS, *flags, *arch, *defined, "-c", SOURCE / "kernels.cc", "-o", made)
+            _run(compiler, *FLAGS, *flags, *arch, *defined, "-c", SOURCE / "kernels.cc", "-o", made)
         linked = Path(folder) / target.name
         _run(compiler, "-shared", *flags, *objects, "-o", linked)
         linked.replace(target)

@@ -15,20 +15,21 @@ from jaxtyping import Array, Float, Num
 from gradflow.instrument.jaxprs import varying_axes
 from gradflow.instrument.native.library import TARGETS
 from gradflow.instrument.replacement import REPLACEMENTS
-from gradflow.instrument.statistics import EXPONENT_BINS, Layout
+from gradflow.instrument.statistics import Layout
+from gradflow.instrument.tap import TapSpec
 
 # Which columns are wanted; source/handlers.cc holds the same list.
 _SQUARES, _SIMILARITY, _EXAMPLES, _TOTAL, _NONFINITE, _INPUT = 1, 2, 4, 8, 16, 32
 _COUNTS, _LARGEST, _HISTOGRAM, _CALLS = 64, 128, 256, 512
 _TYPES = frozenset({"float32", "float64", "bfloat16", "float16"})
+_LARGE = 2**20  # bytes of an array that caches do not hold until something else has been computed
 Reference = Callable[..., Array]
 
 
 def install() -> None:
     """Let the handlers stand in for the reductions."""
-    REPLACEMENTS.update(
-        forward=forward, backward=backward, reduce_input_cotangent=reduce_input_cotangent, sums_of_squares=sums_of_squares
-    )
+    functions = (forward, backward, reduce_input_cotangent, sums_of_squares, hold_until_reduced)
+    REPLACEMENTS.update({function.__name__: function for function in functions})
 
 
 def forward(
@@ -42,11 +43,10 @@ def forward(
 ) -> Float[Array, " columns"] | None:
     """Compute `statistics.forward`, or return None: examples do not lie along axis 0, and what `_serves` says."""
     wanted = layout.wanted
-    compares = "similarity" in wanted and bool(example_axes)
     arrays = [y] if x is None or "input_rms" not in wanted else [y, x]
-    if not _serves(arrays, layout.dtype, mesh) or (compares and example_axes[0] != 0):
+    if not _serves_forward(arrays, layout, example_axes, mesh):
         return None
-    flags = _CALLS + _EXAMPLES * compares
+    flags = _CALLS + _EXAMPLES * bool(example_axes)
     for field, flag in (
         ("input_rms", _INPUT), ("output_rms", _SQUARES), ("similarity", _SIMILARITY), ("output_mean", _TOTAL),
         ("nonfinite", _NONFINITE),
@@ -69,8 +69,7 @@ def backward(
 ) -> Float[Array, " columns"] | None:
     """Compute `statistics.backward`, or return None: units do not lie along the last axes, and what `_serves` says."""
     columns = layout.backward
-    last = set(range(g.ndim - len(unit_axes), g.ndim))
-    if not _serves([g], layout.dtype, mesh) or set(unit_axes) != last:
+    if not _serves_backward(g, layout, unit_axes, mesh):
         return None
     flags = _CALLS
     for column, flag in (
@@ -116,6 +115,38 @@ def sums_of_squares(
     return _call("squares", pure, list(arrays), 3 * len(arrays), dtype, flags=np.int64(0))
 
 
+def hold_until_reduced(
+    reference: Callable[..., Array],
+    value: Num[Array, "..."],
+    numbers: Float[Array, " columns"],
+    spec: TapSpec,
+    columns: tuple[str, ...],
+) -> Num[Array, "..."] | None:
+    """Return a small value as it is, or None where JAX reduced it, or where it is large.
+
+    One call has read it all. What fits into the caches is read again at little cost whenever that call is made; the
+    barrier keeps it in the form in which the handler read it. What does not fit has to be reduced at once.
+    """
+    del reference
+    if value.size * value.dtype.itemsize >= _LARGE:
+        return None
+    ahead = columns == spec.layout.forward
+    if ahead and not _serves_forward([value], spec.layout, spec.example_axes, spec.mesh_axes):
+        return None
+    if not ahead and not _serves_backward(value, spec.layout, spec.unit_axes, spec.mesh_axes):
+        return None
+    return jax.lax.optimization_barrier((value, numbers))[0]
+
+
+def _serves_forward(arrays: Sequence[Array], layout: Layout, example_axes: Sequence[int], mesh: Sequence[str]) -> bool:
+    compares = "similarity" in layout.wanted and bool(example_axes)
+    return _serves(arrays, layout.dtype, mesh) and (not compares or example_axes[0] == 0)
+
+
+def _serves_backward(g: Array, layout: Layout, unit_axes: Sequence[int], mesh: Sequence[str]) -> bool:
+    return _serves([g], layout.dtype, mesh) and set(unit_axes) == set(range(g.ndim - len(unit_axes), g.ndim))
+
+
 def _serves(arrays: Sequence[Array], dtype: str, mesh: Sequence[str]) -> bool:
     """Tell whether the handlers take these arrays: real, on the one CPU that there is, no axis split over devices."""
     if mesh or not arrays or not _is_one_cpu():
@@ -124,7 +155,8 @@ def _serves(arrays: Sequence[Array], dtype: str, mesh: Sequence[str]) -> bool:
         name = jnp.result_type(x).name
         if name not in _TYPES or (name == "float64" and dtype != "float64"):
             return False
-        if varying_axes(x) or any(axis is not None for axis in getattr(getattr(jax.typeof(x), "sharding", None), "spec", ())):
+        sharding = getattr(jax.typeof(x), "sharding", None)
+        if varying_axes(x) or any(axis is not None for axis in getattr(sharding, "spec", ())):
             return False
     return True
 
