@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gradflow.instrument.native import build, library
+from tests.instrument.native.conftest import require_compiler
 
 ROOT = Path(__file__).parents[3]
 HERE = Path(__file__).parent
@@ -70,10 +71,7 @@ def test_no_compiler(monkeypatch, tmp_path, name):
 @pytest.mark.slow
 def test_every_kernel_against_long_double_and_under_sanitizers(tmp_path, flag):
     """Every instruction set of this machine, on arrays of exactly their size; the second time under ASan and UBSan."""
-    try:
-        compiler = build.find_compiler()
-    except build.BuildError as error:
-        pytest.skip(str(error))
+    compiler = require_compiler()
     flags = [*(f for f in build.FLAGS if "visibility" not in f), f"-I{build.SOURCE}"]
     flags += [flag, "-g", "-O1", "-fno-sanitize-recover=undefined"] if flag else []
     pieces = [("driver", HERE / "driver.cc", ())]
@@ -107,10 +105,8 @@ def tree(tmp_path):
     for name in ("gradflow", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    try:
-        build.compile_library(tmp_path / build.LIBRARY.relative_to(ROOT))
-    except build.BuildError as error:
-        pytest.skip(str(error))
+    require_compiler()
+    build.compile_library(tmp_path / build.LIBRARY.relative_to(ROOT))
     return tmp_path
 
 
