@@ -21,6 +21,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from gradflow.instrument.replacement import replaceable
+
 _RUN = 16
 _BITS = 10
 _LARGE_ARRAY = 2**22
@@ -108,6 +110,12 @@ def sum_of_squares(x: Num[Array, "..."], dtype: str = "float32") -> Float[Array,
     scale = scale_for(add([jnp.sum(jnp.abs(part)) for part in parts]), x.size)
     parts, scale = hidden(parts, scale)
     return by_scale(add([jnp.sum(jnp.square(part * scale)) for part in parts]), scale)
+
+
+@replaceable
+def sums_of_squares(arrays: Sequence[Num[Array, "..."]], dtype: str) -> Float[Array, " columns"]:
+    """Return `sum_of_squares` of each array, one after the other."""
+    return jnp.concatenate([sum_of_squares(x, dtype) for x in arrays])
 
 
 def inner_products(gs: Sequence[Num[Array, "..."]], of: Num[Array, "..."], dtype: str) -> Float[Array, "k 3"]:

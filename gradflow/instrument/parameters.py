@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from gradflow.instrument.origins import Kind, Origin
 from gradflow.instrument.sites import Site
-from gradflow.instrument.statistics import SCALES, sum_of_squares
+from gradflow.instrument.statistics import SCALES, sums_of_squares
 
 COLUMNS = tuple(f"{kind}_{scale}" for kind in ("weight", "gradient") for scale in SCALES)
 Cut = tuple[tuple[Any, ...], ...]
@@ -156,12 +156,12 @@ def _summed(parts: Sequence[Part], arrays: list[Array], rows: int, places: list[
     dtype = column_dtype(*arrays)
 
     def sums(arrays: list[Array]) -> Array:
-        rest = iter(arrays)
+        rest = iter(jnp.split(sums_of_squares(arrays, dtype), len(arrays)))
         pieces: list[Array] = []
         for part in parts:
             columns = [jnp.zeros((3,), dtype)] * 2
             for at in places:
-                columns[at] = functools.reduce(jnp.add, [sum_of_squares(next(rest), dtype) for _ in part.leaves])
+                columns[at] = functools.reduce(jnp.add, [next(rest) for _ in part.leaves])
             pieces += columns
         return jnp.concatenate(pieces)
 

@@ -20,8 +20,9 @@ from jaxtyping import Array, Bool, Float, Int, Num
 
 from gradflow.instrument import _reductions as reductions
 from gradflow.instrument._finalization import mean, root_mean_square, similarity
-from gradflow.instrument._reductions import sum_of_squares
+from gradflow.instrument._reductions import sum_of_squares, sums_of_squares
 from gradflow.instrument.jaxprs import varying_axes
+from gradflow.instrument.replacement import replaceable
 
 DEFAULT_STATISTICS = (
     "input_rms", "output_rms", "output_mean", "output_grad_rms", "input_grad_rms",
@@ -120,6 +121,7 @@ def flush_below(dtype: Any) -> float:
     raise ValueError(f"underflow_dtype: expected float16 or bfloat16, got {dtype}")
 
 
+@replaceable
 def forward(
     y: Num[Array, "..."],
     x: Num[Array, "..."] | None,
@@ -163,6 +165,7 @@ def _output_sums(y: Num[Array, "..."], example_axes: Sequence[int], layout: Layo
     return pieces + ([reductions.total(y, dtype)] if "output_mean" in wanted else [])
 
 
+@replaceable
 def backward(
     g: Num[Array, "..."], layout: Layout, unit_axes: Sequence[int], mesh: Sequence[str], flush_below: float
 ) -> Float[Array, " columns"]:
@@ -224,6 +227,7 @@ def _exponent_bins(size: Float[Array, "..."]) -> Int[Array, "..."]:
     return ((field + 1) * EXPONENT_BINS // (2 * int(info.maxexp))).astype(jnp.int32)
 
 
+@replaceable
 def reduce_input_cotangent(g: Num[Array, "..."], layout: Layout) -> Float[Array, " columns"]:
     """Reduce the cotangent that a layer hands to its input to the columns `layout.input_cotangent`."""
     return _joined([jnp.ones((), layout.dtype), sum_of_squares(g, layout.dtype)])
@@ -273,4 +277,5 @@ __all__ = [
     "root_mean_square",
     "similarity",
     "sum_of_squares",
+    "sums_of_squares",
 ]  # fmt: skip

@@ -14,9 +14,12 @@ from jaxtyping import Array, Float, Int, Num
 
 from gradflow.instrument import statistics
 from gradflow.instrument.jaxprs import as_varying
+from gradflow.instrument.replacement import replaceable
 
 T = TypeVar("T")
 TAP_PREFIX = "gradflow:"
+# Columns that XLA has ready after the others of a value, or of a cotangent; the first one there is counts.
+_READY_LAST = ("direction", "output_sum", "total_high", "cotangent_sum")
 
 
 def tap(name: str, value: T) -> T:
@@ -144,7 +147,7 @@ def _value_tap_fwd(spec: TapSpec, y: Array, ahead: Array, sink: Array) -> tuple[
     del sink
     if not spec.fuses:  # several readers (a normalization) would each want the value that has passed the condition
         return jax.lax.optimization_barrier((y, ahead)), None
-    return (_looked_at(y, ahead, spec.layout.forward, ("direction", "output_sum", "total_high")), ahead), None
+    return (hold_until_reduced(y, ahead, spec, spec.layout.forward), ahead), None
 
 
 def _value_tap_bwd(spec: TapSpec, residuals: None, cotangents: tuple[Array, Array]) -> tuple[Array, None, Array]:
@@ -153,13 +156,14 @@ def _value_tap_bwd(spec: TapSpec, residuals: None, cotangents: tuple[Array, Arra
     axes = statistics.mesh_axes_of(g, spec.mesh_axes)
     back = statistics.backward(g, spec.layout, spec.unit_axes, axes, spec.flush_below)
     back = as_varying(back, g)
-    return _looked_at(g, back, spec.layout.backward, ("cotangent_sum",)), None, back
+    return hold_until_reduced(g, back, spec, spec.layout.backward), None, back
 
 
 _value_tap.defvjp(_value_tap_fwd, _value_tap_bwd)
 
 
-def _looked_at(value: Array, numbers: Array, columns: tuple[str, ...], last: tuple[str, ...]) -> Array:
+@replaceable
+def hold_until_reduced(value: Array, numbers: Array, spec: TapSpec, columns: tuple[str, ...]) -> Array:
     """Return a value that goes on only when it has been reduced.
 
     XLA drops barriers before it schedules, and then reads the value again long after its last use in the network, which
@@ -169,11 +173,12 @@ def _looked_at(value: Array, numbers: Array, columns: tuple[str, ...], last: tup
     Args:
         value: what was reduced.
         numbers: its columns.
+        spec: how they were formed.
         columns: their names.
-        last: names of those that are ready last, the first one there is counts.
     """
+    del spec
     value, numbers = jax.lax.optimization_barrier((value, numbers))
-    for name in last:
+    for name in _READY_LAST:
         if name in columns:
             return jnp.where(numbers[columns.index(name)] < -1e37, jnp.zeros_like(value), value)
     return value

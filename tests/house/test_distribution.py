@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -138,7 +139,21 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     tracked = run("git", "ls-files", "gradflow", cwd=ROOT)
     assert {name.split("/")[0] for name in names} == {"gradflow", f"{wheel.name.split('-py3')[0]}.dist-info"}
     if tracked.returncode == 0:
-        assert {name for name in names if name.startswith("gradflow/")} == set(tracked.stdout.split())
+        built = {"gradflow/instrument/native/libgradflow.so"} if "none-any" not in wheel.name else set()
+        assert {name for name in names if name.startswith("gradflow/")} == set(tracked.stdout.split()) | built
+
+
+@pytest.mark.slow
+def test_the_wheel_is_of_the_platform_where_the_kernel_is_compiled_and_plain_elsewhere(wheel, tmp_path):
+    """One for all Pythons; without a compiler a plain one and a line, or an error if the kernel is required."""
+    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    assert wheel.name.endswith("-py3-none-any.whl") != compiler
+    for wanted in ("1", "require"):
+        command = (*PIP, "wheel", "-v", "--no-deps", "-w", tmp_path / wanted, ROOT)
+        done = run(*command, cwd=tmp_path, CXX="absent", GRADFLOW_NATIVE=wanted)
+        assert "absent not found in PATH" in done.stdout + done.stderr
+        assert (done.returncode != 0) == (wanted == "require")
+        assert len(list((tmp_path / wanted).glob("*-py3-none-any.whl"))) == (wanted == "1")
 
 
 @pytest.mark.slow
