@@ -20,10 +20,8 @@ FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"),
     *("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"),
 )
-_AVX2 = ("-mavx2", "-mfma", "-mf16c")
-_AVX512 = (*_AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl")
-_BASELINE = (("baseline", 16, ()),)
-_X86_64 = (*_BASELINE, ("avx2", 32, _AVX2), ("avx512", 64, _AVX512))
+# Name, bytes of a register, flags; the library chooses when it is loaded. A prototype gained nothing from AVX-512.
+INSTRUCTION_SETS = (("baseline", 16, ()), ("avx2", 32, ("-mavx2", "-mfma", "-mf16c")))
 
 
 class BuildError(Exception):
@@ -43,20 +41,16 @@ def find_compiler() -> str:
     """Return the C++ compiler: what `CXX` names, else the first of c++, g++ and clang++.
 
     Raises:
-        BuildError: there is none, or the system is not one that the kernels are written for.
+        BuildError: there is none, or the system is not one on which the kernels were tested.
     """
-    if sys.platform == "win32":
-        raise BuildError("the kernels are written for GCC and Clang, not for Windows")
+    machine = platform.machine().lower()
+    if sys.platform != "linux" or machine not in ("x86_64", "amd64"):
+        raise BuildError(f"the kernels were tested on x86-64 Linux alone, not on {machine} under {sys.platform}")
     wanted = os.environ.get("CXX")
     for name in (wanted,) if wanted else ("c++", "g++", "clang++"):
         if found := shutil.which(name):
             return found
     raise BuildError(f"no C++ compiler: {wanted or 'c++, g++, clang++'} not found in PATH")
-
-
-def instruction_sets() -> tuple[tuple[str, int, tuple[str, ...]], ...]:
-    """Return what the kernels are compiled for: name, bytes of a register, flags; the library chooses when loaded."""
-    return _X86_64 if platform.machine().lower() in ("x86_64", "amd64") else _BASELINE
 
 
 def compile_library(target: Path = LIBRARY, flags: tuple[str, ...] = ()) -> Path:
@@ -73,12 +67,11 @@ def compile_library(target: Path = LIBRARY, flags: tuple[str, ...] = ()) -> Path
         BuildError: there is no compiler, or it fails.
     """
     compiler = find_compiler()
-    sets = instruction_sets()
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-        objects = [Path(folder) / f"{name}.o" for name in ("handlers", *(name for name, _, _ in sets))]
+        objects = [Path(folder) / f"{name}.o" for name in ("handlers", *(name for name, _, _ in INSTRUCTION_SETS))]
         hashed = f'-DGRADFLOW_SOURCES="{hash_sources()}"'
         _run(compiler, *FLAGS, *flags, hashed, "-c", SOURCE / "handlers.cc", "-o", objects[0])
-        for (name, size, arch), made in zip(sets, objects[1:], strict=True):
+        for (name, size, arch), made in zip(INSTRUCTION_SETS, objects[1:], strict=True):
             defined = (f"-DGRADFLOW_ISA={name}", f"-DBYTES={size}")
             _run(compiler, *FLAGS, *flags, *arch, *defined, "-c", SOURCE / "kernels.cc", "-o", made)
         linked = Path(folder) / target.name

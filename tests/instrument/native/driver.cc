@@ -152,14 +152,9 @@ static void check_nonfinite(const Kernels& kernels, float value) {
 }
 
 int main() {
-  const Kernels* sets[3] = {&kernels_baseline, nullptr, nullptr};
-#if defined(__x86_64__)
+  const Kernels* sets[2] = {&kernels_baseline, nullptr};
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets[1] = &kernels_avx2;
-  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
-    sets[2] = &kernels_avx512;
-  }
-#endif
   for (const Kernels* kernels : sets) {
     if (!kernels) continue;
     for (Type type : {Type::f32, Type::f64, Type::bf16, Type::f16}) {

@@ -56,6 +56,7 @@ def same(layout, want, got, size, scale=1.0):
 
 
 @pytest.mark.quick_cases(9)
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 @pytest.mark.parametrize("dtype", TYPES)
 def test_every_arrangement_of_exponents(native, arrangement, dtype):
@@ -67,6 +68,7 @@ def test_every_arrangement_of_exponents(native, arrangement, dtype):
             check(x, layout, named(layout, reduce(jnp.asarray(x))))
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("dtype", TYPES)
 def test_every_length(native, dtype):
     layout = layout_for(dtype)
@@ -90,6 +92,7 @@ def test_scalars_and_several_axes_of_units(both, shape, units):
     same(layout, *both(columns(layout, units), x), x.size)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(
     "kind", ["zeros", "subnormals", "one huge entry", "huge rows", "NaN", "Inf", "-Inf", "Inf, NaN"]
@@ -120,6 +123,7 @@ def test_what_is_special_is_what_the_reference_makes_of_it(both, dtype, kind):
 
 
 @pytest.mark.quick_cases(5)
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("field", gs.STATISTICS)
 def test_any_subset(both, field):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32))

@@ -75,7 +75,7 @@ def test_every_kernel_against_long_double_and_under_sanitizers(tmp_path, flag):
     flags = [*(f for f in build.FLAGS if "visibility" not in f), f"-I{build.SOURCE}"]
     flags += [flag, "-g", "-O1", "-fno-sanitize-recover=undefined"] if flag else []
     pieces = [("driver", HERE / "driver.cc", ())]
-    for name, size, arch in build.instruction_sets():
+    for name, size, arch in build.INSTRUCTION_SETS:
         pieces.append((name, build.SOURCE / "kernels.cc", (*arch, f"-DGRADFLOW_ISA={name}", f"-DBYTES={size}")))
     for name, source, more in pieces:
         subprocess.run([compiler, *flags, *more, "-c", source, "-o", tmp_path / f"{name}.o"], check=True)

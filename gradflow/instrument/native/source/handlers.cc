@@ -19,15 +19,9 @@ enum Flag : int64_t {
 constexpr int64_t BINS = 64;
 
 const Kernels& best_kernels() {
-#if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {  // every such processor converts float16, too
-    bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-    return wide ? kernels_avx512 : kernels_avx2;
-  }
-#endif
-  return kernels_baseline;
+  bool wide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // such a processor converts float16, too
+  return wide ? kernels_avx2 : kernels_baseline;
 }
 
 const Kernels& kernels = best_kernels();

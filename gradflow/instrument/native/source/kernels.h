@@ -34,9 +34,6 @@ struct Kernels {
   void (*histogram)(const void* data, Type type, int64_t n, bool wide, int64_t* bins);
 };
 
-extern const Kernels kernels_baseline;
-#if defined(__x86_64__)
-extern const Kernels kernels_avx2, kernels_avx512;
-#endif
+extern const Kernels kernels_baseline, kernels_avx2;
 
 }  // namespace gradflow
