@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 
 import gradflow as gf
 
+# What the alternatives record of outputs and cotangents, as far as the instrument has it: no zeros of outputs.
+LIKE = ("output_rms", "output_mean", "output_grad_rms", "zero_grad_fraction")
 FULL = {
     "mlp 20 x 512": (20, 512, 256),
     "mlp 50 x 100": (50, 100, 128),
@@ -38,10 +40,15 @@ class Case:
     target: float
 
 
+def sizes(name: str, shrink: int) -> tuple[int, int, int]:
+    """Return depth, width and batch of an MLP, depth and width divided by `shrink`."""
+    depth, width, batch = FULL[name]
+    return max(2, depth // shrink), max(16, width // shrink), batch
+
+
 def mlp(name: str, shrink: int, target: float) -> Case:
     """Return a He-initialized ReLU MLP of stock Flax layers, sizes divided by `shrink`."""
-    depth, width, batch = FULL[name]
-    depth, width = max(2, depth // shrink), max(16, width // shrink)
+    depth, width, batch = sizes(name, shrink)
     model = gf.models.MLP(depth=depth, width=width, outputs=10)
     x = jax.random.normal(jax.random.key(1), (batch, width))
     params = model.init(jax.random.key(0), x)
@@ -107,8 +114,8 @@ def flax_alternative(case: Case, shrink: int) -> Callable[[Any, Any], Any]:
     It needs an edited model and gives rms, mean and fraction of zeros of outputs and cotangents, which is less than
     the instrument gives.
     """
-    depth, width, _ = FULL[case.name]
-    model = PerturbedMLP(max(2, depth // shrink), max(16, width // shrink))
+    depth, width, _ = sizes(case.name, shrink)
+    model = PerturbedMLP(depth, width)
     variables = model.init(jax.random.key(0), case.x)
 
     def loss(params: Any, perturbations: Any, x: Any) -> tuple[Any, Any]:
@@ -139,8 +146,7 @@ def torch_alternative(case: Case, shrink: int) -> tuple[Callable[[], None], Call
     """Return a plain PyTorch step of the same MLP and one with hooks that record comparable statistics."""
     import torch
 
-    depth, width, batch = FULL[case.name]
-    depth, width = max(2, depth // shrink), max(16, width // shrink)
+    depth, width, batch = sizes(case.name, shrink)
 
     def build() -> Any:
         layers: list[Any] = []

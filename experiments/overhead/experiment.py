@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,19 +19,28 @@ from experiments.framework.timing import interleaved, torch_installed
 from experiments.overhead import bands, cases, figures
 from experiments.overhead.results import Deep, Results
 from experiments.overhead.settings import PRESETS, Config
+from gradflow.instrument.replacement import REPLACEMENTS, references_alone
 
 
 def run(config: Config) -> Results:
     """Time every network and every alternative."""
     names = list(bands.TIME_TARGETS)
     rows = [_measure(_case(name, config.shrink), config) for name in track(names, "network")]
+    by_statistic = {
+        name: _by_statistic(_case(name, config.shrink), config) for name in track(list(cases.FULL), "statistics")
+    }
     others = {
         name: _alternatives(_case(name, config.shrink), config) for name in track(list(cases.FULL), "alternative")
     }
     return Results(
         shrink=config.shrink,
         cases=np.array(names),
+        native=bool(REPLACEMENTS),
         **{field: np.stack([row[field] for row in rows]) for field in rows[0]},
+        floors=_floors(dict(zip(names, rows, strict=True)), config.shrink),
+        statistics=np.array(gf.instrument.statistics.DEFAULT_STATISTICS),
+        by_statistic=by_statistic,
+        like={name: found["like"] for name, found in others.items()},
         flax={name: found["flax"] for name, found in others.items()},
         flax_memory={name: float(found["flax memory"]) for name, found in others.items()},
         torch={name: found["torch"] for name, found in others.items() if "torch" in found},
@@ -47,22 +56,69 @@ def _case(name: str, shrink: int) -> cases.Case:
 
 
 def _measure(case: cases.Case, config: Config) -> dict[str, np.ndarray]:
-    steps, compile_seconds, memory = [], [], []
     alone = functools.partial(gf.value_grad_and_flow, statistics="output_grad_rms")
-    for transform in (jax.value_and_grad, gf.value_grad_and_flow, alone):
-        started = time.perf_counter()
-        program = jax.jit(transform(case.loss)).lower(case.params, case.x).compile()
-        compile_seconds.append(time.perf_counter() - started)
-        memory.append(_temporary_bytes(program))
-        steps.append(_blocking(program, case.params, case.x))
-    seconds = interleaved(steps, config.rounds, config.seconds)
+    programs = [_compile(case, transform) for transform in (jax.value_and_grad, gf.value_grad_and_flow, alone)]
+    with references_alone():
+        programs.append(_compile(case, gf.value_grad_and_flow))
+    seconds = interleaved([program.step for program in programs], config.rounds, config.seconds)
     return {
         "seconds": seconds,
         "time_ratio": seconds[1] / seconds[0],
         "time_ratio_alone": seconds[2] / seconds[0],
-        "compile_seconds": np.array(compile_seconds),
-        "memory_bytes": np.array(memory, np.int64),
+        "time_ratio_reference": seconds[3] / seconds[0],
+        "compile_seconds": np.array([program.compile_seconds for program in programs]),
+        "memory_bytes": np.array([program.memory for program in programs], np.int64),
     }
+
+
+class _Program(NamedTuple):
+    """A compiled step, what it took to compile it, and its temporary memory in bytes."""
+
+    step: Callable[[], None]
+    compile_seconds: float
+    memory: int
+
+
+def _compile(case: cases.Case, transform: Callable[..., Any]) -> _Program:
+    started = time.perf_counter()
+    program = jax.jit(transform(case.loss)).lower(case.params, case.x).compile()
+    return _Program(
+        _blocking(program, case.params, case.x), time.perf_counter() - started, _temporary_bytes(program)
+    )  # fmt: skip
+
+
+def _by_statistic(case: cases.Case, config: Config) -> np.ndarray:
+    """Return step time, compile time and memory of each statistic alone, over plain."""
+    names = gf.instrument.statistics.DEFAULT_STATISTICS
+    plain = _compile(case, jax.value_and_grad)
+    programs = [_compile(case, functools.partial(gf.value_grad_and_flow, statistics=name)) for name in names]
+    seconds = interleaved([program.step for program in (plain, *programs)], config.rounds, config.seconds)
+    return np.stack([
+        np.median(seconds[1:] / seconds[0], axis=1),
+        np.array([program.compile_seconds / plain.compile_seconds for program in programs]),
+        np.array([program.memory / plain.memory for program in programs]),
+    ], axis=1)  # fmt: skip
+
+
+def _floors(rows: dict[str, dict[str, np.ndarray]], shrink: int) -> dict[str, float]:
+    """Return what reading every reduced array once more costs, for the MLPs, whose arrays are known.
+
+    A layer of width n and a batch of b: output, input, two cotangents of b n numbers, a matrix and its gradient of n^2.
+    """
+    speed = _bytes_per_second()
+    out = {}
+    for name in cases.FULL:
+        depth, width, batch = cases.sizes(name, shrink)
+        numbers = depth * (4 * batch * width + 2 * width * width)
+        out[name] = 1.0 + 4 * numbers / speed / float(np.median(rows[name]["seconds"][0]))
+    return out
+
+
+def _bytes_per_second() -> float:
+    """Return how fast a sum reads an array of 256 MiB, which no cache holds."""
+    x = jax.numpy.ones(2**26, jax.numpy.float32)
+    total = jax.jit(jax.numpy.sum)
+    return x.nbytes / float(np.median(interleaved([_blocking(total, x)], 5, 0.1)))
 
 
 def _temporary_bytes(program: Any) -> int:
@@ -76,10 +132,10 @@ def _blocking(program: Callable[..., Any], *args: Any) -> Callable[[], None]:
 def _alternatives(case: cases.Case, config: Config) -> dict[str, np.ndarray]:
     plain = jax.jit(jax.value_and_grad(case.loss)).lower(case.params, case.x).compile()
     edited = jax.jit(cases.flax_alternative(case, config.shrink)).lower(case.params, case.x).compile()
-    seconds = interleaved(
-        [_blocking(plain, case.params, case.x), _blocking(edited, case.params, case.x)], config.rounds, config.seconds
-    )
-    found = {"flax": seconds[1] / seconds[0]}
+    like = _compile(case, functools.partial(gf.value_grad_and_flow, statistics=cases.LIKE))
+    steps = [*(_blocking(program, case.params, case.x) for program in (plain, edited)), like.step]
+    seconds = interleaved(steps, config.rounds, config.seconds)
+    found = {"flax": seconds[1] / seconds[0], "like": seconds[2] / seconds[0]}
     found["flax memory"] = np.array(_all_bytes(edited) / _all_bytes(plain))
     if torch_installed():
         seconds = interleaved(cases.torch_alternative(case, config.shrink), config.rounds, config.seconds)
@@ -157,20 +213,24 @@ def _largest(results: Results, ratios: np.ndarray) -> str:
 def files(results: Results) -> dict[str, str]:
     """Write the table of docs/results/overhead.md."""
     lines = [
-        "| network | time (10-90 %) | dL/doutput alone | plain step | memory | compilation | Flax | PyTorch hooks |",
-        "|---|---|---|---|---|---|---|---|",
+        f"The kernel for CPUs {'formed' if results.native else 'was not there to form'} the statistics.",
+        "",
+        "| network | time (10-90 %) | floor | without the kernel | dL/doutput alone | plain step | memory "
+        "| compilation | without the kernel |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for k, name in enumerate(map(str, results.cases)):
         ratio, memory = results.time_ratio[k], results.memory_bytes[k]
         low, middle, high = np.percentile(ratio, [10, 50, 90])
         compiling = results.compile_seconds[k]
-        tools = (results.flax, results.torch)
-        others = [f"{np.median(ratios[name]):.2f}" if name in ratios else "" for ratios in tools]
+        floor = f"{results.floors[name]:.3f}" if name in results.floors else ""
         lines.append(
-            f"| {name} | {middle:.3f} ({low:.3f}-{high:.3f}) | {np.median(results.time_ratio_alone[k]):.3f} | "
-            f"{1e3 * np.median(results.seconds[k, 0]):.1f} ms | "
-            f"{memory[1] / memory[0]:.3f} | {compiling[1] / compiling[0]:.1f} | {' | '.join(others)} |"
+            f"| {name} | {middle:.3f} ({low:.3f}-{high:.3f}) | {floor} | "
+            f"{np.median(results.time_ratio_reference[k]):.3f} | {np.median(results.time_ratio_alone[k]):.3f} | "
+            f"{1e3 * np.median(results.seconds[k, 0]):.1f} ms | {memory[1] / memory[0]:.3f} | "
+            f"{compiling[1] / compiling[0]:.1f} | {compiling[3] / compiling[0]:.1f} |"
         )
+    lines += ["", *_like_with_like(results), "", *_statistics(results)]
     deep = results.deep.memory_bytes[1]
     lines.append(
         f"\n{int(results.deep.depths[1]):,} layers of 64 as a scan: "
@@ -179,6 +239,42 @@ def files(results: Results) -> dict[str, str]:
         f"temporary memory {deep[1] / 2**20:.0f} MiB (plain {deep[0] / 2**20:.0f} MiB)."
     )
     return {"table.md": "\n".join(lines) + "\n"}
+
+
+def _like_with_like(results: Results) -> list[str]:
+    """Return the table of what records about the same numbers."""
+    tools = {
+        "gradflow, 4 numbers": results.like,
+        "Flax's perturb, 6": results.flax,
+        "PyTorch's hooks, 6": results.torch,
+    }
+    names = list(results.like)
+    return [
+        f"| step time over plain | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+        *(
+            f"| {tool} | {' | '.join(f'{np.median(ratios[name]):.2f}' for name in names)} |"
+            for tool, ratios in tools.items() if set(names) <= set(ratios)
+        ),
+    ]  # fmt: skip
+
+
+def _statistics(results: Results) -> list[str]:
+    """Return the table of what each statistic costs alone."""
+    names = list(results.by_statistic)
+    return [
+        f"| alone: step, compilation, memory, over plain | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+        *(
+            f"| `{statistic}` | {' | '.join(_triple(results.by_statistic[name][k]) for name in names)} |"
+            for k, statistic in enumerate(map(str, results.statistics))
+        ),
+    ]
+
+
+def _triple(ratios: np.ndarray) -> str:
+    step, compiling, memory = ratios
+    return f"{step:.3f}, {compiling:.2f}, {memory:.3f}"
 
 
 EXPERIMENT = Experiment(

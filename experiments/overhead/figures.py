@@ -27,7 +27,13 @@ def _series(results: Results) -> dict[str, dict[str, np.ndarray]]:
     names = [str(n) for n in results.cases]
     series = {
         "gradflow, all statistics": {n: results.time_ratio[k] for k, n in enumerate(names)},
+        "gradflow, without the kernel": {n: results.time_ratio_reference[k] for k, n in enumerate(names)},
         "gradflow, dL/doutput alone": {n: results.time_ratio_alone[k] for k, n in enumerate(names)},
     }
-    alternatives = {"Flax perturb, 3 statistics": results.flax, "PyTorch hooks, 3 statistics": results.torch}
+    if not results.native:
+        del series["gradflow, without the kernel"]
+    alternatives = {
+        "gradflow, 4 numbers": results.like, "Flax perturb, 6 numbers": results.flax,
+        "PyTorch hooks, 6 numbers": results.torch,
+    }  # fmt: skip
     return series | {label: found for label, found in alternatives.items() if found}

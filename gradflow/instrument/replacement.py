@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,3 +30,14 @@ def replaceable(function: F) -> F:
         return function(*args) if made is None else made
 
     return chosen  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def references_alone() -> Iterator[None]:
+    """Let the references compute everything that is traced meanwhile."""
+    replaced = dict(REPLACEMENTS)
+    REPLACEMENTS.clear()
+    try:
+        yield
+    finally:
+        REPLACEMENTS.update(replaced)

@@ -22,11 +22,17 @@ def good() -> Results:
     return Results(
         shrink=1,
         cases=np.array(NAMES),
-        seconds=np.full((count, 3, 5), 0.1),
+        native=True,
+        seconds=np.full((count, 4, 5), 0.1),
         time_ratio=np.full((count, 5), 1.02),
         time_ratio_alone=np.full((count, 5), 1.01),
-        compile_seconds=np.full((count, 3), 1.0),
-        memory_bytes=np.full((count, 3), 1000),
+        time_ratio_reference=np.full((count, 5), 1.2),
+        compile_seconds=np.full((count, 4), 1.0),
+        memory_bytes=np.full((count, 4), 1000),
+        floors={NAMES[0]: 1.05},
+        statistics=np.array(["output_rms"]),
+        by_statistic={NAMES[0]: np.array([[1.01, 1.1, 1.0]])},
+        like={NAMES[0]: np.full(5, 1.03)},
         flax={NAMES[0]: np.full(5, 1.1)},
         flax_memory={NAMES[0]: 1.5},
         torch={},
@@ -42,7 +48,7 @@ def test_every_claim_holds_where_it_should_and_can_fail(good):
 
 
 def test_the_largest_ratio_is_named(good):
-    slow = good.compile_seconds * np.where(np.arange(len(NAMES)) == 2, 3, 1)[:, None] ** np.array([0, 1, 0])
+    slow = good.compile_seconds * np.where(np.arange(len(NAMES)) == 2, 3, 1)[:, None] ** np.array([0, 1, 0, 0])
     found = {claim.id: claim for claim in overhead.claims(dataclasses.replace(good, compile_seconds=slow))}
     assert NAMES[2] in found["compilation"].claim
     assert found["compilation"].measured == 3
@@ -55,3 +61,6 @@ def test_at_other_sizes_only_the_deep_network_is_claimed(good):
 def test_the_table_has_a_row_a_network(good):
     table = overhead.files(good)["table.md"]
     assert all(f"| {name} | 1.020 (1.020-1.020) |" in table for name in NAMES)
+    assert "| `output_rms` | 1.010, 1.10, 1.000 |" in table
+    assert "| gradflow, 4 numbers | 1.03 |" in table
+    assert "PyTorch" not in table  # it was not installed

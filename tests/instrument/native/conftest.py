@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import jax
 import pytest
 
 from gradflow.instrument.native import build, calls, library
-from gradflow.instrument.replacement import REPLACEMENTS
+from gradflow.instrument.replacement import REPLACEMENTS, references_alone
 
 
 @pytest.fixture(scope="session")
@@ -40,22 +38,13 @@ def native(handlers, monkeypatch):
         monkeypatch.setitem(REPLACEMENTS, name, getattr(calls, name))
 
 
-@contextlib.contextmanager
-def in_jax():
-    """Leave every reduction to the reference."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(REPLACEMENTS):
-            patch.delitem(REPLACEMENTS, name)
-        yield
-
-
 @pytest.fixture
 def both(native):
     """A function that runs another one with the reference, and natively: (want, got)."""
 
     def run(function, *args):
         with jax.debug_nans(False):
-            with in_jax():
+            with references_alone():
                 want = jax.jit(lambda *args: function(*args))(*args)
             return want, jax.jit(lambda *args: function(*args))(*args)
 
