@@ -3,9 +3,9 @@
 Paper:    Cao et al. 2022 (DeepDiagnosis), Zhang et al. 2021 (AutoTrainer), Amazon SageMaker Debugger's built-in rules
 Figure:   detection and false alarms of their rules, and of this project's verdict, on the same networks
 Command:  python -m experiments.diagnosis
-Minutes:  20 on one core, one network a family (smoke: 2; paper: 21 a family, 600 networks, about 5 hours)
+Minutes:  55 on one busy core, five networks of each held-out family (smoke: 2; paper: 21 of each family, 600 networks)
 Expected: the targets are that at least 95 % of the sick networks of the held-out families are found and at most 2 % of
-          the healthy ones are called sick. They are missed so far; the first 29 networks say by how much.
+          the healthy ones are called sick. They are missed so far; docs/results/diagnosis.md says by how much.
 
 A network is sick by its outcome, not by its design: over three orders of the same batches its gain is below 90 % of its
 twin's. Gain is 1 - loss after training over the loss of a network that knows nothing. The twin is the best of a fixed

@@ -29,7 +29,7 @@ def draw(
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(7.2, 1.2 + 0.75 * len(names)), layout="constrained")
+    figure = Figure(figsize=(7.2, 1.2 + max(0.75, 0.24 * len(series)) * len(names)), layout="constrained")
     axes = figure.subplots()
     for offset, ((tool, ratios), style) in enumerate(zip(series.items(), plots.line_styles(), strict=False)):
         rows = [k for k, name in enumerate(names) if name in ratios]
