@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 FILE = Path(__file__).with_name("heavy_tests.txt")
-HEAVY = 2.0  # CPU seconds
+HEAVY = 1.5  # CPU seconds
 ESSENTIAL = ("tests/instrument/test_oracles.py::", "tests/house/test_examples.py::test_examples_of_a_page[README.md]")
 
 
