@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-from packaging.tags import platform_tags
 
 BUILD = Path("gradflow") / "instrument" / "native" / "build.py"
 
@@ -45,12 +43,6 @@ class NativeBuildHook(BuildHookInterface):
             )
             return
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{platform_tag()}"  # no Python's ABI is used: one wheel for all of them
+        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")  # the kernels are for Linux alone
+        build_data["tag"] = f"py3-none-{platform}"  # no Python's ABI is used: one wheel for all of them
         build_data["artifacts"].append(library.relative_to(self.root).as_posix())
-
-
-def platform_tag() -> str:
-    """Return the name of this platform in a wheel's."""
-    if sys.platform == "linux":
-        return sysconfig.get_platform().replace("-", "_").replace(".", "_")
-    return next(platform_tags())

@@ -45,6 +45,10 @@ def _linear(x: Any) -> Any:
     return x
 
 
+def _affine(layer: Any, x: Any) -> Any:
+    return x @ layer["kernel"] + layer["bias"]
+
+
 def _binary(p: Any, y: Any) -> Any:
     p = jnp.clip(p, EPSILON, 1 - EPSILON)
     return -jnp.mean(y * jnp.log(p) + (1 - y) * jnp.log(1 - p))
@@ -91,8 +95,7 @@ class Chain:
     def __call__(self, params: Any, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
         """Return the outputs."""
         for k, activation in enumerate(self.activations):
-            layer = params[f"dense_{k}"]
-            x = activation(x @ layer["kernel"] + layer["bias"])
+            x = activation(_affine(params[f"dense_{k}"], x))
             if self.normalized and k < len(self.activations) - 1:
                 x = (x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-3)
         return x
@@ -122,14 +125,11 @@ class GatedChain:
 
     def __call__(self, params: Any, x: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
         """Return the outputs: (1 - z) tanh(candidate) of each layer, z the update gate."""
-        last = len(self.widths) - 2
-        for k in range(last + 1):
-            pre = x @ params[f"layer_{k}"]["kernel"] + params[f"layer_{k}"]["bias"]
-            if k == last:
-                return self.last(pre)
-            update, candidate = jnp.split(pre, 2, axis=-1)
+        *gated, last = (params[f"layer_{k}"] for k in range(len(self.widths) - 1))
+        for layer in gated:
+            update, candidate = jnp.split(_affine(layer, x), 2, axis=-1)
             x = (1 - jax.nn.sigmoid(update)) * jnp.tanh(candidate)
-        raise AssertionError("a chain has a last layer")
+        return self.last(_affine(last, x))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,14 +26,14 @@ def draw(results: Results) -> dict[str, Figure]:
 def _series(results: Results) -> dict[str, dict[str, np.ndarray]]:
     names = [str(n) for n in results.cases]
     series = {
-        "gradflow, all statistics": {n: results.time_ratio[k] for k, n in enumerate(names)},
-        "gradflow, without the kernel": {n: results.time_ratio_reference[k] for k, n in enumerate(names)},
-        "gradflow, dL/doutput alone": {n: results.time_ratio_alone[k] for k, n in enumerate(names)},
-    }
-    if not results.native:
-        del series["gradflow, without the kernel"]
-    alternatives = {
-        "gradflow, 4 numbers": results.like, "Flax perturb, 6 numbers": results.flax,
+        "gradflow, all statistics": dict(zip(names, results.time_ratio, strict=True)),
+        # Without a kernel that is the same program once more.
+        "gradflow, without the kernel": dict(zip(names, results.time_ratio_reference, strict=True))
+        if results.native
+        else {},
+        "gradflow, dL/doutput alone": dict(zip(names, results.time_ratio_alone, strict=True)),
+        "gradflow, 4 numbers": results.like,
+        "Flax perturb, 6 numbers": results.flax,
         "PyTorch hooks, 6 numbers": results.torch,
-    }  # fmt: skip
-    return series | {label: found for label, found in alternatives.items() if found}
+    }
+    return {label: found for label, found in series.items() if found}

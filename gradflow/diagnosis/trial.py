@@ -19,7 +19,7 @@ from gradflow.diagnosis.walk import Walk
 if TYPE_CHECKING:
     import optax
 
-__all__ = ["ADAM_RATES", "MULTIPLES", "Trial", "take_steps"]
+__all__ = ["ADAM_RATES", "MULTIPLES", "Trial", "loss_of_ignorance", "take_steps"]
 
 MULTIPLES = tuple(4.0**k for k in range(-6, 7))  # of an update at which the loss is looked at
 ADAM_RATES = (1e-3, 1e-2)  # its author's rate (Kingma & Ba 2015, algorithm 1), and ten times that for a short way
@@ -147,8 +147,18 @@ def _trained(before: Float[np.ndarray, " batches"], blank: Float[np.ndarray, " b
 def _reference(before: Float[np.ndarray, " batches"], blank: Float[np.ndarray, " batches"]) -> float:
     """Return the loss that counts as nothing learned; NaN where that is not a positive number."""
     start, nothing = float(np.mean(before)), float(np.mean(blank))
-    least = min(start, nothing) if math.isfinite(nothing) else start
+    least = loss_of_ignorance(start, nothing)
     return least if 0 < least < math.inf else math.nan
+
+
+def loss_of_ignorance(start: float, blank: float) -> float:
+    """Return the loss that counts as nothing learned: at the start, or with all parameters 0 if that is less.
+
+    Args:
+        start: loss at the start.
+        blank: loss with all parameters 0; it may not be finite.
+    """
+    return min(start, blank) if math.isfinite(blank) else start
 
 
 def _learned(loss: float, reference: float) -> float:

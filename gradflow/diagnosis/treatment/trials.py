@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from jaxtyping import Float
 
 from gradflow.diagnosis.objective import Objective
 from gradflow.diagnosis.treatment.plan import ADAM_RATE, Plan
+from gradflow.diagnosis.trial import loss_of_ignorance
 
 if TYPE_CHECKING:
     import optax
@@ -41,8 +41,8 @@ class Outcome:
 
     @property
     def ignorance(self) -> float:
-        """Loss that counts as nothing learned: at the start, or of a network that knows nothing if that is less."""
-        return min(self.start, self.blank) if math.isfinite(self.blank) else self.start
+        """Loss that counts as nothing learned."""
+        return loss_of_ignorance(self.start, self.blank)
 
     @property
     def gains(self) -> Float[np.ndarray, " seeds"]:

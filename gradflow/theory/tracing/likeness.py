@@ -20,6 +20,7 @@ from jaxtyping import Float
 from gradflow.theory.tracing.positions import Window
 
 __all__ = [
+    "MOST_NODES",
     "Carry",
     "Likeness",
     "behind_mean",
@@ -36,6 +37,7 @@ __all__ = [
     "unlike",
 ]
 
+MOST_NODES = 2048  # every pair is measured and followed, at some 25 operations each
 _NEGLIGIBLE = 0.01  # share of a gradient whose likeness may be unknown
 
 

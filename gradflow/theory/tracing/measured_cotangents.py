@@ -14,19 +14,18 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Float
 
 from gradflow.instrument import jaxprs
 from gradflow.theory.tracing.abstract_values import Axes
+from gradflow.theory.tracing.likeness import MOST_NODES
 from gradflow.theory.tracing.measured_fields import between_positions
+from gradflow.theory.tracing.reruns import Moments, at_step, run_inside
 
 __all__ = ["MeasuredCotangents", "Reading"]
 
 Path: TypeAlias = tuple[int, ...]
-Moments: TypeAlias = dict[str, Any]
-_MOST_NODES = 2048  # every pair is measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +76,7 @@ class MeasuredCotangents:
             if not self.final:
                 self.missing.add(reading)
             return None
-        now = {name: np.asarray(value, np.float64)[tuple(steps)] for name, value in moments.items()}
-        if not all(np.isfinite(value).all() for value in now.values()):
-            return None
-        scale = now.pop("scale") ** 2
-        return {name: value * scale for name, value in now.items()}
+        return at_step(moments, steps)
 
     def measure(self, closed: Any, args: Sequence[Any]) -> None:
         """Run the program backwards, and keep the moments of all that is missing; nothing where it does not run.
@@ -165,23 +160,13 @@ def _walk(closed: Any, args: Sequence[Any], sinks: Mapping[Reading, Any], path: 
     return [env[v] if jaxprs.is_var(v) else jaxprs.literal_value(v) for v in jaxpr.outvars]
 
 
-def _call(eqn: core.JaxprEqn, args: Sequence[Any], sinks: Mapping[Reading, Any], path: Path) -> list[Any]:
+def _call(eqn: core.JaxprEqn, args: Sequence[Any], sinks: Mapping[Reading, Any], path: Path) -> Sequence[Any]:
     """Run a call, or a scan, with values inside that are asked about."""
-    inner = jaxprs.inner_jaxpr(eqn)
-    if eqn.primitive.name != "scan":
-        return _walk(inner, args[: len(jaxprs.opened(inner)[0].invars)], sinks, path)
-    count, carries = jaxprs.scan_arity(eqn)
-    constants, carry, rows = args[:count], args[count : count + carries], args[count + carries :]
 
-    def body(carry: Any, now: Any) -> Any:
-        rows, values = now
-        outs = _walk(inner, [*constants, *carry, *rows], dict(zip(sinks, values, strict=True)), path)
-        return outs[:carries], outs[carries:]
+    def walk(inner: Any, args: Sequence[Any], values: list[Any]) -> tuple[list[Any], None]:
+        return _walk(inner, args, dict(zip(sinks, values, strict=True)), path), None
 
-    params = eqn.params
-    stacked = (list(rows), list(sinks.values()))
-    last, outs = jax.lax.scan(body, list(carry), stacked, params["length"], reverse=params["reverse"])
-    return [*last, *outs]
+    return run_inside(eqn, args, walk, list(sinks.values()))[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -216,7 +201,7 @@ def _moments(first: Float[Array, "..."], rest: Float[Array, "..."], reading: Rea
     }
     if len(reading.axes) == first.ndim and "e" in reading.axes:
         found["positions"] = between_positions(first, reading.axes)
-        if reading.nodes and first.ndim == 2 and max(first.shape) <= _MOST_NODES:
+        if reading.nodes and first.ndim == 2 and max(first.shape) <= MOST_NODES:
             rows = first if reading.axes[0] == "e" else first.T
             found["nodes"] = rows @ rows.T / math.prod(rows.shape[1:])
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,9 @@ from jaxtyping import Array, Float
 
 from gradflow.instrument import jaxprs
 from gradflow.theory.tracing.abstract_values import Axes
+from gradflow.theory.tracing.reruns import Moments, at_step, run_inside
 
 __all__ = ["MeasuredFields", "Request", "between_positions"]
-
-Moments: TypeAlias = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +66,7 @@ class MeasuredFields:
             if not self.final:
                 self.missing[request.path] = request
             return None
-        now = {name: np.asarray(value, np.float64)[tuple(steps)] for name, value in moments.items()}
-        if not all(np.isfinite(value).all() for value in now.values()):
-            return None
-        scale = now.pop("scale") ** 2
-        return {name: value if name == "unevenness" else value * scale for name, value in now.items()}
+        return at_step(moments, steps)
 
     def measure(self, closed: Any, args: Sequence[Any]) -> None:
         """Run the program, and keep the moments of all that is missing; where it does not run, nothing is measured.
@@ -121,19 +116,7 @@ def _call(
     eqn: core.JaxprEqn, args: Sequence[Any], wanted: Mapping[tuple[int, ...], Request], path: tuple[int, ...]
 ) -> tuple[Sequence[Any], dict[tuple[int, ...], Moments]]:
     """Run a call, or a scan, with places inside."""
-    inner = jaxprs.inner_jaxpr(eqn)
-    if eqn.primitive.name != "scan":
-        return _walk(inner, args[: len(jaxprs.opened(inner)[0].invars)], wanted, path)
-    count, carries = jaxprs.scan_arity(eqn)
-    constants, carry, rows = args[:count], args[count : count + carries], args[count + carries :]
-
-    def body(carry: Any, now: Any) -> Any:
-        outs, found = _walk(inner, [*constants, *carry, *now], wanted, path)
-        return outs[:carries], (outs[carries:], found)
-
-    params = eqn.params
-    last, (stacked, found) = jax.lax.scan(body, list(carry), list(rows), params["length"], reverse=params["reverse"])
-    return [*last, *stacked], found
+    return run_inside(eqn, args, lambda inner, args, _: _walk(inner, args, wanted, path))
 
 
 def _moments(value: Any, output: Any, axes: Axes) -> Moments:

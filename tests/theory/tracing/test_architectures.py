@@ -256,7 +256,7 @@ def test_a_sum_over_neighbours_depends_on_how_alike_they_are(neighbours: str) ->
 
 @pytest.mark.slow
 def test_sums_over_too_many_neighbours_start_anew_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "_MOST_NODES", 10)
+    monkeypatch.setattr(graphs, "MOST_NODES", 10)
     prediction = predicted(GraphNetwork(), jax.random.normal(jax.random.key(3), (48, 20)))
     assert [layer.starts_anew for layer in prediction.layers] == [False, False, True, False, True, False]
     assert all("neighbours in a graph" in note for note in prediction.outside.values()), prediction.outside

@@ -19,13 +19,11 @@ from jaxtyping import Float
 
 from gradflow.theory.tracing.abstract_values import Axes, Data, Known, Signal, Value, ratio_of
 from gradflow.theory.tracing.algebra import FieldAlgebra
-from gradflow.theory.tracing.likeness import Carry, in_turn, lost, through_coefficients
+from gradflow.theory.tracing.likeness import MOST_NODES, Carry, in_turn, lost, through_coefficients
 from gradflow.theory.tracing.random_fields import Gaussian, gaussian_signal, merged_gaussian, uneven_spread
 from gradflow.theory.tracing.rules.table import random_field_rule, shape_of
 
 __all__ = ["gathered_nodes", "into_nodes", "scaled_by_node", "sum_into_nodes", "sum_over_nodes"]
-
-_MOST_NODES = 2048  # every pair is followed, at some 25 operations each
 
 
 @random_field_rule("dot_general")
@@ -57,7 +55,7 @@ def sum_into_nodes(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[V
         return None
     nodes, edges = shape_of(eqn.invars[0])[0], shape_of(eqn.invars[2])[0]
     places = places.reshape(-1)
-    if max(nodes, edges) > _MOST_NODES or len(places) != edges:
+    if max(nodes, edges) > MOST_NODES or len(places) != edges:
         return None
     kept = np.flatnonzero((places >= 0) & (places < nodes))
     coefficients = np.zeros((nodes, edges))
@@ -75,7 +73,7 @@ def gathered_nodes(gaussian: Gaussian, indices: Value) -> Any:
     places = _numbers(indices)
     if gaussian.nodes is None or not gaussian.nodes.ndim:
         return gaussian.nodes
-    if places is None or places.size > _MOST_NODES:
+    if places is None or places.size > MOST_NODES:
         return None
     rows = np.clip(places.reshape(-1).astype(int), 0, len(gaussian.nodes) - 1)
     return gaussian.nodes[np.ix_(rows, rows)]
@@ -89,7 +87,7 @@ def into_nodes(indices: Value, nodes: int) -> Carry:
         nodes: number of nodes.
     """
     places = _numbers(indices)
-    if places is None or places.size > _MOST_NODES or nodes > _MOST_NODES:
+    if places is None or places.size > MOST_NODES or nodes > MOST_NODES:
         return lost
     rows = np.clip(places.reshape(-1).astype(int), 0, nodes - 1)
     return through_coefficients(np.eye(nodes)[rows])
@@ -129,7 +127,7 @@ def _summed(
         # A sum that is divided by the degrees is one sum, whose mean is the same at all nodes.
         signal, coefficients = made[1], ratio * coefficients @ made[2]
     covariances, mean, count = signal.nodes, signal.mean, coefficients.shape[1]
-    if covariances is None or max(coefficients.shape) > _MOST_NODES or not np.isfinite(coefficients).all():
+    if covariances is None or max(coefficients.shape) > MOST_NODES or not np.isfinite(coefficients).all():
         return None
     if np.ndim(covariances) and len(covariances) != count:
         return None
