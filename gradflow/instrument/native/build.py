@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "source"
-LIBRARY = Path(__file__).parent / "libgradflow.so"
+# A name that ends in .so is a module of Python's to whoever lists a package's modules, and cannot be imported.
+LIBRARY = Path(__file__).parent / "libgradflow.so.1"
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"),
     *("-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"),
