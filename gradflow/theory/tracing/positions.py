@@ -47,6 +47,17 @@ class Window:
         """Mean number of taps that read a position."""
         return float(self.places[1].sum(1).mean())
 
+    @property
+    def overlap(self) -> float:
+        """Covariance of the sums at two places, of what is the same everywhere, over the variance at one: 1 unpadded.
+
+        Two places meet in a tap as often as both read a position by it: sum_t f_t^2 / sum_t f_t, where f_t is the share
+        of places at which tap t reads one. A random convolution of a constant so has a mean over places that is smaller
+        than its values.
+        """
+        shares = self.places[1].mean(0)
+        return float((shares**2).sum() / max(shares.sum(), 1e-300))
+
     def operator(self, *, same_tap: bool) -> Float[np.ndarray, "outputs positions"]:
         """What each distance between inputs contributes to K at each distance between outputs, on average.
 

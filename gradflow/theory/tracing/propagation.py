@@ -241,6 +241,9 @@ class Propagation:
             positions = len(site.example_axes) - 1
             if positions > 0:
                 gaussian.spatial = self._positions(product, site.source, entering, positions, (path, steps))
+                if isinstance(entering, (Padded, Parts, Signal)):
+                    windows = windows_of(product, site.source, padding) or ()
+                    gaussian.shared *= math.prod(window.overlap for window in windows)
             else:
                 gaussian.spatial = np.ones(())
                 if self.follow_nodes:
