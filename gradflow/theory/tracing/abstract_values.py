@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from gradflow.theory.tracing.likeness import Carry
+from gradflow.theory.tracing.likeness import Carry, mean_of_pairs
 from gradflow.theory.tracing.random_fields import Gaussian, Signal
 
 __all__ = [
@@ -117,6 +117,7 @@ class BatchMean:
         plus: what was added.
         pooled: the mean as a signal, where it is one over the positions of each example; None for one over all
             examples.
+        sizes: number of examples, and of positions along each axis.
     """
 
     signal: Signal
@@ -124,11 +125,14 @@ class BatchMean:
     power: int = 1
     plus: Known | None = None
     pooled: Signal | None = None
+    sizes: tuple[int, ...] = (1,)
 
     @property
     def covariance(self) -> float:
-        """Variance over units of the mean."""
-        return self.signal.shared if self.pooled is None else self.pooled.variance
+        """Variance over units of the mean: mean covariance of every two examples and positions."""
+        if self.pooled is not None:
+            return self.pooled.variance
+        return mean_of_pairs(self.signal.spatial, self.signal.shared, self.sizes)
 
     def as_signal(self) -> Signal | None:
         """The mean over positions as a signal, None for what is not one."""

@@ -19,11 +19,13 @@ from gradflow.theory.tracing.abstract_values import (
     independent,
     ratio_of,
 )
+from gradflow.theory.tracing.centring import behind_mean_of_positions, less_mean, less_projection
 from gradflow.theory.tracing.likeness import (
     Carry,
-    behind_mean,
+    Correlations,
     in_turn,
     lost,
+    mean_of_pairs,
     summed_over_positions,
     through_factor,
     unchanged,
@@ -68,6 +70,7 @@ class FieldAlgebra:
         self._merged: dict[Any, Signal] = {}
         self._parts: dict[Any, Gaussian] = {}
         self._multiples: dict[Gaussian, tuple[Signal, float]] = {}
+        self._centred: dict[Gaussian, tuple[int, ...]] = {}  # less their mean over so many examples and positions
 
     def add(self, gaussian: Gaussian) -> Gaussian:
         """Note a Gaussian, and return it."""
@@ -121,6 +124,8 @@ class FieldAlgebra:
         if by.exact or not scaled.linear or not scaled.components:
             return scaled
         gaussian = self.add(dataclasses.replace(merged_gaussian(scaled), log_variance=0.0, measured=0.0))
+        if len(scaled.components) == 1 and (sizes := self._centred.get(next(iter(scaled.components)))) is not None:
+            gaussian.carries = [in_turn(less_projection(sizes, gaussian.correlations), gaussian.carries[0])]
         if gaussian.is_uneven:
             return None
         self._multiples[gaussian] = (signal, factor)
@@ -297,13 +302,26 @@ class FieldAlgebra:
         spatial = None if signal.spatial is None or mean.pooled is not None else np.maximum(signal.spatial - gone, 0.0)
         gaussian.variance, gaussian.shared = max(gaussian.variance - gone, 0.0), 0.0
         gaussian.spatial = correlation_of(spatial, gaussian.variance)
+        if mean.pooled is None and mean.sizes[0] > 1:  # the values of a unit add up to 0
+            gaussian.shared = -mean_of_pairs(gaussian.spatial, 0.0, mean.sizes) * mean.sizes[0] / (mean.sizes[0] - 1)
         gaussian.nodes, gaussian.alike = None, 1.0
-        gaussian.carries = [behind_mean(carry, of_examples=mean.pooled is None) for carry in gaussian.carries]
+        if mean.pooled is not None:
+            down: Carry = behind_mean_of_positions
+        elif within is signal:
+            down, self._centred[gaussian] = less_mean(mean.sizes), mean.sizes
+        else:  # divided by its deviation before
+            down = in_turn(less_projection(mean.sizes, gaussian.correlations), less_mean(mean.sizes))
+        self.asks_for_likeness |= mean.pooled is None
+        gaussian.carries = [in_turn(down, carry) for carry in gaussian.carries]
         out = gaussian_signal(self.add(gaussian), signal.axes)
         if mean.plus is None:
             return out
         plus = self.signal_of(mean.plus, signal.axes)
         return None if plus is None else out.plus(plus, sign)
+
+    def is_of_centred(self, signal: Signal) -> bool:
+        """Whether a signal is made of nothing but what its mean over the batch was taken from."""
+        return all(gaussian in self._centred for gaussian in signal.components)
 
     def _related(self, left: Signal, right: Signal) -> tuple[Signal, Signal]:
         """Replace a sum by the one Gaussian made of it where the other side is a function of that."""
@@ -319,8 +337,11 @@ def _factor_of(signal: Signal) -> Carry:
     """What a product by a signal makes of how alike the gradients of the other factor are."""
     square, spatial, nodes = max(signal.square, 1e-300), signal.spatial, signal.nodes
     return through_factor(
-        None if spatial is None else (spatial + signal.mean**2) / square,
-        None if nodes is None else (nodes + signal.mean**2) / square,
+        Correlations(
+            None if spatial is None else (spatial + signal.mean**2) / square,
+            None if nodes is None else (nodes + signal.mean**2) / square,
+            (signal.shared + signal.mean**2) / square,
+        )
     )
 
 

@@ -88,9 +88,9 @@ class _Descent:
         moments = self.cotangents.get(reading, steps)
         if moments is None or not moments["square"] > 0:
             return Likeness()
-        nodes = moments.get("nodes")
+        square, nodes = float(moments["square"]), moments.get("nodes")
         return Likeness(
-            moments["positions"] / moments["square"], None if nodes is None else nodes / float(moments["square"])
+            moments["positions"] / square, None if nodes is None else nodes / square, moments["examples"] / square
         )
 
     def _send(self, gaussian: Gaussian, gradient: Gradient) -> None:

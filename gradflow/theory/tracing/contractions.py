@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from gradflow.instrument import jaxprs
 from gradflow.theory.tracing.abstract_values import Axes, Padding, Parts, Signal, Value
-from gradflow.theory.tracing.likeness import Carry, in_turn, lost, through_windows_down, unchanged, unlike
+from gradflow.theory.tracing.likeness import Carry, in_turn, lost, through_weights, through_windows_down, unlike
 from gradflow.theory.tracing.positions import Window, autocorrelation
 
 __all__ = [
@@ -134,7 +134,7 @@ def carries_down(eqn: core.JaxprEqn, source: int, entering: Value, padding: Padd
             # Positions that are contracted with the units have weights of their own.
             flat = [not positions and (g.spatial is None or g.spatial.ndim > 0) for g in parents]
             own = [
-                unchanged if not alone else lost if g.spatial is None else unlike(g.spatial.shape)
+                through_weights if not alone else lost if g.spatial is None else unlike(g.spatial.shape)
                 for g, alone in zip(parents, flat, strict=True)
             ]
     return [in_turn(step, carry) for step, carry in zip(own, entering.carries, strict=True)]

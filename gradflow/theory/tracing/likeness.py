@@ -22,16 +22,20 @@ from gradflow.theory.tracing.positions import Window
 __all__ = [
     "MOST_NODES",
     "Carry",
+    "Correlations",
     "Likeness",
-    "behind_mean",
     "in_turn",
     "lost",
+    "mean_of_pairs",
     "mixture",
+    "product",
+    "sum_of_pairs",
     "summed_over_positions",
     "the_same_everywhere",
     "through_coefficients",
     "through_factor",
     "through_slopes",
+    "through_weights",
     "through_windows_down",
     "unchanged",
     "unlike",
@@ -49,10 +53,30 @@ class Likeness:
         positions: by distance along each axis of positions, one number where it is the same for all distances; None
             where it is not known.
         nodes: of every two nodes of a graph, the mean of its diagonal is 1; None where it is not known.
+        examples: as `positions`, between two different examples.
+        along: E[d y d' y'] / (E[d^2] E[y^2]) with the signal y whose gradient it is, as `positions` and as `examples`;
+            None where the gradient has nothing to do with the signal.
     """
 
     positions: Float[np.ndarray, "*distances"] | None = None
     nodes: Float[np.ndarray, "nodes nodes"] | None = None
+    examples: Float[np.ndarray, "*distances"] | None = None
+    along: tuple[Float[np.ndarray, "*distances"], Float[np.ndarray, "*distances"]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlations:
+    """How alike a signal is at different places.
+
+    Attributes:
+        positions: of one example, by distance; None where it is not known.
+        nodes: of every two nodes of a graph, covariance over the mean variance; None where it is not known.
+        examples: of two different examples, on average.
+    """
+
+    positions: Any = None
+    nodes: Any = None
+    examples: float = 0.0
 
 
 # What an edge makes of a mean square gradient beside its factor, and of its likeness; None where that is not known.
@@ -60,12 +84,21 @@ Carry: TypeAlias = Callable[[Likeness], "tuple[float, Likeness] | None"]
 
 
 def unchanged(likeness: Likeness) -> tuple[float, Likeness]:
-    """Keep the likeness, as a random weight and a multiple do.
+    """Keep the likeness, as a multiple does.
 
     Args:
         likeness: of the gradient above.
     """
     return 1.0, likeness
+
+
+def through_weights(likeness: Likeness) -> tuple[float, Likeness]:
+    """Keep the likeness of what goes through random weights, below which it has nothing to do with the signal.
+
+    Args:
+        likeness: of the gradient above.
+    """
+    return 1.0, dataclasses.replace(likeness, along=None)
 
 
 def lost(likeness: Likeness) -> tuple[float, Likeness]:
@@ -75,22 +108,6 @@ def lost(likeness: Likeness) -> tuple[float, Likeness]:
         likeness: of the gradient above.
     """
     return 1.0, Likeness()
-
-
-def behind_mean(carry: Carry, *, of_examples: bool) -> Carry:
-    """Return what is known of the likeness below a signal less its mean, which takes the mean out of the gradient, too.
-
-    A mean over all examples takes out what gradients of nodes share; of one over N examples with positions that is 1/N.
-
-    Args:
-        carry: of the edge.
-        of_examples: whether the mean runs over all examples, and not over the positions of each.
-    """
-
-    def known(likeness: Likeness) -> tuple[float, Likeness]:
-        return 1.0, Likeness(likeness.positions if of_examples else None)
-
-    return in_turn(known, carry)
 
 
 def in_turn(*carries: Carry) -> Carry:
@@ -113,50 +130,56 @@ def in_turn(*carries: Carry) -> Carry:
 
 
 def through_slopes(
-    spectrum: Float[np.ndarray, " degrees"], spatial: Any, nodes: Float[np.ndarray, "..."] | None
+    spectrum: Float[np.ndarray, " degrees"], along: Float[np.ndarray, " degrees"], at: Correlations
 ) -> Carry:
     """Return what a function of entries makes of the likeness: E[f'(u) f'(u')] / E[f'^2] at each correlation of u, u'.
 
     Args:
         spectrum: squared Hermite coefficients of f', from degree 0.
-        spatial: correlation of u between positions, by distance; None where it is not known.
-        nodes: covariance of u between nodes over its variance; None where it is not known.
+        along: those of u f', for u of variance 1.
+        at: correlations of u.
     """
     whole = max(float(spectrum.sum()), 1e-300)
     if spectrum[0] >= (1 - 1e-9) * whole:
         return unchanged
 
-    def kept(correlation: Any) -> Any:
-        return np.polynomial.polynomial.polyval(correlation, spectrum) / whole
+    def kept(correlation: Any, of: Float[np.ndarray, " degrees"] = spectrum) -> Any:
+        return np.polynomial.polynomial.polyval(correlation, of) / whole
 
     def carry(likeness: Likeness) -> tuple[float, Likeness]:
-        positions = between = None
-        if likeness.positions is not None and spatial is not None:
-            positions = _product(likeness.positions, kept(np.asarray(spatial)))
-        if likeness.nodes is not None and nodes is not None:
-            scale = np.sqrt(np.maximum(np.diag(nodes), 1e-30)) if nodes.ndim else np.ones(())
-            both = np.outer(scale, scale) if nodes.ndim else scale
-            between = _product(likeness.nodes, kept(np.clip(nodes / both, -1.0, 1.0)))
-        return 1.0, Likeness(positions, between)
+        positions = between = others = with_u = None
+        if likeness.positions is not None and at.positions is not None:
+            positions = product(likeness.positions, kept(np.asarray(at.positions)))
+        if likeness.examples is not None:
+            others = np.asarray(likeness.examples * kept(at.examples))
+        if positions is not None and likeness.examples is not None:
+            own = product(likeness.positions, kept(np.asarray(at.positions), along))
+            with_u = own, likeness.examples * kept(at.examples, along)
+        if likeness.nodes is not None and at.nodes is not None:
+            scale = np.sqrt(np.maximum(np.diag(at.nodes), 1e-30)) if at.nodes.ndim else np.ones(())
+            both = np.outer(scale, scale) if at.nodes.ndim else scale
+            between = product(likeness.nodes, kept(np.clip(at.nodes / both, -1.0, 1.0)))
+        return 1.0, Likeness(positions, between, others, with_u)
 
     return carry
 
 
-def through_factor(spatial: Any, nodes: Any) -> Carry:
+def through_factor(at: Correlations) -> Carry:
     """Return what the other factor of a product makes of the likeness.
 
     Args:
-        spatial: E[x(p) x(p')] / E[x^2] of that factor by distance; None where it is not known.
-        nodes: the same for every two nodes; None where it is not known.
+        at: E[x x'] / E[x^2] of that factor.
     """
 
     def carry(likeness: Likeness) -> tuple[float, Likeness]:
-        positions = between = None
-        if likeness.positions is not None and spatial is not None:
-            positions = _product(likeness.positions, np.asarray(spatial))
-        if likeness.nodes is not None and nodes is not None:
-            between = _product(likeness.nodes, np.asarray(nodes))
-        return 1.0, Likeness(positions, between)
+        positions = between = others = None
+        if likeness.positions is not None and at.positions is not None:
+            positions = product(likeness.positions, np.asarray(at.positions))
+        if likeness.nodes is not None and at.nodes is not None:
+            between = product(likeness.nodes, np.asarray(at.nodes))
+        if likeness.examples is not None:
+            others = np.asarray(likeness.examples * at.examples)
+        return 1.0, Likeness(positions, between, others)
 
     return carry
 
@@ -179,7 +202,9 @@ def through_coefficients(coefficients: Float[np.ndarray, "out nodes"]) -> Carry:
         squares = float(np.trace(below))
         if squares <= 0:
             return 0.0, Likeness()
-        return squares / unlike_squares, Likeness(np.ones(()), below * (len(below) / squares))
+        count = len(below)
+        others = np.asarray((float(below.sum()) / squares - 1) / max(count - 1, 1))
+        return squares / unlike_squares, Likeness(np.ones(()), below * (count / squares), others)
 
     return carry
 
@@ -192,16 +217,44 @@ def summed_over_positions(sizes: Sequence[int]) -> Carry:
     """
 
     def carry(likeness: Likeness) -> tuple[float, Likeness] | None:
-        moments = likeness.positions
-        if moments is None or moments.shape not in ((), tuple(sizes)):
+        total, others = (sum_of_pairs(x, sizes) for x in (likeness.positions, likeness.examples))
+        if total is None:
             return None
-        total = np.broadcast_to(moments, tuple(sizes))
-        for n in reversed(sizes):
-            pairs = np.where(np.arange(n) == 0, n, 2 * (n - np.arange(n)))  # of one distance, either sign
-            total = total @ pairs
-        return max(float(total), 0.0), Likeness(np.ones(()))
+        if others is None or total <= 0:
+            return max(total, 0.0), Likeness(np.ones(()))
+        return total, Likeness(np.ones(()), examples=np.asarray(others / total))
 
     return carry
+
+
+def sum_of_pairs(moments: Any, sizes: Sequence[int]) -> float | None:
+    """Return the sum of second moments over all pairs of positions; None where they are of others.
+
+    Args:
+        moments: by distance; one number where it is the same for all; None where they are not known.
+        sizes: number of positions along each axis.
+    """
+    if moments is None or np.shape(moments) not in ((), tuple(sizes)):
+        return None
+    total = np.broadcast_to(moments, tuple(sizes))
+    for n in reversed(sizes):
+        total = total @ np.where(np.arange(n) == 0, n, 2 * (n - np.arange(n)))  # of one distance, either sign
+    return float(total)
+
+
+def mean_of_pairs(own: Any, others: Any, sizes: Sequence[int]) -> float:
+    """Return the mean of second moments over every two entries of a unit; of one example where `own` is not known.
+
+    Args:
+        own: of two positions of one example, by distance.
+        others: of two examples.
+        sizes: number of examples, and of positions along each axis.
+    """
+    places = math.prod(sizes[1:])
+    between = sum_of_pairs(others, sizes[1:])
+    within = sum_of_pairs(own, sizes[1:])
+    between = 0.0 if between is None else between / places**2
+    return between if within is None else between + (within / places**2 - between) / sizes[0]
 
 
 def the_same_everywhere(likeness: Likeness) -> tuple[float, Likeness]:
@@ -210,7 +263,8 @@ def the_same_everywhere(likeness: Likeness) -> tuple[float, Likeness]:
     Args:
         likeness: of the gradient above.
     """
-    return 1.0, Likeness(np.ones(()))
+    others = likeness.examples
+    return 1.0, Likeness(np.ones(()), examples=None if others is None or others.size > 1 else others.reshape(()))
 
 
 def unlike(shape: Sequence[int]) -> Carry:
@@ -221,7 +275,12 @@ def unlike(shape: Sequence[int]) -> Carry:
     """
     alone = np.zeros(tuple(shape))
     alone[(0,) * alone.ndim] = 1.0
-    return lambda likeness: (1.0, Likeness(alone))
+
+    def carry(likeness: Likeness) -> tuple[float, Likeness]:
+        others = likeness.examples
+        return 1.0, Likeness(alone, examples=None if others is None or others.size > 1 else others.reshape(()) * alone)
+
+    return carry
 
 
 def through_windows_down(windows: Sequence[Window]) -> Carry:
@@ -231,15 +290,20 @@ def through_windows_down(windows: Sequence[Window]) -> Carry:
         windows: one an axis of positions.
     """
 
-    def carry(likeness: Likeness) -> tuple[float, Likeness]:
-        above = likeness.positions
+    def below(above: Any) -> Any:
         if above is None or above.shape not in ((), tuple(w.outputs for w in windows)):
-            return 1.0, Likeness()
-        below = np.broadcast_to(above, tuple(w.outputs for w in windows))
+            return None
+        out = np.broadcast_to(above, tuple(w.outputs for w in windows))
         for axis, window in enumerate(windows):
-            below = np.moveaxis(np.tensordot(_downward(window), below, (1, axis)), 0, axis)
-        square = float(below.flat[0])
-        return 1.0, Likeness(np.clip(below / square, -1.0, 1.0)) if square > 0 else Likeness()
+            out = np.moveaxis(np.tensordot(_downward(window), out, (1, axis)), 0, axis)
+        return out
+
+    def carry(likeness: Likeness) -> tuple[float, Likeness]:
+        own, others = below(likeness.positions), below(likeness.examples)
+        if own is None or not own.flat[0] > 0:
+            return 1.0, Likeness()
+        others = None if others is None else others / own.flat[0]
+        return 1.0, Likeness(np.clip(own / own.flat[0], -1.0, 1.0), examples=others)
 
     return carry
 
@@ -267,19 +331,27 @@ def mixture(terms: Sequence[tuple[float, Likeness]]) -> Likeness:
     counted = [(square, likeness) for square, likeness in terms if abs(square) > _NEGLIGIBLE * total]
     whole = sum(square for square, _ in counted)
 
-    def mean(name: str) -> Any:
+    def mean(values: Sequence[Any]) -> Any:
         moments: Any = 0.0
-        for square, likeness in counted:
-            own = getattr(likeness, name)
+        for (square, _), own in zip(counted, values, strict=True):
             if own is None or (np.ndim(moments) and own.ndim and np.shape(moments) != own.shape):
                 return None
             moments = moments + square / whole * own
         return np.asarray(moments) if counted else None
 
-    return Likeness(mean("positions"), mean("nodes")) if whole > 0 else Likeness()
+    if whole <= 0:
+        return Likeness()
+    found = {name: mean([getattr(x, name) for _, x in counted]) for name in ("positions", "nodes", "examples")}
+    along = [mean([None if x.along is None else x.along[k] for _, x in counted]) for k in (0, 1)]
+    return Likeness(**found, along=None if along[0] is None or along[1] is None else (along[0], along[1]))
 
 
-def _product(left: Any, right: Any) -> Any:
-    """The product of two likenesses; None where they are of different positions."""
+def product(left: Any, right: Any) -> Any:
+    """Return the product of two likenesses; None where they are of different positions.
+
+    Args:
+        left: one of them.
+        right: the other one.
+    """
     fits = not np.ndim(left) or not np.ndim(right) or np.shape(left) == np.shape(right)
     return left * right if fits else None

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from gradflow.instrument import jaxprs
 from gradflow.theory.tracing.abstract_values import Axes
 from gradflow.theory.tracing.likeness import MOST_NODES
-from gradflow.theory.tracing.measured_fields import between_positions
+from gradflow.theory.tracing.measured_fields import between_examples, between_positions
 from gradflow.theory.tracing.reruns import Moments, at_step, run_inside
 
 __all__ = ["MeasuredCotangents", "Reading"]
@@ -201,6 +201,7 @@ def _moments(first: Float[Array, "..."], rest: Float[Array, "..."], reading: Rea
     }
     if len(reading.axes) == first.ndim and "e" in reading.axes:
         found["positions"] = between_positions(first, reading.axes)
+        found["examples"] = between_examples(first, reading.axes)
         if reading.nodes and first.ndim == 2 and max(first.shape) <= MOST_NODES:
             rows = first if reading.axes[0] == "e" else first.T
             found["nodes"] = rows @ rows.T / math.prod(rows.shape[1:])

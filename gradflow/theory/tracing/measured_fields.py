@@ -21,7 +21,7 @@ from gradflow.instrument import jaxprs
 from gradflow.theory.tracing.abstract_values import Axes
 from gradflow.theory.tracing.reruns import Moments, at_step, run_inside
 
-__all__ = ["MeasuredFields", "Request", "between_positions"]
+__all__ = ["MeasuredFields", "Request", "between_examples", "between_positions"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +164,18 @@ def between_positions(x: Float[Array, "..."], axes: Axes) -> Float[Array, "*dist
     for axis, n in enumerate(sizes):
         back = (-np.arange(n)) % (2 * n)
         sums = (jnp.take(sums, np.arange(n), axis) + jnp.take(sums, back, axis)) / 2
-        sums = sums / (n - np.arange(n)).reshape([-1 if k == axis else 1 for k in range(len(sizes))])
+        sums = sums / np.asarray(n - np.arange(n), np.float32).reshape(
+            [-1 if k == axis else 1 for k in range(len(sizes))]
+        )
     return sums / (x.shape[0] * x.shape[-1])
+
+
+def between_examples(x: Float[Array, "..."], axes: Axes) -> Float[Array, "*distances"]:
+    """Second moment over units between positions of two different examples, by distance."""
+    axis = next(k for k, what in enumerate(axes) if what != "u")
+    count = x.shape[axis]
+    mean = between_positions(x.mean(axis, keepdims=True), axes)  # of which each example's own part is 1/count
+    return (count * mean - between_positions(x, axes)) / max(count - 1, 1)
 
 
 def _unevenness(x: Float[Array, "..."], axes: Axes) -> Float[Array, ""]:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gradflow.theory.tracing.likeness import Carry, through_slopes
+from gradflow.theory.tracing.centring import through_share
+from gradflow.theory.tracing.likeness import Carry, Correlations, through_slopes
 
 __all__ = [
     "MOST_UNEVEN",
@@ -93,6 +94,11 @@ class Gaussian:
     unevenness: float = 0.0
 
     @property
+    def correlations(self) -> Correlations:
+        """Of its values at different places."""
+        return Correlations(self.spatial, self.nodes, self.shared)
+
+    @property
     def is_uneven(self) -> bool:
         """Whether the mean square differs so much between nodes that one Gaussian is no description of it."""
         squares = np.ones(1) if self.nodes is None or not self.nodes.ndim else np.diag(self.nodes)
@@ -128,6 +134,13 @@ class Component:
         """Squared Hermite coefficients of f' of degree 0, 1, ...; all that is beyond the last stands at the end."""
         squares = (_POLYNOMIALS @ (WEIGHTS * self.slope)) ** 2
         return np.append(squares, max(float(WEIGHTS @ self.slope**2) - float(squares.sum()), 0.0))
+
+    @functools.cached_property
+    def along_spectrum(self) -> Float[np.ndarray, " degrees"]:
+        """The same of u f'(u), for u of variance 1."""
+        along = self.slope * NODES
+        squares = (_POLYNOMIALS @ (WEIGHTS * along)) ** 2
+        return np.append(squares, max(float(WEIGHTS @ along**2) - float(squares.sum()), 0.0))
 
     def covariance(self, correlation: Any) -> Any:
         """Cov[f(u), f(v)] = sum_k a_k^2 c^k, of two Gaussians of this correlation.
@@ -225,7 +238,13 @@ class Signal:
     @property
     def carries(self) -> list[Carry]:
         """What each edge makes of how alike gradients are."""
-        return [through_slopes(p.slope_spectrum, g.spatial, g.nodes) for g, p in self.components.items()]
+        whole = max(self.variance, 1e-300)
+        return [
+            through_share(p.variance / whole, g.correlations)
+            if np.ptp(p.slope) <= 1e-9 * np.abs(p.slope).max()
+            else through_slopes(p.slope_spectrum, p.along_spectrum, g.correlations)
+            for g, p in self.components.items()
+        ]
 
     @property
     def kurtosis(self) -> list[float]:

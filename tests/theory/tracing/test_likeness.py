@@ -14,6 +14,7 @@ import pytest
 
 from gradflow import theory
 from gradflow.theory.tracing.likeness import (
+    Correlations,
     Likeness,
     mixture,
     summed_over_positions,
@@ -76,12 +77,22 @@ def test_a_sum_over_nodes_sends_back_what_drawn_gradients_do() -> None:
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9, -0.4])
 def test_slopes_of_correlated_units(correlation: float) -> None:
     component = Component(np.tanh(2 * NODES), 2 / np.cosh(2 * NODES) ** 2)
-    found = through_slopes(component.slope_spectrum, np.array([1.0, correlation]), None)(Likeness(np.ones(2)))
+    at = Correlations(np.array([1.0, correlation]), examples=correlation)
+    carry = through_slopes(component.slope_spectrum, component.along_spectrum, at)
+    found = carry(Likeness(np.ones(2), examples=np.full(2, 0.5)))
     assert found is not None
+    assert found[1].along is not None
     other = correlation * NODES[:, None] + np.sqrt(1 - correlation**2) * NODES
-    slopes = 2 / np.cosh(2 * other) ** 2
-    together = WEIGHTS @ (component.slope * (slopes @ WEIGHTS)) / (WEIGHTS @ component.slope**2)
+    slopes, whole = 2 / np.cosh(2 * other) ** 2, WEIGHTS @ component.slope**2
+    together = WEIGHTS @ (component.slope * (slopes @ WEIGHTS)) / whole
     np.testing.assert_allclose(found[1].positions, [1.0, together], rtol=2e-3)
+    np.testing.assert_allclose(found[1].examples, 0.5 * together, rtol=2e-3)
+    along = [
+        WEIGHTS @ (NODES * component.slope) ** 2,
+        WEIGHTS @ (NODES * component.slope * ((slopes * other) @ WEIGHTS)),
+    ]
+    np.testing.assert_allclose(found[1].along[0], np.asarray(along) / whole, rtol=5e-3, atol=1e-9)
+    np.testing.assert_allclose(found[1].along[1], 0.5 * along[1] / whole, rtol=5e-3, atol=1e-9)
 
 
 def test_a_mixture_is_known_where_all_that_counts_is() -> None:

@@ -77,7 +77,7 @@ def _add_statistic(algebra: FieldAlgebra, value: Value, mean: BatchMean, sign: f
         return algebra.centred(value, mean)
     if isinstance(value, Known) and mean.plus is None and mean.power == 1:
         return dataclasses.replace(mean, plus=value)
-    return _batch_variance(value, mean) if isinstance(value, BatchMean) else None
+    return _batch_variance(value, mean) if isinstance(value, (BatchMean, Known)) else None
 
 
 def _scaled(value: Value, factor: float) -> Value | None:
@@ -94,10 +94,14 @@ def _scaled_numbers(numbers: Known | None, factor: float) -> Known | None:
     return dataclasses.replace(numbers, value=factor * numbers.array())
 
 
-def _batch_variance(square: BatchMean, mean: BatchMean) -> Known | None:
+def _batch_variance(square: BatchMean | Known, mean: BatchMean) -> Known | None:
     """mean(x^2) - mean(x)^2."""
-    whole = square.scale * square.signal.mean
-    if square.power != 1 or mean.power != 2 or square.plus is not None or abs(mean.scale + 1) > 1e-4:
+    if isinstance(square, Known):
+        whole = None if square.exact else square.number()
+    else:
+        plain = square.power == 1 and square.plus is None
+        whole = square.scale * square.signal.mean if plain else None
+    if whole is None or mean.power != 2 or abs(mean.scale + 1) > 1e-4:
         return None
     if not math.isclose(whole, mean.signal.square, rel_tol=1e-3):
         return None

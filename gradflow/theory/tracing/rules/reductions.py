@@ -37,9 +37,11 @@ def reduce_sum(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value
         return None
     if not examples <= axes:
         return _over_positions(algebra, signal, shape, axes)
-    if signal.shared <= 1e-9 * signal.variance:
+    alike = signal.shared > 1e-9 * signal.variance and not algebra.is_of_centred(signal)
+    if not alike and not signal.linear:  # such as the variance, which is the mean square of what is centred
         return Known(np.float64(count * signal.mean), False, frozenset(signal.components))
-    return BatchMean(signal, float(count))
+    sizes = tuple(n for n, axis in zip(shape, signal.axes, strict=True) if axis != "u")
+    return BatchMean(signal, float(count), sizes=sizes)
 
 
 def _over_positions(algebra: FieldAlgebra, signal: Signal, shape: tuple[int, ...], axes: set[int]) -> BatchMean | None:
