@@ -165,7 +165,7 @@ def added_leaf(
         at, operand, axes = index, k, tuple(range(len(jaxprs.shape_of(eqn.invars[k]))))
         made = frame.definitions.get(eqn.invars[k]) if jaxprs.is_var(eqn.invars[k]) else None
         if made is not None and frame.jaxpr.eqns[made].primitive.name == "broadcast_in_dim":
-            at, operand, axes = made, 0, tuple(frame.jaxpr.eqns[made].params["broadcast_dimensions"])
+            at, operand, axes = made, 0, tuple(map(int, frame.jaxpr.eqns[made].params["broadcast_dimensions"]))
         var = frame.jaxpr.eqns[at].invars[operand]
         if not jaxprs.is_var(var):
             continue
