@@ -34,6 +34,7 @@ from tests.theory.tracing.test_architectures import (
     predicted,
     tokens,
 )
+from tests.theory.tracing.test_centring import LOSSES, dense
 from tests.theory.tracing.test_likeness import CHANNELS, draw_convolutions, draw_dense, gated, graph
 
 MODELS: dict[str, tuple[nn.Module, tuple[int, ...] | None]] = {
@@ -108,6 +109,16 @@ def convolutional(params: Sequence[jax.Array], x: jax.Array) -> jax.Array:
     return x
 
 
+def regression(params: Sequence[jax.Array], x: jax.Array) -> jax.Array:
+    """Dense layers with batch normalization, and a loss whose gradient all examples share."""
+    return LOSSES["squares"](dense(jax.nn.relu, "centred first")(list(params), x))
+
+
+def classification(params: Sequence[jax.Array], x: jax.Array) -> jax.Array:
+    """Convolutions with batch normalization, and the cross-entropy of one class."""
+    return LOSSES["one class"](convolutional(params, x).mean((1, 2)))
+
+
 def draw(seed: int, gain: float = 1.2, inputs: int = WIDTH, outputs: int = WIDTH) -> list[jax.Array]:
     """Weights of six layers."""
     keys = jax.random.split(jax.random.key(seed), DEPTH)
@@ -120,6 +131,8 @@ NETWORKS: dict[str, tuple[Callable[..., Any], Callable[[int], Any], tuple[int, .
     "gate of a channel": (gated, lambda seed: draw_convolutions(jax.random.key(seed)), (8, 6, 6, 3)),
     "graph": (graph, lambda seed: draw_dense(jax.random.key(seed)), (20, CHANNELS)),
     "convolutions, batch norm": (convolutional, lambda seed: draw(seed, 1.4, 9 * 32, 32), (8, 8, 8, 32)),
+    "batch norm, squared error": (regression, draw, (32, WIDTH)),
+    "convolutions, batch norm, one class": (classification, lambda seed: draw(seed, 1.4, 9 * 32, 32), (8, 8, 8, 32)),
 }
 
 
