@@ -143,7 +143,7 @@ def site_of_value(var: Any, path: Path, kind: str, out: int, place: Place, **mor
         path,
         kind,
         out,
-        unit_axes=(len(shape) - 1,),
+        unit_axes=tuple(range(len(shape)))[-1:],
         example_axes=tuple(range(len(shape) - 1)),
         shape=shape,
         dtype=dtype_of(var),
