@@ -12,10 +12,11 @@ from gradflow.diagnosis.book import Book, Entry
 from gradflow.diagnosis.finding import Evidence, Finding
 from gradflow.diagnosis.measurements import Measurements
 
-__all__ = ["path", "severed"]
+__all__ = ["outlying", "path", "severed"]
 
 _INF = math.inf
 _CELLS = ("recurrent state",)
+_SEVERAL = 3  # layers, of which one can be unlike the others
 
 
 def path(m: Measurements) -> Iterator[Finding]:
@@ -71,7 +72,7 @@ def _cut(entry: Entry, m: Measurements) -> Iterator[Finding]:
         Evidence(f"norm of the cotangent below {entry.operation} at {entry.where}", 0.0, thresholds.SMALLEST, _INF),
     )
     cause = f"{entry.operation} ({entry.cause}) at {entry.where}: {entry.remark}"
-    emptied = [e for e in m.book.entries if e.cause == "normalization" and e.forward_log10_gain == -_INF]
+    emptied = [e for e in m.book.entries if e.forward_log10_gain == -_INF and _centres(e)]
     if emptied:
         at = tuple(e.where for e in emptied)
         cause = f"{emptied[-1].operation} at {at[-1]} subtracts all there is: the signal does not vary along its axis"
@@ -86,6 +87,26 @@ def _cut(entry: Entry, m: Measurements) -> Iterator[Finding]:
     else:
         yield Finding("vanishing", "fatal", (entry.where,), evidence, cause,
                       remedies.against_vanishing(entry.cause, over_time=False), "certain")  # fmt: skip
+
+
+def outlying(book: Book) -> dict[str, float]:
+    """Return the layers whose weights multiply a signal far more than the median layer's, and how many times.
+
+    Args:
+        book: a ledger.
+    """
+    gains = {e.where: e.log10_gain for e in book.entries if e.cause == "weights" and math.isfinite(e.log10_gain)}
+    if len(gains) < _SEVERAL:
+        return {}
+    middle = float(np.median(list(gains.values())))
+    most = sorted(gains, key=lambda name: -gains[name])
+    return {name: 10 ** (gains[name] - middle) for name in most if gains[name] - middle > thresholds.OUTLYING}
+
+
+def _centres(entry: Entry) -> bool:
+    """Tell whether an entry takes a mean away: a normalization, also one behind the last layer."""
+    ops = entry.operation.split(", ")
+    return entry.cause == "normalization" or (entry.cause == "loss" and ops[0] == "reduce_sum" and "sub" in ops)
 
 
 def severed(m: Measurements) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ __all__ = [
     "AGAINST_EXPLODING",
     "AGAINST_FLUSHING",
     "AGAINST_LARGE_STEPS",
+    "AGAINST_OUTLYING",
     "AGAINST_SATURATION",
     "AGAINST_SHATTERING",
     "AGAINST_SMALL_STEPS",
@@ -83,6 +84,10 @@ AGAINST_FLUSHING = (
     Remedy("Compute in bfloat16, whose range is that of float32.", "x = x.astype(jnp.bfloat16)"),
 )  # fmt: skip
 AGAINST_LARGE_STEPS = (Remedy("Take a smaller rate."), _WARM_UP, _CLIP)
+AGAINST_OUTLYING = (
+    Remedy("Draw this layer's weights at the scale of the others'.", "kernel_init=jax.nn.initializers.lecun_normal()"),
+    _CRITICAL,
+)
 AGAINST_SMALL_STEPS = (Remedy("Take a larger rate."),)
 AGAINST_CUTS = (
     Remedy("Replace it by something smooth, or pass its gradient straight through.",

@@ -199,8 +199,13 @@ def steps(m: Measurements) -> Iterator[Finding]:
     if t is not None and not t.finite:
         at = int(np.argmin(np.isfinite(t.losses)))
         evidence = Evidence(f"loss after {at} steps", float(t.losses[at]), -_INF, _INF)
-        yield Finding("unstable_update", "fatal", (), (evidence,), "steps that carry the loss out of its type's range",
-                      remedies.AGAINST_LARGE_STEPS, "certain")  # fmt: skip
+        large, cause = path_rules.outlying(m.book), "steps that carry the loss out of its type's range"
+        help_: tuple[Remedy, ...] = remedies.AGAINST_LARGE_STEPS
+        if large:
+            name, times = next(iter(large.items()))
+            cause += f"; the weights of {name} multiply a signal {times:.0f} times as much as those of the median layer"
+            help_ = (*remedies.AGAINST_OUTLYING, *help_)
+        yield Finding("unstable_update", "fatal", tuple(large), (evidence,), cause, help_, "certain")
 
 
 def stalled(m: Measurements) -> Iterator[Finding]:

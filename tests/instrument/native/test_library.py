@@ -115,14 +115,20 @@ def tree(tmp_path):
     return tmp_path
 
 
-NATIVE_FILES = ("flow", "range", "structures", "transform", "frameworks", "oracles", "weights", "reached", "nonfinite")
+OF_THE_INSTRUMENT = (
+    "flow", "range", "structures", "transform", "frameworks", "oracles", "weights", "reached", "nonfinite",
+)  # fmt: skip
+NATIVE_FILES = (
+    *(f"tests/instrument/test_{name}.py" for name in OF_THE_INSTRUMENT),
+    "tests/diagnosis/test_ledger.py",
+    "tests/diagnosis/test_places.py",
+)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_the_tests_of_the_instrument_pass_natively(tree):
-    files = [f"tests/instrument/test_{name}.py" for name in NATIVE_FILES]
-    done = run_natively(tree, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not shard", *files)
+    done = run_natively(tree, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not shard", *NATIVE_FILES)
     assert done.returncode == 0, done.stdout[-5000:]
 
 

@@ -1,0 +1,86 @@
+"""Where a fault lies that is seen only in what it does: in the steps, or behind the last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradflow as gf
+from gradflow.diagnosis import path_rules
+
+X = jax.random.normal(jax.random.key(0), (32, 16))
+Y = jnp.argmax(X[:, :4], axis=-1)
+NAMES = ("first", "second", "third", "fourth", "fifth")
+
+
+def params(large: str = "", factor: float = 1.0) -> dict[str, jax.Array]:
+    """Weights of five layers, one of them times a factor."""
+    keys = jax.random.split(jax.random.key(1), len(NAMES))
+    widths = (16, 32, 32, 32, 32, 4)
+    out = {
+        name: jax.random.normal(k, (n, m)) * float(np.sqrt(2 / n))
+        for name, k, n, m in zip(NAMES, keys, widths[:-1], widths[1:], strict=True)
+    }
+    return out | ({large: factor * out[large]} if large else {})
+
+
+def loss_behind(last: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A network whose logits go through `last`."""
+
+    def loss(params: dict[str, jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
+        for name in NAMES[:-1]:
+            x = jax.nn.relu(x @ params[name])
+        return optax.softmax_cross_entropy_with_integer_labels(last(x @ params[NAMES[-1]]), y).mean()
+
+    return loss
+
+
+def diagnosed(last: Callable[[Any], Any], start: dict[str, jax.Array], rate: float) -> gf.Diagnosis:
+    """Diagnose a network trained by momentum."""
+    optimizer = optax.sgd(rate, 0.9)
+    return gf.diagnose(loss_behind(last), start, X, Y, optimizer=optimizer, batches=[(X, Y)], steps=8, progress=False)
+
+
+def test_a_layer_of_another_scale_is_named_where_the_steps_diverge() -> None:
+    d = diagnosed(lambda z: z, params("third", 3e3), 1e3)
+    (finding,) = [f for f in d.findings if f.kind == "unstable_update"]
+    assert finding.layers == ("third",)
+    assert "third" in finding.cause
+    assert "scale of the others" in finding.remedies[0].what
+
+
+def test_a_rate_that_is_too_large_has_no_place() -> None:
+    d = diagnosed(lambda z: z * z, params(), 1e6)
+    (finding,) = [f for f in d.findings if f.kind == "unstable_update"]
+    assert finding.layers == ()
+
+
+@pytest.mark.parametrize(("factor", "names"), [(5.0, []), (20.0, ["third"])])
+def test_tenfold_is_another_scale(factor: float, names: list[str]) -> None:
+    assert list(path_rules.outlying(gf.ledger(loss_behind(lambda z: z), params("third", factor), X, Y))) == names
+
+
+def over_one_entry(z: jax.Array) -> jax.Array:
+    """A norm over an axis of one entry."""
+    z = z[..., None]
+    return ((z - z.mean(-1, keepdims=True)) * jax.lax.rsqrt(z.var(-1, keepdims=True) + 1e-5))[..., 0]
+
+
+def test_a_norm_behind_the_last_layer_that_takes_all_away_is_named() -> None:
+    assert diagnosed(over_one_entry, params(), 0.1).findings[0].kind == "batch_norm"
+
+
+def test_a_loss_that_is_0_is_no_norm() -> None:
+    start = params()
+
+    def loss(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        return jnp.mean((x @ params["first"] - x @ start["first"]) ** 2)
+
+    d = gf.diagnose(loss, start, X, progress=False)
+    assert "batch_norm" not in [f.kind for f in d.findings]
