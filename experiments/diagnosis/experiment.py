@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from experiments.diagnosis.specimen import Specimen
 from experiments.diagnosis.zoo import HELD_OUT, draw
 from experiments.framework.claims import Claim
 from experiments.framework.progress import track
+from experiments.framework.resume import Parts
 from experiments.framework.runner import Experiment
 
 
@@ -32,12 +34,13 @@ def run(config: Config) -> Results:
     wanted = [(family, number) for family, count in counts.items() for number in range(count)]
     known = committed.read()
     again = _relabelled(config, wanted, known)
-    rows = []
+    rows, judged = [], Parts("networks")
     for which in track(wanted, "networks", lambda which: f"{which[0]} {which[1]}"):
-        rows.append(_row(config, *which, known, which in again))
+        key = f"{which[0]} {which[1]}"
+        rows.append(judged.part(key, functools.partial(_row, config, *which, known, which in again)))
         jax.clear_caches()  # programs of hundreds of networks would fill the memory
     for name in track(list(PROGRAMS)[: config.programs], "public programs", str):
-        rows += _of_program(config, name)
+        rows += judged.part(f"public: {name}", functools.partial(_of_program, config, name))
     columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Results(**columns | {"rules": np.array(list(peers.RULES)), "rule_flags": columns["rule_flags"].T})
 
@@ -101,7 +104,7 @@ def _judged(specimen: Specimen, config: Config) -> dict[str, Any]:
         "layers": ", ".join(d.findings[0].layers[:3]) if d.findings else "",
         "places": ", ".join(specimen.places),
         "seconds": d.seconds,
-        "rule_flags": [rule(d) for rule in peers.RULES.values()],
+        "rule_flags": [bool(rule(d)) for rule in peers.RULES.values()],
     }
 
 

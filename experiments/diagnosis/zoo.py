@@ -122,10 +122,10 @@ FAMILIES: dict[str, Callable[[Rng], Specimen]] = {
     "float16": _low_precision,
     **{f"fault: {name}": _planted(name) for name in FAULTS},
 }  # fmt: skip
+# A large layer and a wrong axis were held out, too, until rules were written for what a judged run had shown of them.
 HELD_OUT = (
     "MLP, sigmoid", "MLP, GELU", "MLP, SELU", "MLP, ReLU, layer norm", "MLP, ReZero", "MLP, highway", "CNN", "GRU",
-    "LSTM", "rates, tanh", "fault: zero weights", "fault: a large layer", "fault: raw pixels", "fault: wrong axis",
-    "fault: doubled softmax", "fault: small batch",
+    "LSTM", "rates, tanh", "fault: zero weights", "fault: raw pixels", "fault: doubled softmax", "fault: small batch",
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""Checkpoints of long training, so that `--resume` continues where a run was stopped.
+"""What a stopped run has done, so that `--resume` continues there: checkpoints of long training, and finished parts.
 
-Checkpoints go to a folder beside the results, OUT/NAME/PRESET.unfinished-DIGEST, one for each choice of settings. It is
+Both go to a folder beside the results, OUT/NAME/PRESET.unfinished-DIGEST, one for each choice of settings. It is
 removed when the results are written; until then another run of the same settings is refused, unless it resumes.
 """
 
@@ -11,12 +11,14 @@ import contextvars
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gradflow as gf
 from experiments.framework.commandline import UsageError
+
+__all__ = ["Parts", "checkpoints", "keep_checkpoints", "place"]
 
 MINUTES = 5.0  # from one checkpoint to the next; a signal saves at once
 
@@ -68,3 +70,36 @@ def checkpoints(name: str) -> gf.training.Checkpoints | None:
     if folder is None:
         return None
     return gf.training.Checkpoints(folder / name, every_steps=None, every_minutes=MINUTES, keep=2, resume=True)
+
+
+class Parts:
+    """Parts of an experiment that are not done twice: each is a line of JSON, written when it is finished."""
+
+    def __init__(self, name: str) -> None:
+        """Read what a stopped run has left; outside of `keep_checkpoints` nothing is kept.
+
+        Args:
+            name: of the parts, unlike those of all others of the experiment.
+        """
+        folder = _current.get()
+        self._file = None if folder is None else folder / f"{name}.jsonl"
+        lines = self._file.read_bytes().splitlines(keepends=True) if self._file and self._file.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        if self._file and len(whole) < len(lines):  # the run was killed while it wrote the last one
+            self._file.write_bytes(b"".join(whole))
+        self._done: dict[str, Any] = dict(json.loads(line) for line in whole)
+
+    def part(self, key: str, make: Callable[[], Any]) -> Any:
+        """Return a part, as it was made before or as it is made now.
+
+        Args:
+            key: of the part.
+            make: returns it, made of what JSON holds.
+        """
+        if key not in self._done:
+            self._done[key] = made = make()
+            if self._file is not None:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                with self._file.open("ab") as file:
+                    file.write(json.dumps([key, made]).encode() + b"\n")
+        return self._done[key]

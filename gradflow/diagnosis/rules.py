@@ -209,16 +209,22 @@ def steps(m: Measurements) -> Iterator[Finding]:
 
 
 def stalled(m: Measurements) -> Iterator[Finding]:
-    """Weights that the steps moved far less than the others, though a gradient arrives."""
+    """Weights that the steps moved far less than the others, though a gradient arrives.
+
+    Less beside their own size, and less as such: a layer of large weights turns slowly, but its gradient is not small.
+    """
     t = m.trial
     if t is None or not t.finite:
         return
-    moved = {p.path: float(x) for p, x in zip(m.leaves.values(), t.movements, strict=True) if p.can_move}
-    moved = {path: x for path, x in moved.items() if math.isfinite(x)}
-    if len(moved) < _TWO:
+    pairs = zip(m.leaves.values(), t.movements, strict=True)
+    ways = [(p, float(x)) for p, x in pairs if p.can_move and math.isfinite(x)]
+    if len(ways) < _TWO:
         return
-    middle = float(np.median(list(moved.values())))
-    bad = sorted((x, path) for path, x in moved.items() if middle > 0 and x < middle * 10**thresholds.STALLED)
+    moved = {p.path: x for p, x in ways}
+    lengths = {p.path: x * p.norm / math.sqrt(math.prod(p.shape)) for p, x in ways}
+    middle, length = (float(np.median(list(found.values()))) for found in (moved, lengths))
+    part = 10**thresholds.STALLED
+    bad = sorted((x, path) for path, x in moved.items() if x < middle * part and lengths[path] < length * part)
     if bad:
         least, path = bad[0]
         log = math.log10(least / middle) if least > 0 else -_INF

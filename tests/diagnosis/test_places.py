@@ -84,3 +84,14 @@ def test_a_loss_that_is_0_is_no_norm() -> None:
 
     d = gf.diagnose(loss, start, X, progress=False)
     assert "batch_norm" not in [f.kind for f in d.findings]
+
+
+def test_a_layer_of_large_weights_is_not_stalled() -> None:
+    """It turns slowly, while its gradient is as large as the others'."""
+    start = params("third", 1e4) | {"fourth": 1e-4 * params()["fourth"]}
+    loss = loss_behind(lambda z: z)
+    d = gf.diagnose(loss, start, X, Y, optimizer=optax.adam(1e-5), batches=[(X, Y)], steps=8, progress=False)
+    assert d.measurements.trial is not None
+    moved = dict(zip(d.measurements.leaves, d.measurements.trial.movements, strict=True))
+    assert moved["third"] < 1e-3 * float(np.median(list(moved.values())))
+    assert "third" not in [layer for f in d.findings if f.kind == "stalled_layer" for layer in f.layers]

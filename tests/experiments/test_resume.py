@@ -97,3 +97,34 @@ def test_other_settings_know_nothing_of_it(tmp_path):
 
 def test_outside_of_a_command_nothing_is_kept():
     assert resume.checkpoints("net") is None
+
+
+def parts_of(made):
+    def run(config):
+        parts = resume.Parts("parts")
+        values = [parts.part(f"part {k}", lambda k=k: made(k)) for k in range(4)]
+        return {"values": np.array(values), "w": np.zeros(1)}
+
+    presets = {name: Config() for name in ("smoke", "laptop", "paper")}
+    return Experiment("toy", "Head.", presets, run, claims, lambda results: {"one": Figure()})
+
+
+def test_finished_parts_are_not_made_again(tmp_path, capsys):
+    asked = []
+
+    def make(k, last=3):
+        asked.append(k)
+        if k == last:
+            fail()
+        return float(k) / 3
+
+    assert main(parts_of(lambda k: make(k, 2)), ["--out", str(tmp_path)]) == 3
+    (left,) = (tmp_path / "toy").iterdir()
+    with (left / "parts.jsonl").open("ab") as file:
+        file.write(b'["part 2", 0.6')  # killed while it wrote
+    assert main(parts_of(lambda k: make(k, 9)), ["--out", str(tmp_path), "--resume"]) in (0, 1)
+    assert asked == [0, 1, 2, 2, 3]
+    assert not left.exists()
+    with np.load(tmp_path / "toy" / "laptop" / "data.npz") as data:
+        assert data["values"].tolist() == [0.0, 1 / 3, 2 / 3, 1.0]
+    capsys.readouterr()
