@@ -287,24 +287,11 @@ class FieldAlgebra:
             mean: with a scale of -k.
             sign: of what was added to the mean.
         """
-        factor, within = 1.0, signal
-        while len(within.components) == 1 and (made := self._multiples.get(next(iter(within.components)))) is not None:
-            if (k := ratio_of(within, gaussian_signal(next(iter(within.components)), ()))) is None:
-                break
-            within, factor = made[0], factor * k * made[1]
+        within, factor = self._undivided(signal)
         ratio = ratio_of(within, mean.signal)
         if mean.power != 1 or ratio is None or not math.isclose(ratio * factor, -mean.scale, rel_tol=1e-3):
             return None
-        gaussian = merged_gaussian(signal)
-        gone = mean.covariance * (factor * ratio) ** 2
-        # Zeros of padding make the mean smaller at the border, so that more is taken away than is shared between far
-        # positions; what is left of two of them is correlated by no less than 0.
-        spatial = None if signal.spatial is None or mean.pooled is not None else np.maximum(signal.spatial - gone, 0.0)
-        gaussian.variance, gaussian.shared = max(gaussian.variance - gone, 0.0), 0.0
-        gaussian.spatial = correlation_of(spatial, gaussian.variance)
-        if mean.pooled is None and mean.sizes[0] > 1:  # the values of a unit add up to 0
-            gaussian.shared = -mean_of_pairs(gaussian.spatial, 0.0, mean.sizes) * mean.sizes[0] / (mean.sizes[0] - 1)
-        gaussian.nodes, gaussian.alike = None, 1.0
+        gaussian = self.add(_without_mean(signal, mean, mean.covariance * (factor * ratio) ** 2))
         if mean.pooled is not None:
             down: Carry = behind_mean_of_positions
         elif within is signal:
@@ -313,11 +300,20 @@ class FieldAlgebra:
             down = in_turn(less_projection(mean.sizes, gaussian.correlations), less_mean(mean.sizes))
         self.asks_for_likeness |= mean.pooled is None
         gaussian.carries = [in_turn(down, carry) for carry in gaussian.carries]
-        out = gaussian_signal(self.add(gaussian), signal.axes)
+        out = gaussian_signal(gaussian, signal.axes)
         if mean.plus is None:
             return out
         plus = self.signal_of(mean.plus, signal.axes)
         return None if plus is None else out.plus(plus, sign)
+
+    def _undivided(self, signal: Signal) -> tuple[Signal, float]:
+        """The signal before it was divided by a statistic of its own, and what it was multiplied by."""
+        factor, within = 1.0, signal
+        while len(within.components) == 1 and (made := self._multiples.get(next(iter(within.components)))) is not None:
+            if (k := ratio_of(within, gaussian_signal(next(iter(within.components)), ()))) is None:
+                break
+            within, factor = made[0], factor * k * made[1]
+        return within, factor
 
     def is_of_centred(self, signal: Signal) -> bool:
         """Whether a signal is made of nothing but what its mean over the batch was taken from."""
@@ -331,6 +327,21 @@ class FieldAlgebra:
             if merged is not None and set(merged.components) & set(other.components):
                 pair[k] = dataclasses.replace(merged, axes=own.axes)
         return pair[0], pair[1]
+
+
+def _without_mean(signal: Signal, mean: BatchMean, gone: float) -> Gaussian:
+    """A signal less a mean of its own, whose variance over units is `gone`."""
+    gaussian = merged_gaussian(signal)
+    # Zeros of padding make the mean smaller at the border, so that more is taken away than is shared between far
+    # positions; what is left of two of them is correlated by no less than 0.
+    spatial = None if signal.spatial is None or mean.pooled is not None else np.maximum(signal.spatial - gone, 0.0)
+    gaussian.variance, gaussian.shared = max(gaussian.variance - gone, 0.0), 0.0
+    gaussian.spatial = correlation_of(spatial, gaussian.variance)
+    count = mean.sizes[0]
+    if mean.pooled is None and count > 1:  # the values of a unit add up to 0
+        gaussian.shared = -mean_of_pairs(gaussian.spatial, 0.0, mean.sizes) * count / (count - 1)
+    gaussian.nodes, gaussian.alike = None, 1.0
+    return gaussian
 
 
 def _factor_of(signal: Signal) -> Carry:
