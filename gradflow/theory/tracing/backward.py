@@ -52,6 +52,7 @@ class _Descent:
         self.open = set(propagation.open) | self.returned.lost
         self.alike = propagation.algebra.asks_for_likeness
         self.arriving: dict[Gaussian, list[Gradient]] = {}
+        self.reasons: dict[Gaussian, str] = {}
 
     def run(self) -> dict[Gaussian, Gradient]:
         """From the last Gaussian to the first."""
@@ -64,8 +65,12 @@ class _Descent:
             over = gradient.measured > _MOST_MEASURED * gradient.square
             if gaussian.layer is not None and (gaussian in self.open or not terms or over):
                 gradient = self._anchor(gaussian.layer)
+                if (reason := self.reasons.get(gaussian)) is not None:
+                    self.propagation.notes.setdefault(gaussian.layer[0], f"its gradient is the measured one: {reason}")
             elif gaussian in self.open or (terms and gradient.square <= 0 < gradient.measured):
-                self.open.update(parent for parent, _ in gaussian.edges)
+                for parent, _ in gaussian.edges:
+                    self.open.add(parent)
+                    self.reasons |= {parent: self.reasons[gaussian]} if gaussian in self.reasons else {}
                 gradient = dataclasses.replace(gradient, anchored=True)
             out[gaussian] = gradient
             if terms or gradient.anchored:  # else it ends in a number, such as a statistic of normalization
@@ -101,8 +106,9 @@ class _Descent:
             added = max(3 * kurtosis - 1, 0.0) / parent.units if parent.units else 0.0
             added += gaussian.unevenness if gaussian.layer is None else 0.0
             found = carry(gradient.likeness) if factor else (1.0, Likeness())
-            if found is None:
+            if isinstance(found, str):
                 self.open.add(parent)
+                self.reasons[parent] = found
                 continue
             below = factor * found[0]
             arrived = Gradient(

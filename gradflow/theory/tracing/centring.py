@@ -42,12 +42,12 @@ def less_mean(sizes: Sequence[int]) -> Carry:
         sizes: number of examples, and of positions along each axis.
     """
 
-    def carry(likeness: Likeness) -> tuple[float, Likeness] | None:
+    def carry(likeness: Likeness) -> tuple[float, Likeness] | str:
         mean = _share(likeness.positions, likeness.examples, sizes)
         if mean is None:
             return 1.0, Likeness(likeness.positions)
         found = _less(likeness, mean, Correlations(np.ones(()), examples=1.0))
-        if found is None or likeness.along is None:
+        if isinstance(found, str) or likeness.along is None:
             return found
         left, below = found
         return left, dataclasses.replace(below, along=(likeness.along[0] / left, likeness.along[1] / left))
@@ -63,18 +63,18 @@ def less_projection(sizes: Sequence[int], at: Correlations) -> Carry:
         at: correlations of that signal.
     """
 
-    def carry(likeness: Likeness) -> tuple[float, Likeness] | None:
+    def carry(likeness: Likeness) -> tuple[float, Likeness] | str:
         spread = (
             0.0 if at.positions is None else 2 * mean_of_pairs(np.asarray(at.positions) ** 2, at.examples**2, sizes)
         )
         if spread > _MOST_SPREAD:
-            return None
+            return "batch normalization behind it has fewer than eight independent entries a unit; take a larger batch"
         along = likeness.along or with_signal(likeness, at)
         mean = None if along is None else _share(along[0], along[1], sizes)
         if mean is None or product(likeness.positions, np.asarray(at.positions)) is None:
             return 1.0, Likeness(likeness.positions, examples=likeness.examples)
         found = _less(likeness, mean, at)
-        return None if found is None else (found[0] / (1 - spread), found[1])
+        return found if isinstance(found, str) else (found[0] / (1 - spread), found[1])
 
     return carry
 
@@ -116,11 +116,11 @@ def _share(own: Any, others: Any, sizes: Sequence[int]) -> float | None:
     return min(max(mean_of_pairs(own, others, sizes), 0.0), 1.0) if fits else None
 
 
-def _less(likeness: Likeness, mean: float, at: Correlations) -> tuple[float, Likeness] | None:
+def _less(likeness: Likeness, mean: float, at: Correlations) -> tuple[float, Likeness] | str:
     """The gradient without a part that has this share of its mean square and is as alike as `at` says."""
     left = 1 - mean
     if left < _LEAST:
-        return None
+        return "batch normalization behind it takes out nearly all of a gradient that all examples share"
     own = np.asarray(likeness.positions) - mean * np.asarray(at.positions)
     others = (np.asarray(likeness.examples) - mean * at.examples) / left
     return left, Likeness(np.clip(own / left, -1.0, 1.0), examples=others)

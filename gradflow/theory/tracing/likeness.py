@@ -42,6 +42,9 @@ __all__ = [
 ]
 
 MOST_NODES = 2048  # every pair is measured and followed, at some 25 operations each
+_UNKNOWN = (
+    "and theory has lost how alike they are (overlapping pooling, circular padding, a loop, or a norm over nodes)"
+)
 _NEGLIGIBLE = 0.01  # share of a gradient whose likeness may be unknown
 
 
@@ -79,8 +82,8 @@ class Correlations:
     examples: float = 0.0
 
 
-# What an edge makes of a mean square gradient beside its factor, and of its likeness; None where that is not known.
-Carry: TypeAlias = Callable[[Likeness], "tuple[float, Likeness] | None"]
+# What an edge makes of a mean square gradient beside its factor, and of its likeness; or why that is not known.
+Carry: TypeAlias = Callable[[Likeness], "tuple[float, Likeness] | str"]
 
 
 def unchanged(likeness: Likeness) -> tuple[float, Likeness]:
@@ -117,12 +120,12 @@ def in_turn(*carries: Carry) -> Carry:
         *carries: of the edges.
     """
 
-    def carry(likeness: Likeness) -> tuple[float, Likeness] | None:
+    def carry(likeness: Likeness) -> tuple[float, Likeness] | str:
         factor = 1.0
         for step in carries:
             found = step(likeness)
-            if found is None:
-                return None
+            if isinstance(found, str):
+                return found
             factor, likeness = factor * found[0], found[1]
         return factor, likeness
 
@@ -194,10 +197,10 @@ def through_coefficients(coefficients: Float[np.ndarray, "out nodes"]) -> Carry:
     """
     unlike_squares = float(np.sum(coefficients**2))
 
-    def carry(likeness: Likeness) -> tuple[float, Likeness] | None:
+    def carry(likeness: Likeness) -> tuple[float, Likeness] | str:
         above = likeness.nodes
         if above is None or len(above) != len(coefficients) or unlike_squares <= 0:
-            return None
+            return f"gradients of nodes add up, {_UNKNOWN}"
         below = coefficients.T @ above @ coefficients
         squares = float(np.trace(below))
         if squares <= 0:
@@ -216,10 +219,10 @@ def summed_over_positions(sizes: Sequence[int]) -> Carry:
         sizes: number of positions along each axis.
     """
 
-    def carry(likeness: Likeness) -> tuple[float, Likeness] | None:
+    def carry(likeness: Likeness) -> tuple[float, Likeness] | str:
         total, others = (sum_of_pairs(x, sizes) for x in (likeness.positions, likeness.examples))
         if total is None:
-            return None
+            return f"gradients of all positions add up, {_UNKNOWN}"
         if others is None or total <= 0:
             return max(total, 0.0), Likeness(np.ones(()))
         return total, Likeness(np.ones(()), examples=np.asarray(others / total))
