@@ -79,6 +79,7 @@ class Measurements:
         trial: steps of the optimizer; None without one.
         later: the flow after these steps.
         origin: where NaN or Inf began; None where loss and gradients are finite.
+        adaptive: whether the optimizer scales each entry's step by its own gradients, as Adam does.
     """
 
     objective: Objective
@@ -89,6 +90,7 @@ class Measurements:
     trial: Trial | None
     later: Flow | None
     origin: Origin | None
+    adaptive: bool = False
 
     @property
     def finite(self) -> bool:
@@ -132,17 +134,33 @@ def measure(
         book = ledger(objective.of_tree, objective.tree(objective.leaves), objective.arrays)
         if _starts_from_zero(book, leaves):
             book = ledger(objective.of_tree, objective.tree(moved), objective.arrays)
-        trial = later = None
+        trial, later, adaptive = None, None, False
         if optimizer is not None and steps > 0:
             say(f"taking {steps} steps")
             arrays = [objective.arrays] if batches is None else [objective.arrays_of(batch) for batch in batches]
+            adaptive = is_adaptive(optimizer, objective.rebuild(objective.leaves))
             trial = take_steps(objective, look, optimizer, arrays, steps)
             later = look(trial.leaves, objective.arrays).flow
         origin = None
         if not _finite(float(value), leaves):
             say("looking for where NaN or Inf began")
             origin = find_nonfinite(loss_fn, params, *args, has_aux=has_aux, **kwargs)
-    return Measurements(objective, float(value), flow, book, leaves, trial, later, origin)
+    return Measurements(objective, float(value), flow, book, leaves, trial, later, origin, adaptive)
+
+
+def is_adaptive(optimizer: Any, params: Any) -> bool:
+    """Tell whether an Optax optimizer keeps second moments of the gradient, as Adam, RMSprop and Adagrad do.
+
+    Args:
+        optimizer: a gradient transformation.
+        params: that it is for.
+    """
+
+    def keeps(state: Any) -> bool:
+        return bool({"nu", "sum_of_squares"} & set(getattr(state, "_fields", ())))
+
+    state = jax.eval_shape(optimizer.init, params)
+    return any(map(keeps, jax.tree_util.tree_leaves(state, is_leaf=keeps)))
 
 
 def _finite(value: float, leaves: dict[str, Leaf]) -> bool:

@@ -19,6 +19,7 @@ __all__ = [
     "AGAINST_STALLING",
     "AGAINST_SYMMETRY",
     "AGAINST_ZEROS",
+    "BY_LEAF",
     "against_vanishing",
 ]  # fmt: skip
 
@@ -41,7 +42,7 @@ _CLIP = Remedy(
     "optimizer = optax.chain(optax.clip_by_global_norm(1.0), optimizer)",
 )
 _WARM_UP = Remedy("Warm the rate up.", "optax.warmup_cosine_decay_schedule(0.0, rate, 500, steps)")
-_BY_LEAF = Remedy(
+BY_LEAF = Remedy(
     "Until that is mended: an optimizer that scales each weight's step by its own gradient.", "optax.adam(1e-3)"
 )
 
@@ -57,7 +58,7 @@ def against_vanishing(cause: str, *, over_time: bool) -> tuple[Remedy, ...]:
         return (_GATES, Remedy("Start the recurrent matrix as the identity or orthogonal.",
                                "recurrent_kernel_init=jax.nn.initializers.orthogonal()"))  # fmt: skip
     first = {"activation": (_RECTIFY, _NORMALIZE, _SKIP), "weights": (_CRITICAL, _NORMALIZE, _SKIP)}
-    return (*first.get(cause, (_SKIP, _NORMALIZE, _CRITICAL)), _BY_LEAF)
+    return (*first.get(cause, (_SKIP, _NORMALIZE, _CRITICAL)), BY_LEAF)
 
 
 AGAINST_EXPLODING = (_CRITICAL, _SKIP, _CLIP)
@@ -93,7 +94,7 @@ AGAINST_CUTS = (
     Remedy("Replace it by something smooth, or pass its gradient straight through.",
            "y = soft + jax.lax.stop_gradient(hard - soft)"),
 )  # fmt: skip
-AGAINST_STALLING = (_BY_LEAF, _CRITICAL)
+AGAINST_STALLING = (BY_LEAF, _CRITICAL)
 AGAINST_CONSTANT_NORMALIZATION = (
     Remedy("Normalize over an axis along which the signal varies: over units, or over a batch of more than one.",
            "nn.LayerNorm(); nn.BatchNorm(use_running_average=not train)"),

@@ -258,7 +258,13 @@ def findings(m: Measurements) -> tuple[Finding, ...]:
     found = _joined([finding for rule in rules for finding in rule(m)])
     if any(finding.kind == "poor_initialization" for finding in found):
         found = [finding for finding in found if finding.kind not in _CONSEQUENCES]
+    if m.adaptive:  # no use to advise what is there
+        found = [dataclasses.replace(f, remedies=_without(f.remedies, remedies.BY_LEAF)) for f in found]
     return tuple(sorted(found, key=lambda finding: _ORDER[finding.severity]))
+
+
+def _without(several: tuple[Remedy, ...], one: Remedy) -> tuple[Remedy, ...]:
+    return tuple(remedy for remedy in several if remedy != one)
 
 
 def _joined(found: list[Finding]) -> list[Finding]:

@@ -12,7 +12,8 @@ import optax
 import pytest
 
 import gradflow as gf
-from gradflow.diagnosis import path_rules
+from gradflow.diagnosis import measurements, path_rules
+from gradflow.diagnosis.remedies import BY_LEAF
 
 X = jax.random.normal(jax.random.key(0), (32, 16))
 Y = jnp.argmax(X[:, :4], axis=-1)
@@ -95,3 +96,27 @@ def test_a_layer_of_large_weights_is_not_stalled() -> None:
     moved = dict(zip(d.measurements.leaves, d.measurements.trial.movements, strict=True))
     assert moved["third"] < 1e-3 * float(np.median(list(moved.values())))
     assert "third" not in [layer for f in d.findings if f.kind == "stalled_layer" for layer in f.layers]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "adaptive"),
+    [
+        (optax.sgd(0.1, 0.9), False),
+        (optax.adam(1e-3), True),
+        (optax.chain(optax.clip_by_global_norm(1.0), optax.rmsprop(1e-3)), True),
+        (optax.MultiSteps(optax.adagrad(0.1), 2).gradient_transformation(), True),
+        (optax.inject_hyperparams(optax.adamw)(1e-3), True),
+    ],
+    ids=["momentum", "Adam", "clipped RMSprop", "Adagrad over two batches", "AdamW"],
+)
+def test_who_has_adam_is_not_advised_to_take_it(optimizer: optax.GradientTransformation, adaptive: bool) -> None:
+    assert measurements.is_adaptive(optimizer, params()) == adaptive
+
+
+def test_no_remedy_is_what_is_there_already() -> None:
+    start = {name: 1e-2 * w for name, w in params().items()}
+    d = gf.diagnose(
+        loss_behind(lambda z: z), start, X, Y, optimizer=optax.adam(1e-7), batches=[(X, Y)], steps=2, progress=False
+    )
+    assert "vanishing" in [f.kind for f in d.findings]
+    assert BY_LEAF not in [remedy for f in d.findings for remedy in f.remedies]
