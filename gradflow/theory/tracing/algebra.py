@@ -125,7 +125,9 @@ class FieldAlgebra:
             return scaled
         gaussian = self.add(dataclasses.replace(merged_gaussian(scaled), log_variance=0.0, measured=0.0))
         if len(scaled.components) == 1 and (sizes := self._centred.get(next(iter(scaled.components)))) is not None:
-            gaussian.carries = [in_turn(less_projection(sizes, gaussian.correlations), gaussian.carries[0])]
+            gaussian.carries = [
+                in_turn(less_projection(sizes, gaussian.correlations, gaussian.few_weights), gaussian.carries[0])
+            ]
         if gaussian.is_uneven:
             return None
         self._multiples[gaussian] = (signal, factor)
@@ -297,7 +299,9 @@ class FieldAlgebra:
         elif within is signal:
             down, self._centred[gaussian] = less_mean(mean.sizes), mean.sizes
         else:  # divided by its deviation before
-            down = in_turn(less_projection(mean.sizes, gaussian.correlations), less_mean(mean.sizes))
+            down = in_turn(
+                less_projection(mean.sizes, gaussian.correlations, gaussian.few_weights), less_mean(mean.sizes)
+            )
         self.asks_for_likeness |= mean.pooled is None
         gaussian.carries = [in_turn(down, carry) for carry in gaussian.carries]
         out = gaussian_signal(gaussian, signal.axes)

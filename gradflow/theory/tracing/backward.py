@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from gradflow.theory.tracing.abstract_values import Axes
+from gradflow.theory.tracing.centring import BELOW_FEW_WEIGHTS, FEW_WEIGHTS
 from gradflow.theory.tracing.likeness import Likeness, lost, mixture
 from gradflow.theory.tracing.measured_cotangents import MeasuredCotangents, Reading
 from gradflow.theory.tracing.propagation import Propagation
@@ -73,7 +74,11 @@ class _Descent:
                     self.reasons |= {parent: self.reasons[gaussian]} if gaussian in self.reasons else {}
                 gradient = dataclasses.replace(gradient, anchored=True)
             out[gaussian] = gradient
-            if terms or gradient.anchored:  # else it ends in a number, such as a statistic of normalization
+            if self.reasons.get(gaussian) == FEW_WEIGHTS and gaussian.layer is not None:
+                for parent, _ in gaussian.edges:  # units with a small deviation have small weights, too
+                    self.open.add(parent)
+                    self.reasons[parent] = BELOW_FEW_WEIGHTS
+            elif terms or gradient.anchored:  # else it ends in a number, such as a statistic of normalization
                 self._send(gaussian, gradient)
         return out
 

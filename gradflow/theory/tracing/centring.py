@@ -7,7 +7,9 @@ times E[f'(y) y f'(y') y']. Where the gradient has nothing to do with y, it is G
 lose 2 / N, those that all examples share lose most: of a mean over outputs behind one ReLU, 82 %.
 
 The variance s^2 over N entries differs between units, by a relative variance v = 2 <C^2> where C is the correlation of
-two entries. It goes like a chi square of 2 / v degrees of freedom, so that E[1 / s^2] E[s^2] = 1 / (1 - v).
+two entries. It goes like a chi square of 2 / v degrees of freedom, so that E[1 / s^2] E[s^2] = 1 / (1 - v). Units of
+few weights, as those of a depthwise convolution, add to v what their own sums of squares w^2 give; below these weights
+it drops out again, since E[w^2 / s^2] E[s^2] = E[w^2].
 """
 
 from __future__ import annotations
@@ -20,10 +22,20 @@ import numpy as np
 
 from gradflow.theory.tracing.likeness import Carry, Correlations, Likeness, mean_of_pairs, product
 
-__all__ = ["behind_mean_of_positions", "less_mean", "less_projection", "through_share"]
+__all__ = [
+    "BELOW_FEW_WEIGHTS",
+    "FEW_WEIGHTS",
+    "behind_mean_of_positions",
+    "less_mean",
+    "less_projection",
+    "through_share",
+]
 
+FEW_WEIGHTS = "batch normalization behind it divides by deviations of units of few weights, which differ too much"
+BELOW_FEW_WEIGHTS = "behind it are units of few weights with batch normalization, whose deviations differ too much"
 _LEAST = 0.02  # of the mean square gradient; what is left of one that is nearly all taken out is not predicted
 _MOST_SPREAD = 0.3  # of the variance over the batch; what seven examples are normalized to is far from Gaussian
+_MOST_UNEVEN = 0.5  # with what few weights add, beyond which the mean of the inverse hangs on single units
 
 
 def behind_mean_of_positions(likeness: Likeness) -> tuple[float, Likeness]:
@@ -45,22 +57,24 @@ def less_mean(sizes: Sequence[int]) -> Carry:
     def carry(likeness: Likeness) -> tuple[float, Likeness] | str:
         mean = _share(likeness.positions, likeness.examples, sizes)
         if mean is None:
-            return 1.0, Likeness(likeness.positions)
+            return 1.0, Likeness(likeness.positions, divided=likeness.divided)
         found = _less(likeness, mean, Correlations(np.ones(()), examples=1.0))
-        if isinstance(found, str) or likeness.along is None:
+        if isinstance(found, str):
             return found
         left, below = found
-        return left, dataclasses.replace(below, along=(likeness.along[0] / left, likeness.along[1] / left))
+        along = likeness.along and (likeness.along[0] / left, likeness.along[1] / left)
+        return left, dataclasses.replace(below, along=along, divided=likeness.divided)
 
     return carry
 
 
-def less_projection(sizes: Sequence[int], at: Correlations) -> Carry:
+def less_projection(sizes: Sequence[int], at: Correlations, few_weights: float = 0.0) -> Carry:
     """Return what a division by the batch's deviation leaves of a gradient: nothing that goes with the signal.
 
     Args:
         sizes: number of examples, and of positions along each axis.
         at: correlations of that signal.
+        few_weights: v of the weights that made it.
     """
 
     def carry(likeness: Likeness) -> tuple[float, Likeness] | str:
@@ -69,12 +83,18 @@ def less_projection(sizes: Sequence[int], at: Correlations) -> Carry:
         )
         if spread > _MOST_SPREAD:
             return "batch normalization behind it has fewer than eight independent entries a unit; take a larger batch"
+        spread += few_weights
+        if spread > _MOST_UNEVEN:
+            return FEW_WEIGHTS
         along = likeness.along or with_signal(likeness, at)
         mean = None if along is None else _share(along[0], along[1], sizes)
         if mean is None or product(likeness.positions, np.asarray(at.positions)) is None:
-            return 1.0, Likeness(likeness.positions, examples=likeness.examples)
+            even = 1 / (1 - few_weights)
+            return even, Likeness(likeness.positions, examples=likeness.examples, divided=few_weights)
         found = _less(likeness, mean, at)
-        return found if isinstance(found, str) else (found[0] / (1 - spread), found[1])
+        if isinstance(found, str):
+            return found
+        return found[0] / (1 - spread), dataclasses.replace(found[1], divided=few_weights)
 
     return carry
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,8 @@ from gradflow.theory.tracing.abstract_values import Axes, Padding, Parts, Signal
 from gradflow.theory.tracing.likeness import Carry, in_turn, lost, through_weights, through_windows_down, unlike
 from gradflow.theory.tracing.positions import Window, autocorrelation
 
+_MANY = 64  # weights of a unit, whose sum of squares is nearly the same for all units
+
 __all__ = [
     "carries_down",
     "contraction_of",
@@ -24,6 +27,7 @@ __all__ = [
     "laid_out",
     "mean_square_gain",
     "node_moments",
+    "unevenness_of_weights",
     "windows_of",
 ]
 
@@ -67,6 +71,29 @@ def mean_square_gain(eqn: core.JaxprEqn, source: int, weight: Any, padding: Padd
     for window in windows:
         taps = np.tensordot(window.places[1].mean(0), taps, (0, 0))
     return float(taps) / squares.shape[spec[0]]
+
+
+def unevenness_of_weights(eqn: core.JaxprEqn, weight: Any, windows: Sequence[Window]) -> float:
+    """Return 1 - 1 / (E[S] E[1/S]) over the units of a convolution, of the sum of squares S of a unit's weights.
+
+    Taps count as often as they read no padding. 0 where a unit has so many weights that S is the same for all.
+
+    Args:
+        eqn: a contraction.
+        weight: its weights.
+        windows: of a convolution.
+    """
+    if eqn.primitive.name == "dot_general" or not windows or not np.size(weight):
+        return 0.0
+    spec, shape = eqn.params["dimension_numbers"].rhs_spec, np.shape(weight)
+    if math.prod(shape) > _MANY * shape[spec[0]]:
+        return 0.0
+    sums = np.transpose(np.square(np.asarray(weight, np.float64)), spec).sum(1)
+    for window in windows:
+        sums = np.tensordot(sums, window.places[1].mean(0), (1, 0))
+    if not np.min(sums) > 0:
+        return 1.0
+    return 1 - 1 / float(np.mean(sums) * np.mean(1 / sums))
 
 
 def _gain_of_ones(eqn: core.JaxprEqn, source: int, squares: Float[np.ndarray, "..."], padding: Padding) -> float:

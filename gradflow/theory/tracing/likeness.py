@@ -59,12 +59,15 @@ class Likeness:
         examples: as `positions`, between two different examples.
         along: E[d y d' y'] / (E[d^2] E[y^2]) with the signal y whose gradient it is, as `positions` and as `examples`;
             None where the gradient has nothing to do with the signal.
+        divided: 1 - 1 / (E[S] E[1/S]) over units, of the sum of squares S of their weights, where the gradient was
+            divided by a deviation that goes with it; below these weights the division is even again.
     """
 
     positions: Float[np.ndarray, "*distances"] | None = None
     nodes: Float[np.ndarray, "nodes nodes"] | None = None
     examples: Float[np.ndarray, "*distances"] | None = None
     along: tuple[Float[np.ndarray, "*distances"], Float[np.ndarray, "*distances"]] | None = None
+    divided: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +104,7 @@ def through_weights(likeness: Likeness) -> tuple[float, Likeness]:
     Args:
         likeness: of the gradient above.
     """
-    return 1.0, dataclasses.replace(likeness, along=None)
+    return 1 - likeness.divided, dataclasses.replace(likeness, along=None, divided=0.0)
 
 
 def lost(likeness: Likeness) -> tuple[float, Likeness]:
@@ -281,7 +284,9 @@ def unlike(shape: Sequence[int]) -> Carry:
 
     def carry(likeness: Likeness) -> tuple[float, Likeness]:
         others = likeness.examples
-        return 1.0, Likeness(alone, examples=None if others is None or others.size > 1 else others.reshape(()) * alone)
+        return 1 - likeness.divided, Likeness(
+            alone, examples=None if others is None or others.size > 1 else others.reshape(()) * alone
+        )
 
     return carry
 
@@ -304,9 +309,9 @@ def through_windows_down(windows: Sequence[Window]) -> Carry:
     def carry(likeness: Likeness) -> tuple[float, Likeness]:
         own, others = below(likeness.positions), below(likeness.examples)
         if own is None or not own.flat[0] > 0:
-            return 1.0, Likeness()
+            return 1 - likeness.divided, Likeness()
         others = None if others is None else others / own.flat[0]
-        return 1.0, Likeness(np.clip(own / own.flat[0], -1.0, 1.0), examples=others)
+        return 1 - likeness.divided, Likeness(np.clip(own / own.flat[0], -1.0, 1.0), examples=others)
 
     return carry
 
@@ -346,7 +351,10 @@ def mixture(terms: Sequence[tuple[float, Likeness]]) -> Likeness:
         return Likeness()
     found = {name: mean([getattr(x, name) for _, x in counted]) for name in ("positions", "nodes", "examples")}
     along = [mean([None if x.along is None else x.along[k] for _, x in counted]) for k in (0, 1)]
-    return Likeness(**found, along=None if along[0] is None or along[1] is None else (along[0], along[1]))
+    divided = sum(square / whole * likeness.divided for square, likeness in counted)
+    return Likeness(
+        **found, along=None if along[0] is None or along[1] is None else (along[0], along[1]), divided=divided
+    )
 
 
 def product(left: Any, right: Any) -> Any:

@@ -40,6 +40,7 @@ from gradflow.theory.tracing.contractions import (
     input_axes,
     mean_square_gain,
     node_moments,
+    unevenness_of_weights,
     windows_of,
 )
 from gradflow.theory.tracing.equations import as_signal, ordinary, stack, step_of
@@ -241,8 +242,9 @@ class Propagation:
             positions = len(site.example_axes) - 1
             if positions > 0:
                 gaussian.spatial = self._positions(product, site.source, entering, positions, (path, steps))
+                windows = windows_of(product, site.source, padding) or ()
+                gaussian.few_weights = unevenness_of_weights(product, weight.value, windows)
                 if isinstance(entering, (Padded, Parts, Signal)):
-                    windows = windows_of(product, site.source, padding) or ()
                     gaussian.shared *= math.prod(window.overlap for window in windows)
             else:
                 gaussian.spatial = np.ones(())

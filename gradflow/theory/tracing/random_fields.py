@@ -75,6 +75,7 @@ class Gaussian:
         examples: how many examples that is about.
         measured: share of the variance that was measured, because it comes from outside the theory.
         unevenness: what it adds to the variance of ln q that its mean square is not the same for all examples.
+        few_weights: 1 - 1 / (E[S] E[1/S]) over units, of the sum of squares S of a unit's weights.
     """
 
     variance: float
@@ -92,6 +93,7 @@ class Gaussian:
     examples: int = 0
     measured: float = 0.0
     unevenness: float = 0.0
+    few_weights: float = 0.0
 
     @property
     def correlations(self) -> Correlations:
@@ -316,6 +318,7 @@ def merged_gaussian(signal: Signal) -> Gaussian:
         alike=sum(p.variance * g.alike for g, p in signal.components.items()) / max(signal.variance, 1e-300),
         measured=measured_share(signal),
         unevenness=_merged(signal, "unevenness"),
+        few_weights=_merged(signal, "few_weights"),
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from gradflow import theory
 from gradflow.theory.tracing.centring import less_mean, less_projection, through_share
+from gradflow.theory.tracing.contractions import unevenness_of_weights, windows_of
 from gradflow.theory.tracing.likeness import Correlations, Likeness, in_turn, mean_of_pairs, through_slopes
 from gradflow.theory.tracing.measured_fields import between_examples
 from gradflow.theory.tracing.positions import Window
@@ -170,3 +171,50 @@ def test_a_share_of_a_sum_mixes_what_goes_with_it() -> None:
     assert found.along is not None
     assert found.along[0] == pytest.approx(0.4 * 3.0 + 0.6)
     assert found.along[1] == pytest.approx(0.4 * 0.7 + 0.6 * 0.5 * 0.25)
+
+
+def convolution(x: jax.Array, w: jax.Array) -> jax.Array:
+    """Depthwise where the kernel has one input a unit."""
+    groups = x.shape[-1] if w.shape[2] == 1 else 1
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layout, feature_group_count=groups)
+
+
+def separable(params: list[jax.Array], x: jax.Array) -> jax.Array:
+    """Convolutions of one tap between depthwise ones, each with batch normalization."""
+    for w in params[:-1]:
+        x = jax.nn.silu(normalized(convolution(x, w), "centred first"))
+    return x.mean((1, 2)) @ params[-1]
+
+
+@pytest.mark.parametrize(("side", "predicted"), [(1, False), (6, True)])
+def test_units_of_few_weights_are_divided_by_unlike_deviations(side: int, predicted: bool) -> None:
+    """On one position a depthwise kernel has one weight a unit: some deviations are near 0, and so is their weight."""
+    keys = iter(jax.random.split(jax.random.key(5), 8))
+    shapes = [(1, 1, 3, 96), (3, 3, 1, 96), (1, 1, 96, 96), (3, 3, 1, 96), (1, 1, 96, 96), (96, 10)]
+    params = [jax.random.uniform(next(keys), s, minval=-1.0) * math.sqrt(3 / math.prod(s[:-1])) for s in shapes]
+    x = jax.random.normal(jax.random.key(6), (32, side, side, 3))
+    prediction = theory.predict(separable, params, x)
+    assert not prediction.outliers, str(prediction)
+    assert any("few weights" in row.note for row in prediction.layers) == (not predicted), str(prediction)
+    assert (sum(row.anchored for row in prediction.layers) == 1) == predicted, str(prediction)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 1, 7), (3, 1, 2, 5), (5, 5, 4, 6)])
+def test_sums_of_squares_of_a_units_weights(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    weight, x = rng.normal(size=shape), np.zeros((1, 2, 4, 7 if shape[2] == 1 else shape[2]), np.float32)
+    jaxpr = jax.make_jaxpr(convolution)(x, jnp.asarray(weight, jnp.float32)).jaxpr
+    (eqn,) = jaxpr.eqns
+    windows = windows_of(eqn, 0, {})
+    assert windows is not None
+    if math.prod(shape[:-1]) > 64:
+        assert unevenness_of_weights(eqn, weight, windows) == 0
+        return
+    sums = np.zeros(shape[-1])
+    for row, column in itertools.product(range(2), range(4)):
+        for a, b in itertools.product(range(shape[0]), range(shape[1])):
+            if 0 <= row + a - shape[0] // 2 < 2 and 0 <= column + b - shape[1] // 2 < 4:
+                sums += (weight[a, b] ** 2).sum(0) / 8
+    expected = 1 - 1 / (sums.mean() * (1 / sums).mean())
+    assert unevenness_of_weights(eqn, weight, windows) == pytest.approx(expected)
