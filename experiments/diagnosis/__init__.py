@@ -3,7 +3,7 @@
 Paper:    Cao et al. 2022 (DeepDiagnosis), Zhang et al. 2021 (AutoTrainer), Amazon SageMaker Debugger's built-in rules
 Figure:   detection and false alarms of their rules, and of this project's verdict, on the same networks
 Command:  python -m experiments.diagnosis
-Minutes:  55 on one busy core, five networks of each held-out family (smoke: 2; paper: 21 of each family, 600 networks)
+Minutes:  24 on one core, five networks of each held-out family (smoke: 2; paper: 21 of each family, 600 networks)
 Expected: the targets are that at least 95 % of the sick networks of the held-out families are found and at most 2 % of
           the healthy ones are called sick. They are missed so far; docs/results/diagnosis.md says by how much.
 
