@@ -20,7 +20,7 @@ from gradflow.diagnosis.thresholds import INCOHERENT
 from gradflow.diagnosis.trial import Trial, take_steps
 from gradflow.instrument import Flow
 
-__all__ = ["Leaf", "Measurements", "measure"]
+__all__ = ["Leaf", "Measurements", "is_adaptive", "measure"]
 
 NEARBY = 1e-2  # relative size of the change of all weights after which the gradient is looked at again
 SMALL_STEPS = 3  # along the gradient, after which a factor of 0 has a gradient if the others of its product have moved

@@ -86,7 +86,7 @@ def less_projection(sizes: Sequence[int], at: Correlations, few_weights: float =
         spread += few_weights
         if spread > _MOST_UNEVEN:
             return FEW_WEIGHTS
-        along = likeness.along or with_signal(likeness, at)
+        along = likeness.along or _with_signal(likeness, at)
         mean = None if along is None else _share(along[0], along[1], sizes)
         if mean is None or product(likeness.positions, np.asarray(at.positions)) is None:
             even = 1 / (1 - few_weights)
@@ -108,7 +108,7 @@ def through_share(share: float, at: Correlations) -> Carry:
     """
 
     def carry(likeness: Likeness) -> tuple[float, Likeness]:
-        alone = with_signal(likeness, at) if likeness.along is not None else None
+        alone = _with_signal(likeness, at) if likeness.along is not None else None
         if likeness.along is None or alone is None or share >= 1 - 1e-9:
             return 1.0, likeness
         own, others = (share * a + (1 - share) * b for a, b in zip(likeness.along, alone, strict=True))
@@ -117,7 +117,7 @@ def through_share(share: float, at: Correlations) -> Carry:
     return carry
 
 
-def with_signal(likeness: Likeness, at: Correlations) -> tuple[Any, Any] | None:
+def _with_signal(likeness: Likeness, at: Correlations) -> tuple[Any, Any] | None:
     """Return R of a gradient that has nothing to do with the signal, G E[y y'] / E[y^2]; None where it is not known.
 
     Args:
