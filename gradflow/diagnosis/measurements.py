@@ -90,7 +90,7 @@ class Measurements:
     trial: Trial | None
     later: Flow | None
     origin: Origin | None
-    adaptive: bool = False
+    adaptive: bool
 
     @property
     def finite(self) -> bool:

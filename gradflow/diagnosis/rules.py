@@ -259,12 +259,8 @@ def findings(m: Measurements) -> tuple[Finding, ...]:
     if any(finding.kind == "poor_initialization" for finding in found):
         found = [finding for finding in found if finding.kind not in _CONSEQUENCES]
     if m.adaptive:  # no use to advise what is there
-        found = [dataclasses.replace(f, remedies=_without(f.remedies, remedies.BY_LEAF)) for f in found]
+        found = [dataclasses.replace(f, remedies=tuple(r for r in f.remedies if r != remedies.BY_LEAF)) for f in found]
     return tuple(sorted(found, key=lambda finding: _ORDER[finding.severity]))
-
-
-def _without(several: tuple[Remedy, ...], one: Remedy) -> tuple[Remedy, ...]:
-    return tuple(remedy for remedy in several if remedy != one)
 
 
 def _joined(found: list[Finding]) -> list[Finding]:

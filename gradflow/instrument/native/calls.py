@@ -144,9 +144,7 @@ def _serves_forward(arrays: Sequence[Array], layout: Layout, example_axes: Seque
 
 
 def _serves_backward(g: Array, layout: Layout, unit_axes: Sequence[int], mesh: Sequence[str]) -> bool:
-    count = len(unit_axes)
-    last = g.ndim >= count and set(unit_axes) == set(range(g.ndim - count, g.ndim))  # -1 is no axis of a scalar
-    return last and _serves([g], layout.dtype, mesh)
+    return _serves([g], layout.dtype, mesh) and set(unit_axes) == set(range(g.ndim - len(unit_axes), g.ndim))
 
 
 def _serves(arrays: Sequence[Array], dtype: str, mesh: Sequence[str]) -> bool:

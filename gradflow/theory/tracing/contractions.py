@@ -14,10 +14,16 @@ from jaxtyping import Float
 
 from gradflow.instrument import jaxprs
 from gradflow.theory.tracing.abstract_values import Axes, Padding, Parts, Signal, Value
-from gradflow.theory.tracing.likeness import Carry, in_turn, lost, through_weights, through_windows_down, unlike
+from gradflow.theory.tracing.likeness import (
+    Carry,
+    in_turn,
+    lost,
+    through_weights,
+    through_windows_down,
+    unchanged,
+    unlike,
+)
 from gradflow.theory.tracing.positions import Window, autocorrelation
-
-_MANY = 64  # weights of a unit, whose sum of squares is nearly the same for all units
 
 __all__ = [
     "carries_down",
@@ -30,6 +36,8 @@ __all__ = [
     "unevenness_of_weights",
     "windows_of",
 ]
+
+_MANY = 64  # weights of a unit, whose sum of squares is nearly the same for all units
 
 
 def contraction_of(eqn: core.JaxprEqn) -> core.JaxprEqn | None:
@@ -83,7 +91,7 @@ def unevenness_of_weights(eqn: core.JaxprEqn, weight: Any, windows: Sequence[Win
         weight: its weights.
         windows: of a convolution.
     """
-    if eqn.primitive.name == "dot_general" or not windows or not np.size(weight):
+    if not windows or not np.size(weight):
         return 0.0
     spec, shape = eqn.params["dimension_numbers"].rhs_spec, np.shape(weight)
     if math.prod(shape) > _MANY * shape[spec[0]]:
@@ -161,10 +169,10 @@ def carries_down(eqn: core.JaxprEqn, source: int, entering: Value, padding: Padd
             # Positions that are contracted with the units have weights of their own.
             flat = [not positions and (g.spatial is None or g.spatial.ndim > 0) for g in parents]
             own = [
-                through_weights if not alone else lost if g.spatial is None else unlike(g.spatial.shape)
+                unchanged if not alone else lost if g.spatial is None else unlike(g.spatial.shape)
                 for g, alone in zip(parents, flat, strict=True)
             ]
-    return [in_turn(step, carry) for step, carry in zip(own, entering.carries, strict=True)]
+    return [in_turn(through_weights, step, carry) for step, carry in zip(own, entering.carries, strict=True)]
 
 
 def input_axes(eqn: core.JaxprEqn, source: int) -> Axes:

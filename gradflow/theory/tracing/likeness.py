@@ -99,7 +99,7 @@ def unchanged(likeness: Likeness) -> tuple[float, Likeness]:
 
 
 def through_weights(likeness: Likeness) -> tuple[float, Likeness]:
-    """Keep the likeness of what goes through random weights, below which it has nothing to do with the signal.
+    """Even out what was divided, and forget how a gradient goes with the signal: the weights below are random.
 
     Args:
         likeness: of the gradient above.
@@ -146,8 +146,6 @@ def through_slopes(
         at: correlations of u.
     """
     whole = max(float(spectrum.sum()), 1e-300)
-    if spectrum[0] >= (1 - 1e-9) * whole:
-        return unchanged
 
     def kept(correlation: Any, of: Float[np.ndarray, " degrees"] = spectrum) -> Any:
         return np.polynomial.polynomial.polyval(correlation, of) / whole
@@ -249,10 +247,10 @@ def sum_of_pairs(moments: Any, sizes: Sequence[int]) -> float | None:
 
 
 def mean_of_pairs(own: Any, others: Any, sizes: Sequence[int]) -> float:
-    """Return the mean of second moments over every two entries of a unit; of one example where `own` is not known.
+    """Return the mean of second moments over every two entries of a unit.
 
     Args:
-        own: of two positions of one example, by distance.
+        own: of two positions of one example, by distance; where it is None, that between examples stands for it.
         others: of two examples.
         sizes: number of examples, and of positions along each axis.
     """
@@ -269,8 +267,7 @@ def the_same_everywhere(likeness: Likeness) -> tuple[float, Likeness]:
     Args:
         likeness: of the gradient above.
     """
-    others = likeness.examples
-    return 1.0, Likeness(np.ones(()), examples=None if others is None or others.size > 1 else others.reshape(()))
+    return 1.0, Likeness(np.ones(()), examples=_one_number(likeness.examples))
 
 
 def unlike(shape: Sequence[int]) -> Carry:
@@ -283,10 +280,8 @@ def unlike(shape: Sequence[int]) -> Carry:
     alone[(0,) * alone.ndim] = 1.0
 
     def carry(likeness: Likeness) -> tuple[float, Likeness]:
-        others = likeness.examples
-        return 1 - likeness.divided, Likeness(
-            alone, examples=None if others is None or others.size > 1 else others.reshape(()) * alone
-        )
+        others = _one_number(likeness.examples)
+        return 1.0, Likeness(alone, examples=None if others is None else others * alone)
 
     return carry
 
@@ -309,9 +304,9 @@ def through_windows_down(windows: Sequence[Window]) -> Carry:
     def carry(likeness: Likeness) -> tuple[float, Likeness]:
         own, others = below(likeness.positions), below(likeness.examples)
         if own is None or not own.flat[0] > 0:
-            return 1 - likeness.divided, Likeness()
+            return 1.0, Likeness()
         others = None if others is None else others / own.flat[0]
-        return 1 - likeness.divided, Likeness(np.clip(own / own.flat[0], -1.0, 1.0), examples=others)
+        return 1.0, Likeness(np.clip(own / own.flat[0], -1.0, 1.0), examples=others)
 
     return carry
 
@@ -355,6 +350,11 @@ def mixture(terms: Sequence[tuple[float, Likeness]]) -> Likeness:
     return Likeness(
         **found, along=None if along[0] is None or along[1] is None else (along[0], along[1]), divided=divided
     )
+
+
+def _one_number(moments: Any) -> Any:
+    """Moments without axes of positions; None where they differ between distances."""
+    return None if moments is None or moments.size > 1 else moments.reshape(())
 
 
 def product(left: Any, right: Any) -> Any:

@@ -201,7 +201,7 @@ def _moments(first: Float[Array, "..."], rest: Float[Array, "..."], reading: Rea
     }
     if len(reading.axes) == first.ndim and "e" in reading.axes:
         found["positions"] = between_positions(first, reading.axes)
-        found["examples"] = between_examples(first, reading.axes)
+        found["examples"] = between_examples(first, reading.axes, found["positions"])
         if reading.nodes and first.ndim == 2 and max(first.shape) <= MOST_NODES:
             rows = first if reading.axes[0] == "e" else first.T
             found["nodes"] = rows @ rows.T / math.prod(rows.shape[1:])

@@ -164,18 +164,17 @@ def between_positions(x: Float[Array, "..."], axes: Axes) -> Float[Array, "*dist
     for axis, n in enumerate(sizes):
         back = (-np.arange(n)) % (2 * n)
         sums = (jnp.take(sums, np.arange(n), axis) + jnp.take(sums, back, axis)) / 2
-        sums = sums / np.asarray(n - np.arange(n), np.float32).reshape(
-            [-1 if k == axis else 1 for k in range(len(sizes))]
-        )
+        pairs = np.arange(n, 0, -1, dtype=np.float32)
+        sums = sums / pairs.reshape([-1 if k == axis else 1 for k in range(len(sizes))])
     return sums / (x.shape[0] * x.shape[-1])
 
 
-def between_examples(x: Float[Array, "..."], axes: Axes) -> Float[Array, "*distances"]:
-    """Second moment over units between positions of two different examples, by distance."""
+def between_examples(x: Float[Array, "..."], axes: Axes, own: Float[Array, "*distances"]) -> Float[Array, "*distances"]:
+    """Second moment over units between positions of two different examples, by distance; `own` is that of one."""
     axis = next(k for k, what in enumerate(axes) if what != "u")
     count = x.shape[axis]
     mean = between_positions(x.mean(axis, keepdims=True), axes)  # of which each example's own part is 1/count
-    return (count * mean - between_positions(x, axes)) / max(count - 1, 1)
+    return (count * mean - own) / max(count - 1, 1)
 
 
 def _unevenness(x: Float[Array, "..."], axes: Axes) -> Float[Array, ""]:

@@ -124,6 +124,11 @@ class Component:
         """Var[f(u)]; never negative, also where rounding is all that is left of it."""
         return float(WEIGHTS @ np.square(self.value - self.mean))
 
+    @property
+    def linear(self) -> bool:
+        """Whether f' is the same everywhere."""
+        return bool(np.ptp(self.slope) <= 1e-9 * np.abs(self.slope).max())
+
     @functools.cached_property
     def spectrum(self) -> Float[np.ndarray, " degrees"]:
         """Squared Hermite coefficients of degree 1, 2, ...; all that is beyond the last degree stands at the end."""
@@ -160,7 +165,7 @@ class Component:
         """
         if not nodes.ndim:
             return self.covariance(nodes)
-        if np.ptp(self.slope) <= 1e-9 * np.abs(self.slope).max():
+        if self.linear:
             return self.variance * nodes  # also below 0, where the mean differs between nodes
         scale = np.sqrt(np.maximum(np.diag(nodes), 1e-30))
         both = np.outer(scale, scale)
@@ -230,7 +235,7 @@ class Signal:
     @property
     def linear(self) -> bool:
         """Whether it is itself Gaussian."""
-        return all(np.ptp(p.slope) <= 1e-9 * np.abs(p.slope).max() for p in self.components.values())
+        return all(p.linear for p in self.components.values())
 
     @property
     def edges(self) -> list[tuple[Gaussian, float]]:
@@ -243,7 +248,7 @@ class Signal:
         whole = max(self.variance, 1e-300)
         return [
             through_share(p.variance / whole, g.correlations)
-            if np.ptp(p.slope) <= 1e-9 * np.abs(p.slope).max()
+            if p.linear
             else through_slopes(p.slope_spectrum, p.along_spectrum, g.correlations)
             for g, p in self.components.items()
         ]

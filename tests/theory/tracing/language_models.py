@@ -6,6 +6,7 @@ one behind them, about which theory says nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -217,6 +218,7 @@ MODELS: dict[str, Callable[[int, int], LanguageModel]] = {
 }
 
 
-def outside_attention(prediction: theory.Prediction, attention: tuple[str, ...]) -> list[theory.LayerPrediction]:
-    """Return the layers of a prediction without the projections of attention."""
-    return [row for row in prediction.layers if not any(name in row.name for name in attention)]
+def outside_attention(prediction: theory.Prediction, attention: tuple[str, ...]) -> theory.Prediction:
+    """Return a prediction without the projections of attention."""
+    layers = tuple(row for row in prediction.layers if not any(name in row.name for name in attention))
+    return dataclasses.replace(prediction, layers=layers)

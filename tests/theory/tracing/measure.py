@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradflow import theory
+from tests.theory.tracing.language_models import outside_attention
 from tests.theory.tracing.test_architectures import (
     IMAGES,
     VECTORS,
@@ -66,8 +67,7 @@ def coverage(seeds: int) -> None:
         rows = [row for prediction in found for row in prediction.layers]
         forward, backward = np.mean([prediction.coverage for prediction in found], 0)
         alarms = sum(bool(row.deviations) for row in rows)
-        others = [row for row in rows if "Attention" not in row.name]
-        shares = [np.mean([not getattr(row, what) for row in others]) for what in ("starts_anew", "anchored")]
+        shares = np.mean([outside_attention(prediction, ("Attention",)).coverage for prediction in found], 0)
         apart = [
             abs(np.log(row.measured_output_grad_rms / row.output_grad_rms))
             for row in rows

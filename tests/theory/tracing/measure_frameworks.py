@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -33,10 +32,10 @@ def main() -> None:
     )
     for name in sys.argv[1:] or (*NAMES, *language_models.MODELS):
         begin = time.process_time()
-        prediction, others = predict(name) if name in NAMES else predict_transformer(name)
+        prediction, attention = predict(name) if name in NAMES else predict_transformer(name)
         forward, backward = prediction.coverage
         layers, outliers = len(prediction.layers), len(prediction.outliers)
-        shares = [np.mean([not getattr(row, what) for row in others]) for what in ("starts_anew", "anchored")]
+        shares = language_models.outside_attention(prediction, attention).coverage
         print(
             f"| {name} | {layers} | {forward:.0%} | {backward:.0%} | {shares[0]:.0%}, {shares[1]:.0%} "
             f"| {outliers} of {layers} | {time.process_time() - begin:.0f} |",
@@ -44,18 +43,16 @@ def main() -> None:
         )
 
 
-def predict_transformer(name: str) -> tuple[theory.Prediction, Sequence[theory.LayerPrediction]]:
-    """Predict a transformer; return the prediction and the layers outside attention."""
+def predict_transformer(name: str) -> tuple[theory.Prediction, tuple[str, ...]]:
+    """Predict a transformer; return the prediction and the names of attention."""
     model, params, attention = language_models.MODELS[name](BLOCKS, 0)
     shape = (BATCH, language_models.LENGTH)
-    prediction = theory.predict(
-        model, params, jax.random.randint(jax.random.key(1), shape, 0, language_models.VOCABULARY)
-    )
-    return prediction, language_models.outside_attention(prediction, attention)
+    tokens = jax.random.randint(jax.random.key(1), shape, 0, language_models.VOCABULARY)
+    return theory.predict(model, params, tokens), attention
 
 
-def predict(name: str) -> tuple[theory.Prediction, Sequence[theory.LayerPrediction]]:
-    """Predict one of `keras.applications` from weights that are drawn anew; return the prediction and its layers."""
+def predict(name: str) -> tuple[theory.Prediction, tuple[str, ...]]:
+    """Predict one of `keras.applications`, which have no attention, from weights that are drawn anew."""
     keras.utils.set_random_seed(0)
     options = {"weights": None, "input_shape": (SIDE, SIDE, 3), "classes": 10, "classifier_activation": None}
     model = getattr(keras.applications, name)(**options)
@@ -65,7 +62,7 @@ def predict(name: str) -> tuple[theory.Prediction, Sequence[theory.LayerPredicti
     prediction = theory.predict(
         lambda params, x: model.stateless_call(params, state, x, training=True)[0], params, images
     )
-    return prediction, prediction.layers
+    return prediction, ()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from gradflow import theory
 from gradflow.theory.tracing.centring import less_mean, less_projection, through_share
 from gradflow.theory.tracing.contractions import unevenness_of_weights, windows_of
 from gradflow.theory.tracing.likeness import Correlations, Likeness, in_turn, mean_of_pairs, through_slopes
-from gradflow.theory.tracing.measured_fields import between_examples
+from gradflow.theory.tracing.measured_fields import between_examples, between_positions
 from gradflow.theory.tracing.positions import Window
 from gradflow.theory.tracing.random_fields import NODES, Component
 
@@ -144,7 +144,8 @@ def test_unlike_gradients_of_a_small_batch_lose_two_of_its_directions() -> None:
 def test_means_of_pairs_and_of_examples_are_those_of_loops() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3, 4, 5)) + rng.normal(size=(1, 4, 5)) + 0.5
-    found = np.asarray(between_examples(jnp.asarray(x, jnp.float32), ("e", "e", "u")))
+    axes, values = ("e", "e", "u"), jnp.asarray(x, jnp.float32)
+    found = np.asarray(between_examples(values, axes, between_positions(values, axes)))
     expected = [
         np.mean(
             [

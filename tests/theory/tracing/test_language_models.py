@@ -16,7 +16,7 @@ def test_all_but_attention_is_predicted(framework: str) -> None:
     model, params, attention = MODELS[framework](BLOCKS, 0)
     tokens = jax.random.randint(jax.random.key(1), (8, LENGTH), 0, VOCABULARY)
     prediction = theory.predict(model, params, tokens)
-    layers = outside_attention(prediction, attention)
+    layers = outside_attention(prediction, attention).layers
     assert len(layers) >= 2 * BLOCKS + 2, str(prediction)
     assert not [row.name for row in layers if row.starts_anew], str(prediction)
     measured = {row.name.removesuffix("/kernel").rsplit("/", 1)[-1] for row in layers if row.anchored}
