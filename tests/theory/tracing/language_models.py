@@ -144,7 +144,7 @@ def keras(blocks: int, seed: int) -> LanguageModel:
         x = x + layers.MultiHeadAttention(HEADS, WIDTH // HEADS)(h, h, use_causal_mask=True)
         h = layers.Dense(4 * WIDTH, activation="gelu")(layers.LayerNormalization()(x))
         x = x + layers.Dense(WIDTH)(h)
-    model = framework.Model(tokens, layers.Dense(VOCABULARY)(layers.LayerNormalization()(x)))
+    model = framework.Model(tokens, layers.Dense(VOCABULARY, name="head")(layers.LayerNormalization()(x)))
     state = [v.value for v in model.non_trainable_variables]
     params = {v.path: np.asarray(v.value) for v in model.trainable_variables}
 
