@@ -17,7 +17,7 @@ from gradflow.instrument.jaxprs import empty_like
 from gradflow.instrument.modules import differentiated
 from gradflow.instrument.naming import leaf_names
 from gradflow.instrument.parameters import column_dtype
-from gradflow.instrument.statistics import root_mean_square, sum_of_squares
+from gradflow.instrument.statistics import root_mean_square, sums_of_squares
 
 __all__ = [
     "Record", "Snapshot", "UpdateSums", "layer_sizes", "leaf_paths", "paired_leaves", "snapshots", "update_sums",
@@ -189,7 +189,8 @@ def update_sums(new: list[Any], old: list[Any]) -> Float[Array, "leaves 6"]:
         old: leaves of the parameters.
     """
     dtype = column_dtype(*old) if old else "float32"
-    return jnp.stack([jnp.concatenate([sum_of_squares(x, dtype) for x in pair]) for pair in zip(new, old, strict=True)])
+    pairs = [x for pair in zip(new, old, strict=True) for x in pair]
+    return sums_of_squares(pairs, dtype).reshape(len(new), 6)
 
 
 def with_updates(record: Record, updates: Any, params: Any) -> Record:
