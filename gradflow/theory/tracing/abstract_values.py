@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from gradflow.theory.tracing.likeness import Carry, mean_of_pairs
 from gradflow.theory.tracing.random_fields import Gaussian, Signal
+from gradflow.theory.tracing.sizes import Sizes, sizes_of
 
 __all__ = [
     "Axes",
@@ -76,7 +77,8 @@ class Known:
         if not self.is_numeric:
             return None
         array = self.array()
-        return float(array.flat[0]) if array.size and bool((array == array.flat[0]).all()) else None
+        same = array.size > 0 and bool((array == array.flat[0]).all() or np.isnan(array).all())
+        return float(array.flat[0]) if same else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +229,15 @@ class Parts:
             total = total + fraction * (moments + piece.mean**2)
         return total - self.mean**2
 
+    def sizes(self) -> Sizes | None:
+        """How the mean square over all units differs between places."""
+        found = [(f * p.square, p.sizes()) for f, p in self.signals]
+        shapes = {np.shape(s.places) for _, s in found if s is not None}
+        if len(shapes) != 1 or any(s is not None and s.places is None for _, s in found):
+            return None
+        total: Any = sum(square if s is None else square * s.places for square, s in found)
+        return sizes_of(total)
+
     @property
     def edges(self) -> list[tuple[Gaussian, float]]:
         """Mean square slope by Gaussian."""
@@ -354,7 +365,7 @@ def ratio_of(signal: Signal, other: Signal) -> float | None:
     """Return the k for which signal = k other, None if there is none."""
     if set(signal.components) != set(other.components) or not other.components:
         return None
-    own, base = (np.stack([s.components[g].value for g in other.components]) for s in (signal, other))
+    own, base = (np.concatenate([s.components[g].value for g in other.components]) for s in (signal, other))
     k = float((own * base).sum() / max((base**2).sum(), 1e-300))
     close = np.abs(own - k * base).max() <= 1e-4 * np.abs(own).max()
     return k if close and math.isclose(signal.constant, k * other.constant, rel_tol=1e-4, abs_tol=1e-9) else None

@@ -20,9 +20,9 @@ from gradflow.theory.tracing.abstract_values import (
     ratio_of,
 )
 from gradflow.theory.tracing.centring import behind_mean_of_positions, less_mean, less_projection
+from gradflow.theory.tracing.correlations import Correlations
 from gradflow.theory.tracing.likeness import (
     Carry,
-    Correlations,
     in_turn,
     lost,
     mean_of_pairs,
@@ -39,6 +39,7 @@ from gradflow.theory.tracing.random_fields import (
     merged_gaussian,
     uneven_spread,
 )
+from gradflow.theory.tracing.sizes import divided_by_epsilon, less_what_is_shared, raises_zeros, without_places
 
 __all__ = ["FieldAlgebra"]
 
@@ -53,6 +54,7 @@ class FieldAlgebra:
             gradients of these add up, and how far they agree is not followed.
         approximate: those of which nonlinear functions were taken although they are not Gaussian, and what is made of
             them.
+        in_custom_rule: whether what is walked has a derivative of its own.
         nodes_wanted: whether a sum over the nodes of a graph was met, which needs the covariances of every pair.
         asks_for_likeness: whether gradients of positions or nodes add up, so that it counts how alike they are.
         sums: those of sums over nodes, as a signal, with what is summed and its coefficients.
@@ -65,7 +67,7 @@ class FieldAlgebra:
         self.repeated_gaussians: set[Gaussian] = set()
         self.approximate: set[Gaussian] = set()
         self.branches: dict[Gaussian, str] = {}
-        self.nodes_wanted = self.asks_for_likeness = False
+        self.nodes_wanted = self.asks_for_likeness = self.in_custom_rule = False
         self.sums: dict[Gaussian, tuple[Signal, Signal, np.ndarray]] = {}
         self._merged: dict[Any, Signal] = {}
         self._parts: dict[Any, Gaussian] = {}
@@ -91,7 +93,7 @@ class FieldAlgebra:
         if not value.is_numeric or not np.size(value.value) or not np.isfinite(value.array()).all():
             return None
         array = value.array()
-        variance, mean = float(array.var()), float(array.mean())
+        variance, mean = float(array.var()) if value.exact else 0.0, float(array.mean())
         if variance <= 1e-14 * mean**2 or variance < 1e-30:
             return Signal(mean, {}, ())
         shared = _correlation(array, axes)
@@ -120,7 +122,8 @@ class FieldAlgebra:
         factor = typical_factor(by, inverse=inverse)
         if factor is None:
             return None
-        scaled = signal.scaled(factor)
+        places = _factors_at_places(signal, by, inverse=inverse)
+        scaled = signal.scaled(factor) if places is None else signal.scaled_at_places(places)
         if by.exact or not scaled.linear or not scaled.components:
             return scaled
         gaussian = self.add(dataclasses.replace(merged_gaussian(scaled), log_variance=0.0, measured=0.0))
@@ -128,6 +131,8 @@ class FieldAlgebra:
             gaussian.carries = [
                 in_turn(less_projection(sizes, gaussian.correlations, gaussian.few_weights), gaussian.carries[0])
             ]
+        if places is not None and raises_zeros(signal, places):
+            gaussian.carries = [divided_by_epsilon] * len(gaussian.edges)
         if gaussian.is_uneven:
             return None
         self._multiples[gaussian] = (signal, factor)
@@ -168,6 +173,7 @@ class FieldAlgebra:
             if key not in self._parts:
                 now = dataclasses.replace(gaussian, edges=[(gaussian, 1 / length)], kurtosis=[1.0])
                 now.layer, now.units, now.part, now.nodes, now.carries = None, 0, True, None, [lost]
+                now.sizes = without_places(now.sizes)
                 if now.spatial is not None:
                     now.spatial = np.ones(()) if now.spatial.ndim < 2 else None
                 self._parts[key] = self.add(now)
@@ -227,6 +233,7 @@ class FieldAlgebra:
             if key not in self._parts:
                 copy = dataclasses.replace(gaussian, edges=[(gaussian, 1.0)], kurtosis=[1.0], spatial=np.ones(()))
                 copy.layer, copy.units, copy.nodes, copy.carries = None, 0, None, [summed_over_positions(sizes)]
+                copy.sizes = without_places(copy.sizes)
                 self._parts[key] = self.add(copy)
                 if gaussian in self.not_gaussian:
                     self.not_gaussian.add(copy)
@@ -345,7 +352,22 @@ def _without_mean(signal: Signal, mean: BatchMean, gone: float) -> Gaussian:
     if mean.pooled is None and count > 1:  # the values of a unit add up to 0
         gaussian.shared = -mean_of_pairs(gaussian.spatial, 0.0, mean.sizes) * count / (count - 1)
     gaussian.nodes, gaussian.alike = None, 1.0
+    if gaussian.sizes is not None and mean.pooled is None:
+        gaussian.sizes = less_what_is_shared(gaussian.sizes, gone / max(gaussian.variance + gone, 1e-300))
+    if gaussian.pairs is not None:
+        share = float(np.clip(gaussian.pairs.mean(), 0.0, 0.99))
+        gaussian.pairs = None if mean.pooled is not None else (gaussian.pairs - share) / (1 - share)
     return gaussian
+
+
+def _factors_at_places(signal: Signal, by: Known, *, inverse: bool) -> Any:
+    """Factors that differ between the places of a signal; None where they do not."""
+    factors = np.zeros(0) if by.exact or not by.is_numeric else by.array()
+    shapes = {np.shape(g.sizes.places) for g in signal.components if g.sizes is not None and g.sizes.places is not None}
+    shape = next((s for s in shapes if math.prod(s) == factors.size), None)
+    if factors.size < 2 or shape is None or not np.ptp(factors):
+        return None
+    return (1 / factors if inverse else factors).reshape(shape)
 
 
 def _factor_of(signal: Signal) -> Carry:

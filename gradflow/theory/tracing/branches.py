@@ -18,10 +18,10 @@ from jax.extend import core
 from gradflow.instrument import jaxprs
 from gradflow.theory.tracing.abstract_values import Outside, Signal, Value, outside
 from gradflow.theory.tracing.algebra import FieldAlgebra
+from gradflow.theory.tracing.components import Component
 from gradflow.theory.tracing.measured_fields import MeasuredFields, Request
 from gradflow.theory.tracing.random_fields import (
     MOST_UNEVEN,
-    Component,
     Gaussian,
     correlation_of,
     gaussian_signal,

@@ -20,11 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from gradflow.theory.tracing.likeness import Carry, Correlations, Likeness, mean_of_pairs, product
+from gradflow.theory.tracing.correlations import Correlations
+from gradflow.theory.tracing.likeness import Carry, Likeness, mean_of_pairs, product
 
 __all__ = [
     "BELOW_FEW_WEIGHTS",
     "FEW_WEIGHTS",
+    "SMALL_BATCH",
     "behind_mean_of_positions",
     "less_mean",
     "less_projection",
@@ -33,6 +35,10 @@ __all__ = [
 
 FEW_WEIGHTS = "batch normalization behind it divides by deviations of units of few weights, which differ too much"
 BELOW_FEW_WEIGHTS = "behind it are units of few weights with batch normalization, whose deviations differ too much"
+SMALL_BATCH = (
+    "batch normalization behind it has fewer than seven independent entries a unit: take a larger batch, or one whose "
+    "examples are less alike"
+)
 _LEAST = 0.02  # of the mean square gradient; what is left of one that is nearly all taken out is not predicted
 _MOST_SPREAD = 0.3  # of the variance over the batch; what seven examples are normalized to is far from Gaussian
 _MOST_UNEVEN = 0.5  # with what few weights add, beyond which the mean of the inverse hangs on single units
@@ -57,7 +63,7 @@ def less_mean(sizes: Sequence[int]) -> Carry:
     def carry(likeness: Likeness) -> tuple[float, Likeness] | str:
         mean = _share(likeness.positions, likeness.examples, sizes)
         if mean is None:
-            return 1.0, Likeness(likeness.positions, divided=likeness.divided)
+            return 1.0, Likeness(likeness.positions, divided=likeness.divided, sizes=likeness.sizes)
         found = _less(likeness, mean, Correlations(np.ones(()), examples=1.0))
         if isinstance(found, str):
             return found
@@ -78,11 +84,9 @@ def less_projection(sizes: Sequence[int], at: Correlations, few_weights: float =
     """
 
     def carry(likeness: Likeness) -> tuple[float, Likeness] | str:
-        spread = (
-            0.0 if at.positions is None else 2 * mean_of_pairs(np.asarray(at.positions) ** 2, at.examples**2, sizes)
-        )
+        spread = 0.0 if at.squares is None else 2 * mean_of_pairs(at.squares, at.mean_square, sizes)
         if spread > _MOST_SPREAD:
-            return "batch normalization behind it has fewer than eight independent entries a unit; take a larger batch"
+            return SMALL_BATCH
         spread += few_weights
         if spread > _MOST_UNEVEN:
             return FEW_WEIGHTS
@@ -90,7 +94,9 @@ def less_projection(sizes: Sequence[int], at: Correlations, few_weights: float =
         mean = None if along is None else _share(along[0], along[1], sizes)
         if mean is None or product(likeness.positions, np.asarray(at.positions)) is None:
             even = 1 / (1 - few_weights)
-            return even, Likeness(likeness.positions, examples=likeness.examples, divided=few_weights)
+            return even, Likeness(
+                likeness.positions, examples=likeness.examples, divided=few_weights, sizes=likeness.sizes
+            )
         found = _less(likeness, mean, at)
         if isinstance(found, str):
             return found
@@ -143,4 +149,4 @@ def _less(likeness: Likeness, mean: float, at: Correlations) -> tuple[float, Lik
         return "batch normalization behind it takes out nearly all of a gradient that all examples share"
     own = np.asarray(likeness.positions) - mean * np.asarray(at.positions)
     others = (np.asarray(likeness.examples) - mean * at.examples) / left
-    return left, Likeness(np.clip(own / left, -1.0, 1.0), examples=others)
+    return left, Likeness(np.clip(own / left, -1.0, 1.0), examples=others, sizes=likeness.sizes)

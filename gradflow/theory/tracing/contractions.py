@@ -13,7 +13,7 @@ from jax.extend import core
 from jaxtyping import Float
 
 from gradflow.instrument import jaxprs
-from gradflow.theory.tracing.abstract_values import Axes, Padding, Parts, Signal, Value
+from gradflow.theory.tracing.abstract_values import Axes, Data, Known, Padding, Parts, Signal, Value
 from gradflow.theory.tracing.likeness import (
     Carry,
     in_turn,
@@ -23,7 +23,9 @@ from gradflow.theory.tracing.likeness import (
     unchanged,
     unlike,
 )
+from gradflow.theory.tracing.pairs import pairs_of, patches, through_taps
 from gradflow.theory.tracing.positions import Window, autocorrelation
+from gradflow.theory.tracing.sizes import Sizes, fitted, sizes_down, sizes_of, sums_over_windows
 
 __all__ = [
     "carries_down",
@@ -33,6 +35,8 @@ __all__ = [
     "laid_out",
     "mean_square_gain",
     "node_moments",
+    "pairs_of_output",
+    "sizes_of_output",
     "unevenness_of_weights",
     "windows_of",
 ]
@@ -161,7 +165,7 @@ def carries_down(eqn: core.JaxprEqn, source: int, entering: Value, padding: Padd
     parents, windows = [gaussian for gaussian, _ in entering.edges], windows_of(eqn, source, padding)
     own: list[Carry] = [lost] * len(parents)
     if windows is not None and len(windows) == positions:
-        own = [through_windows_down(windows)] * len(parents)
+        own = [in_turn(sizes_down(windows), through_windows_down(windows))] * len(parents)
     elif eqn.primitive.name == "dot_general":
         contracted = eqn.params["dimension_numbers"][0][source]
         units = [k for k, axis in enumerate(entering.axes) if axis == "u"] if isinstance(entering, Signal) else None
@@ -173,6 +177,58 @@ def carries_down(eqn: core.JaxprEqn, source: int, entering: Value, padding: Padd
                 for g, alone in zip(parents, flat, strict=True)
             ]
     return [in_turn(through_weights, step, carry) for step, carry in zip(own, entering.carries, strict=True)]
+
+
+def sizes_of_output(
+    eqn: core.JaxprEqn, source: int, entering: Value, padding: Padding, shape: Sequence[int]
+) -> tuple[float, Sizes | None]:
+    """Return what a layer makes of the mean square of what enters it, over that of even places; and its sizes.
+
+    Args:
+        eqn: a contraction with random weights.
+        source: which operand enters.
+        entering: what enters.
+        padding: zeros around the input, by axis.
+        shape: number of examples, and of positions along each axis, of the output.
+    """
+    windows = windows_of(eqn, source, padding)
+    places: Any = None
+    if isinstance(entering, (Parts, Signal)):
+        sizes = entering.sizes()
+        if sizes is not None and sizes.places is None:
+            return 1.0, sizes if windows is None else None
+        places = None if sizes is None else sizes.places
+    elif isinstance(entering, (Data, Known)) and (x := laid_out(eqn, source, entering.value)) is not None and x.ndim:
+        places = np.mean(np.square(x), -1)
+    factor = 1.0
+    if windows is not None:
+        factor, places = sums_over_windows(places, windows)
+    placed = fitted(places, shape)
+    return factor, None if placed is None else sizes_of(placed)
+
+
+def pairs_of_output(eqn: core.JaxprEqn, source: int, entering: Value, padding: Padding) -> Any:
+    """Return quantiles of the correlation between two places of two examples of a layer's output; None if unknown.
+
+    Args:
+        eqn: a contraction with random weights.
+        source: which operand enters.
+        entering: what enters.
+        padding: zeros around the input, by axis.
+    """
+    windows = windows_of(eqn, source, padding)
+    if isinstance(entering, Signal):
+        pairs = entering.pairs()
+        if pairs is None or not windows:
+            return pairs
+        spatial = entering.spatial
+        return through_taps(
+            pairs, None if spatial is None else (spatial + entering.mean**2) / max(entering.square, 1e-300), windows
+        )
+    x = laid_out(eqn, source, entering.value) if isinstance(entering, (Data, Known)) else None
+    if x is None or x.ndim < 2 or not x.size or (windows is None and eqn.primitive.name != "dot_general"):
+        return None
+    return pairs_of(*patches(x, windows or ()))
 
 
 def input_axes(eqn: core.JaxprEqn, source: int) -> Axes:

@@ -17,12 +17,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from gradflow.theory.tracing.correlations import Correlations, Moments
 from gradflow.theory.tracing.positions import Window
 
 __all__ = [
     "MOST_NODES",
     "Carry",
-    "Correlations",
     "Likeness",
     "in_turn",
     "lost",
@@ -61,6 +61,7 @@ class Likeness:
             None where the gradient has nothing to do with the signal.
         divided: 1 - 1 / (E[S] E[1/S]) over units, of the sum of squares S of their weights, where the gradient was
             divided by a deviation that goes with it; below these weights the division is even again.
+        sizes: mean square at each place, examples first, over that of all places; None where all are alike.
     """
 
     positions: Float[np.ndarray, "*distances"] | None = None
@@ -68,21 +69,7 @@ class Likeness:
     examples: Float[np.ndarray, "*distances"] | None = None
     along: tuple[Float[np.ndarray, "*distances"], Float[np.ndarray, "*distances"]] | None = None
     divided: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Correlations:
-    """How alike a signal is at different places.
-
-    Attributes:
-        positions: of one example, by distance; None where it is not known.
-        nodes: of every two nodes of a graph, covariance over the mean variance; None where it is not known.
-        examples: of two different examples, on average.
-    """
-
-    positions: Any = None
-    nodes: Any = None
-    examples: float = 0.0
+    sizes: Float[np.ndarray, "examples *positions"] | None = None
 
 
 # What an edge makes of a mean square gradient beside its factor, and of its likeness; or why that is not known.
@@ -135,35 +122,33 @@ def in_turn(*carries: Carry) -> Carry:
     return carry
 
 
-def through_slopes(
-    spectrum: Float[np.ndarray, " degrees"], along: Float[np.ndarray, " degrees"], at: Correlations
-) -> Carry:
+def through_slopes(spectrum: Moments, along: Moments, at: Correlations) -> Carry:
     """Return what a function of entries makes of the likeness: E[f'(u) f'(u')] / E[f'^2] at each correlation of u, u'.
 
     Args:
-        spectrum: squared Hermite coefficients of f', from degree 0.
-        along: those of u f', for u of variance 1.
+        spectrum: of f'.
+        along: that of u f', for u of variance 1.
         at: correlations of u.
     """
-    whole = max(float(spectrum.sum()), 1e-300)
+    whole = max(spectrum.total, 1e-300)
 
-    def kept(correlation: Any, of: Float[np.ndarray, " degrees"] = spectrum) -> Any:
-        return np.polynomial.polynomial.polyval(correlation, of) / whole
+    def kept(angle: Any, near: Any = 0.0, of: Moments = spectrum) -> Any:
+        return of.at(angle, near) / whole
 
     def carry(likeness: Likeness) -> tuple[float, Likeness]:
         positions = between = others = with_u = None
         if likeness.positions is not None and at.positions is not None:
-            positions = product(likeness.positions, kept(np.asarray(at.positions)))
+            positions = product(likeness.positions, kept(np.asarray(at.angles), at.near))
         if likeness.examples is not None:
-            others = np.asarray(likeness.examples * kept(at.examples))
+            others = np.asarray(likeness.examples * kept(at.angle))
         if positions is not None and likeness.examples is not None:
-            own = product(likeness.positions, kept(np.asarray(at.positions), along))
-            with_u = own, likeness.examples * kept(at.examples, along)
+            own = product(likeness.positions, kept(np.asarray(at.angles), at.near, along))
+            with_u = own, likeness.examples * kept(at.angle, of=along)
         if likeness.nodes is not None and at.nodes is not None:
             scale = np.sqrt(np.maximum(np.diag(at.nodes), 1e-30)) if at.nodes.ndim else np.ones(())
             both = np.outer(scale, scale) if at.nodes.ndim else scale
-            between = product(likeness.nodes, kept(np.clip(at.nodes / both, -1.0, 1.0)))
-        return 1.0, Likeness(positions, between, others, with_u)
+            between = product(likeness.nodes, kept(np.clip(at.nodes / both, -1.0, 1.0), 1.0))
+        return 1.0, Likeness(positions, between, others, with_u, sizes=likeness.sizes)
 
     return carry
 
@@ -183,7 +168,7 @@ def through_factor(at: Correlations) -> Carry:
             between = product(likeness.nodes, np.asarray(at.nodes))
         if likeness.examples is not None:
             others = np.asarray(likeness.examples * at.examples)
-        return 1.0, Likeness(positions, between, others)
+        return 1.0, Likeness(positions, between, others, sizes=likeness.sizes)
 
     return carry
 
@@ -304,9 +289,9 @@ def through_windows_down(windows: Sequence[Window]) -> Carry:
     def carry(likeness: Likeness) -> tuple[float, Likeness]:
         own, others = below(likeness.positions), below(likeness.examples)
         if own is None or not own.flat[0] > 0:
-            return 1.0, Likeness()
+            return 1.0, Likeness(sizes=likeness.sizes)
         others = None if others is None else others / own.flat[0]
-        return 1.0, Likeness(np.clip(own / own.flat[0], -1.0, 1.0), examples=others)
+        return 1.0, Likeness(np.clip(own / own.flat[0], -1.0, 1.0), examples=others, sizes=likeness.sizes)
 
     return carry
 
@@ -347,8 +332,14 @@ def mixture(terms: Sequence[tuple[float, Likeness]]) -> Likeness:
     found = {name: mean([getattr(x, name) for _, x in counted]) for name in ("positions", "nodes", "examples")}
     along = [mean([None if x.along is None else x.along[k] for _, x in counted]) for k in (0, 1)]
     divided = sum(square / whole * likeness.divided for square, likeness in counted)
+    sizes = None
+    if any(likeness.sizes is not None for _, likeness in counted):
+        sizes = mean([np.ones(()) if likeness.sizes is None else likeness.sizes for _, likeness in counted])
     return Likeness(
-        **found, along=None if along[0] is None or along[1] is None else (along[0], along[1]), divided=divided
+        **found,
+        along=None if along[0] is None or along[1] is None else (along[0], along[1]),
+        divided=divided,
+        sizes=sizes,
     )
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from jax.extend import core
 
 from gradflow.theory.tracing.abstract_values import Known
+from gradflow.theory.tracing.components import Component
 from gradflow.theory.tracing.constants import numpy_outputs
-from gradflow.theory.tracing.random_fields import NODES, Component, Gaussian, Signal
+from gradflow.theory.tracing.random_fields import Gaussian, Signal
 
 __all__ = ["apply_at_nodes", "apply_to_numbers", "typical_factor", "values_at_nodes"]
 
@@ -72,15 +73,16 @@ def apply_to_numbers(eqn: core.JaxprEqn, values: Sequence[Known]) -> Known | Non
 
     Args:
         eqn: the equation.
-        values: its operands; at most one of them holds several numbers.
+        values: its operands; those that hold several numbers hold one a place.
     """
     if not all(v.is_numeric for v in values):
         return None
     numbers = [v.number() for v in values]
     several = [k for k, number in enumerate(numbers) if number is None]
-    if len(several) > 1:
+    shapes = {np.shape(values[k].value) for k in several}
+    if len(shapes) > 1 or (len(several) > 1 and any(values[k].exact for k in several)):
         return None
-    shape = np.shape(values[several[0]].value) if several else ()
+    shape = shapes.pop() if shapes else ()
     operands = []
     for value, number in zip(values, numbers, strict=True):
         kind = bool if _is_boolean(value.value) else np.float64
@@ -100,23 +102,28 @@ def values_at_nodes(value: Known | Signal, gaussian: Gaussian) -> tuple[Any, Any
         value: one known number, or a function of that Gaussian.
         gaussian: the variable.
     """
+    grid = gaussian.grid
     if isinstance(value, Known):
         kind = bool if _is_boolean(value.value) else np.float64
-        return np.full(NODES.shape, np.asarray(value.value, kind).flat[0], kind), np.zeros_like(NODES)
+        return np.full(grid.shape, np.asarray(value.value, kind).flat[0], kind), np.zeros_like(grid)
     component = value.components.get(gaussian)
     if component is None:
-        return np.full(NODES.shape, value.constant), np.zeros_like(NODES)
+        return np.full(grid.shape, value.constant), np.zeros_like(grid)
     if component.value.dtype == bool:
         return component.value, component.slope
     return value.constant + component.value, component.slope
 
 
-def apply_at_nodes(eqn: core.JaxprEqn, operands: Sequence[tuple[Any, Any]]) -> Component | None:
+def apply_at_nodes(
+    eqn: core.JaxprEqn, operands: Sequence[tuple[Any, Any]], *, flat_ties: bool = False
+) -> Component | None:
     """Apply an elementwise equation and its derivative at the nodes; None where a result is not finite.
 
     Args:
         eqn: the equation.
         operands: value and slope at the nodes, of each operand.
+        flat_ties: whether the larger of two equal operands has the smaller slope: 0 for `jax.nn.relu` at 0, where
+            `max` has the mean of both.
     """
     slope_of = _SLOPES.get(eqn.primitive.name)
     if slope_of is not None:
@@ -124,7 +131,11 @@ def apply_at_nodes(eqn: core.JaxprEqn, operands: Sequence[tuple[Any, Any]]) -> C
         with np.errstate(all="ignore"):
             outs = numpy_outputs(eqn, numbers)
             if outs is not None:
-                return _finite(outs[0], np.asarray(slope_of(outs[0], numbers, slopes), np.float64))
+                slope = np.asarray(slope_of(outs[0], numbers, slopes), np.float64)
+                if flat_ties and eqn.primitive.name in ("max", "min"):
+                    least = np.where(np.abs(slopes[0]) < np.abs(slopes[1]), *slopes)
+                    slope = np.where(np.equal(*numbers), least, slope)
+                return _finite(outs[0], slope)
     with _double_precision():
         values = [jnp.asarray(value) for value, _ in operands]
         moving = [k for k, (_, slope) in enumerate(operands) if values[k].dtype != jnp.bool_ and slope.any()]
@@ -138,14 +149,14 @@ def apply_at_nodes(eqn: core.JaxprEqn, operands: Sequence[tuple[Any, Any]]) -> C
         value = _bind(eqn, values)
         if value is None:
             return None
-        slope = jnp.zeros(NODES.shape)
+        change: Any = np.zeros(value.shape)
         if moving and jnp.issubdtype(value.dtype, jnp.floating):
             try:
-                _, slope = jax.jvp(fn, [values[k] for k in moving], [jnp.asarray(operands[k][1]) for k in moving])
+                _, change = jax.jvp(fn, [values[k] for k in moving], [jnp.asarray(operands[k][1]) for k in moving])
             except NotImplementedError:  # a primitive that JAX does not differentiate
                 return None
         kind = bool if value.dtype == jnp.bool_ else np.float64
-        out, change = np.asarray(value, kind), np.asarray(slope, np.float64)
+        out, change = np.asarray(value, kind), np.asarray(change, np.float64)
     return _finite(out, change)
 
 

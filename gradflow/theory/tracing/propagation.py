@@ -36,13 +36,14 @@ from gradflow.theory.tracing.branches import stream_with_branch
 from gradflow.theory.tracing.contractions import (
     carries_down,
     contraction_of,
-    data_correlation,
     input_axes,
     mean_square_gain,
-    node_moments,
+    pairs_of_output,
+    sizes_of_output,
     unevenness_of_weights,
     windows_of,
 )
+from gradflow.theory.tracing.entering import moments_of, nodes_of, normalized, table_square
 from gradflow.theory.tracing.equations import as_signal, ordinary, stack, step_of
 from gradflow.theory.tracing.example_average import average_over_examples
 from gradflow.theory.tracing.measured_fields import MeasuredFields, Request
@@ -167,8 +168,9 @@ class Propagation:
             self.returns.enter(eqn, path)
             return self.walk(inner, inputs, (*path, 0), steps)
         muted, self._muted = self._muted, True
+        self.algebra.in_custom_rule = True
         outs = self.walk(inner, inputs, (*path, 0), steps)
-        self._muted = muted
+        self._muted = self.algebra.in_custom_rule = muted
         layers = any(place[: len(path)] == path for place in self.sites)
         return outs if layers else self._left(eqn, values, outs, path, steps)
 
@@ -216,7 +218,7 @@ class Propagation:
         product = contraction_of(eqn)
         if not isinstance(weight, Known) or site.source is None or product is None:
             reason = "its weight is not made of parameters alone, or stands inside a custom rule"
-            if site.kind == "embedding" and (table := _table(eqn, values)) is not None:
+            if site.kind == "embedding" and (table := table_square(eqn, values)) is not None:
                 similarity = self._similarity(name, steps)
                 gaussian = Gaussian(table, similarity, layer=(name, steps), units=units, log_variance=2 / max(units, 1))
             else:
@@ -224,34 +226,9 @@ class Propagation:
                 self.anew.add(gaussian)
             if len(site.example_axes) > 1:
                 moments = self.fields.get(Request(path, None, axes), steps)
-                gaussian.spatial = None if moments is None else _normalized(moments, "operand")
+                gaussian.spatial = None if moments is None else normalized(moments, "operand")
         else:
-            entering = values[site.source]
-            padding = entering.padding if isinstance(entering, Padded) else {}
-            gain = self._gain(product, site.source, weight.value, path, padding)
-            entries = math.prod(
-                n - sum(padding.get(k, (0, 0))) for k, n in enumerate(jaxprs.shape_of(eqn.invars[site.source]))
-            )
-            down = gain * math.prod(site.shape) / max(entries, 1)
-            gaussian = self._output(name, as_signal(self.algebra, entering), gain, down, steps, units)
-            gaussian.carries = carries_down(
-                product, site.source, as_signal(self.algebra, entering), padding, len(site.example_axes) - 1
-            )
-            examples = math.prod(site.shape[k] for k in site.example_axes)
-            average_over_examples(gaussian, as_signal(self.algebra, entering), product, site.source, examples)
-            positions = len(site.example_axes) - 1
-            if positions > 0:
-                gaussian.spatial = self._positions(product, site.source, entering, positions, (path, steps))
-                windows = windows_of(product, site.source, padding) or ()
-                gaussian.few_weights = unevenness_of_weights(product, weight.value, windows)
-                if isinstance(entering, (Padded, Parts, Signal)):
-                    gaussian.shared *= math.prod(window.overlap for window in windows)
-            else:
-                gaussian.spatial = np.ones(())
-                if self.follow_nodes:
-                    gaussian.nodes = _nodes_of(product, site.source, as_signal(self.algebra, entering))
-            if isinstance(entering, Signal) and measured_share(entering) > _MOST_MEASURED:
-                self.anew.add(gaussian)
+            gaussian = self._contracted(product, values[site.source], weight.value, (path, steps), units)
         if not math.isfinite(gaussian.variance):
             reason = "its predicted mean square is not finite: starts from its measured rms"
             gaussian = self._measured_output(name, reason, values, steps, units)
@@ -260,6 +237,40 @@ class Propagation:
         outs: list[Value] = [Outside("beside a layer")] * len(eqn.outvars)
         outs[site.out] = gaussian_signal(self.algebra.add(gaussian), axes)
         return outs
+
+    def _contracted(
+        self, product: core.JaxprEqn, value: Value, weight: Any, place: tuple[Path, Steps], units: int
+    ) -> Gaussian:
+        """What a contraction with a known weight makes of what enters it."""
+        (path, steps), (name, site) = place, self.sites[place[0]]
+        assert site.source is not None
+        entering = as_signal(self.algebra, value)
+        padding = value.padding if isinstance(value, Padded) else {}
+        gain = self._gain(product, site.source, weight, path, padding)
+        whole = jaxprs.shape_of(product.invars[site.source])
+        entries = math.prod(n - sum(padding.get(k, (0, 0))) for k, n in enumerate(whole))
+        down = gain * math.prod(site.shape) / max(entries, 1)
+        gaussian = self._output(name, entering, gain, down, steps, units)
+        places = [site.shape[k] for k in site.example_axes]
+        positions = len(places) - 1
+        gaussian.carries = carries_down(product, site.source, entering, padding, positions)
+        uneven, gaussian.sizes = sizes_of_output(product, site.source, entering, padding, places)
+        gaussian.variance *= uneven
+        gaussian.pairs = pairs_of_output(product, site.source, entering, padding)
+        average_over_examples(gaussian, entering, product, site.source, math.prod(places))
+        if positions > 0:
+            gaussian.spatial = self._positions(product, site.source, value, positions, place)
+            windows = windows_of(product, site.source, padding) or ()
+            gaussian.few_weights = unevenness_of_weights(product, weight, windows)
+            if isinstance(value, (Padded, Parts, Signal)):
+                gaussian.shared *= math.prod(window.overlap for window in windows)
+        else:
+            gaussian.spatial = np.ones(())
+            if self.follow_nodes:
+                gaussian.nodes = nodes_of(product, site.source, entering)
+        if isinstance(value, Signal) and measured_share(value) > _MOST_MEASURED:
+            self.anew.add(gaussian)
+        return gaussian
 
     def _measured_output(self, name: str, reason: str, values: Sequence[Value], steps: Steps, units: int) -> Gaussian:
         """The output of a layer as it was measured."""
@@ -312,9 +323,9 @@ class Propagation:
         measured = None
         if isinstance(entering, Outside) and product.primitive.name in CONTRACTIONS:
             found = self.fields.get(Request(path, source, input_axes(product, source)), steps)
-            measured = None if found is None else _normalized(found, "operand")
+            measured = None if found is None else normalized(found, "operand")
         padding = entering.padding if isinstance(entering, Padded) else {}
-        moments = _moments_of(product, source, as_signal(self.algebra, entering), measured)
+        moments = moments_of(product, source, as_signal(self.algebra, entering), measured)
         windows = windows_of(product, source, padding)
         if moments is not None and windows is not None and len(windows) == positions:
             moments = through_windows(moments, windows, same_tap=True)
@@ -358,34 +369,3 @@ class Propagation:
             columns = columns[::-1]
         series = [list(column) for column in zip(*columns, strict=True)] or [[]] * (len(eqn.outvars) - carries)
         return [*carry, *(stack(column) for column in series)]
-
-
-def _table(eqn: core.JaxprEqn, values: Sequence[Value]) -> float | None:
-    """Mean square of the table of an embedding: its rows are random with respect to what is looked up."""
-    table = values[0] if eqn.primitive.name == "gather" else None
-    if not isinstance(table, Known) or not table.is_numeric or not np.size(table.value):
-        return None
-    square = float(np.mean(np.square(table.array())))
-    return square if math.isfinite(square) else None
-
-
-def _normalized(moments: dict[str, Any], name: str) -> Any:
-    """Measured second moments between positions as those of a field of mean square 1; None for one that is zero."""
-    mean, square = abs(float(moments[f"{name} mean"])), float(moments[f"{name} square"])
-    return np.clip((moments[f"{name} positions"] + mean) / square, -1.0, 1.0) if square > 0 else None
-
-
-def _nodes_of(product: core.JaxprEqn, source: int, entering: Value) -> Any:
-    """Covariance between every two examples of a layer's output, over its variance; None where it is not known."""
-    if isinstance(entering, Signal) and (nodes := entering.nodes) is not None:
-        return (nodes + entering.mean**2) / max(entering.square, 1e-300)
-    return node_moments(product, source, entering.value) if isinstance(entering, (Data, Known)) else None
-
-
-def _moments_of(product: core.JaxprEqn, source: int, entering: Value, measured: Any) -> Any:
-    """Second moments between positions of what enters a layer, by distance; None where they are not known."""
-    if isinstance(entering, (Parts, Signal)):
-        return None if entering.spatial is None else entering.spatial + entering.mean**2
-    if isinstance(entering, (Data, Known)):
-        return data_correlation(product, source, entering.value)
-    return measured

@@ -8,7 +8,6 @@ quadrature, so that any activation is covered without knowing its name.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +16,14 @@ import numpy as np
 from jaxtyping import Float
 
 from gradflow.theory.tracing.centring import through_share
-from gradflow.theory.tracing.likeness import Carry, Correlations, through_slopes
+from gradflow.theory.tracing.components import Component, evened
+from gradflow.theory.tracing.correlations import Correlations
+from gradflow.theory.tracing.likeness import Carry, in_turn, through_slopes
+from gradflow.theory.tracing.quadrature import NODES, SHARES, by_bin, nodes_of, weights_of
+from gradflow.theory.tracing.sizes import Sizes, at_places, sizes_of, weighted
 
 __all__ = [
     "MOST_UNEVEN",
-    "NODES",
-    "WEIGHTS",
-    "Component",
     "Gaussian",
     "Signal",
     "correlation_of",
@@ -33,24 +33,7 @@ __all__ = [
     "uneven_spread",
 ]
 
-_BREAKS = np.unique(np.concatenate([s * 10.0 * 0.5 ** np.arange(9) for s in (-1, 1)] + [np.array([0.0, 3.5, -3.5])]))
-_GAUSS, _GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(10)
-_HALVES = np.diff(_BREAKS) / 2
-NODES = ((_BREAKS[1:] + _BREAKS[:-1])[:, None] / 2 + _HALVES[:, None] * _GAUSS).ravel()
-_UNSCALED = (_HALVES[:, None] * _GAUSS_WEIGHTS).ravel() * np.exp(-(NODES**2) / 2)
-WEIGHTS = _UNSCALED / _UNSCALED.sum()
 MOST_UNEVEN = 0.5  # relative variance over examples of the mean square, beyond which one Gaussian is no description
-_HERMITE = 24  # degree up to which correlations between examples are followed; the rest is taken together
-
-
-def _hermite() -> Float[np.ndarray, "degrees nodes"]:
-    rows = [np.ones_like(NODES), NODES]
-    for k in range(1, _HERMITE):
-        rows.append((NODES * rows[k] - math.sqrt(k) * rows[k - 1]) / math.sqrt(k + 1))
-    return np.stack(rows)
-
-
-_POLYNOMIALS = _hermite()
 
 
 @dataclasses.dataclass(eq=False)
@@ -76,6 +59,8 @@ class Gaussian:
         measured: share of the variance that was measured, because it comes from outside the theory.
         unevenness: what it adds to the variance of ln q that its mean square is not the same for all examples.
         few_weights: 1 - 1 / (E[S] E[1/S]) over units, of the sum of squares S of a unit's weights.
+        sizes: mean square at each place over q; None where it is the same at all.
+        pairs: quantiles of the correlation between two places of different examples; None where it is not known.
     """
 
     variance: float
@@ -94,82 +79,26 @@ class Gaussian:
     measured: float = 0.0
     unevenness: float = 0.0
     few_weights: float = 0.0
+    sizes: Sizes | None = None
+    pairs: Float[np.ndarray, " quantiles"] | None = None
+
+    @property
+    def grid(self) -> Float[np.ndarray, " nodes"]:
+        """U / sqrt(q) at the nodes."""
+        return NODES if self.sizes is None else self.sizes.grid
 
     @property
     def correlations(self) -> Correlations:
         """Of its values at different places."""
-        return Correlations(self.spatial, self.nodes, self.shared)
+        mean_square = None if self.pairs is None else float(np.mean(self.pairs**2))
+        at = Correlations(self.spatial, self.nodes, self.shared, mean_square=mean_square)
+        return at if self.sizes is None else self.sizes.correlations(at)
 
     @property
     def is_uneven(self) -> bool:
         """Whether the mean square differs so much between nodes that one Gaussian is no description of it."""
         squares = np.ones(1) if self.nodes is None or not self.nodes.ndim else np.diag(self.nodes)
         return bool(squares.var() > MOST_UNEVEN * squares.mean() ** 2)
-
-
-@dataclasses.dataclass(frozen=True)
-class Component:
-    """f(u) and f'(u) at u = sqrt(q) times the nodes."""
-
-    value: Any
-    slope: Float[np.ndarray, " nodes"]
-
-    @property
-    def mean(self) -> float:
-        """E[f(u)]."""
-        return float(WEIGHTS @ self.value)
-
-    @property
-    def variance(self) -> float:
-        """Var[f(u)]; never negative, also where rounding is all that is left of it."""
-        return float(WEIGHTS @ np.square(self.value - self.mean))
-
-    @property
-    def linear(self) -> bool:
-        """Whether f' is the same everywhere."""
-        return bool(np.ptp(self.slope) <= 1e-9 * np.abs(self.slope).max())
-
-    @functools.cached_property
-    def spectrum(self) -> Float[np.ndarray, " degrees"]:
-        """Squared Hermite coefficients of degree 1, 2, ...; all that is beyond the last degree stands at the end."""
-        squares = (_POLYNOMIALS @ (WEIGHTS * self.value)) ** 2
-        rest = max(float(WEIGHTS @ self.value**2) - float(squares.sum()), 0.0)
-        return np.append(squares[1:], rest)
-
-    @functools.cached_property
-    def slope_spectrum(self) -> Float[np.ndarray, " degrees"]:
-        """Squared Hermite coefficients of f' of degree 0, 1, ...; all that is beyond the last stands at the end."""
-        squares = (_POLYNOMIALS @ (WEIGHTS * self.slope)) ** 2
-        return np.append(squares, max(float(WEIGHTS @ self.slope**2) - float(squares.sum()), 0.0))
-
-    @functools.cached_property
-    def along_spectrum(self) -> Float[np.ndarray, " degrees"]:
-        """The same of u f'(u), for u of variance 1."""
-        along = self.slope * NODES
-        squares = (_POLYNOMIALS @ (WEIGHTS * along)) ** 2
-        return np.append(squares, max(float(WEIGHTS @ along**2) - float(squares.sum()), 0.0))
-
-    def covariance(self, correlation: Any) -> Any:
-        """Cov[f(u), f(v)] = sum_k a_k^2 c^k, of two Gaussians of this correlation.
-
-        Args:
-            correlation: c, one number or several.
-        """
-        return np.polynomial.polynomial.polyval(correlation, np.concatenate([[0.0], self.spectrum]))
-
-    def between_nodes(self, nodes: Float[np.ndarray, "..."]) -> Any:
-        """Cov[f(u), f(v)] of every two nodes; f is taken to scale with its input where their variances differ.
-
-        Args:
-            nodes: covariances over q.
-        """
-        if not nodes.ndim:
-            return self.covariance(nodes)
-        if self.linear:
-            return self.variance * nodes  # also below 0, where the mean differs between nodes
-        scale = np.sqrt(np.maximum(np.diag(nodes), 1e-30))
-        both = np.outer(scale, scale)
-        return both * self.covariance(np.clip(nodes / both, -1.0, 1.0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -204,7 +133,7 @@ class Signal:
     @property
     def shared(self) -> float:
         """Covariance over units between two examples: sum_k a_k^2 c^k with Hermite coefficients a_k."""
-        return sum(float(p.covariance(gaussian.shared)) for gaussian, p in self.components.items())
+        return sum(float(p.covariance(g.correlations.angle)) for g, p in self.components.items())
 
     @property
     def alike(self) -> float:
@@ -219,8 +148,23 @@ class Signal:
         for gaussian, component in self.components.items():
             if gaussian.spatial is None or not {total.shape, gaussian.spatial.shape} <= {(), gaussian.spatial.shape}:
                 return None
-            total = total + component.covariance(gaussian.spatial)
+            at = gaussian.correlations
+            total = total + component.covariance(at.angles, at.near)
         return total
+
+    def pairs(self, less: float = 0.0) -> Float[np.ndarray, " quantiles"] | None:
+        """Return quantiles of the correlation between two places of different examples; None where it is not known.
+
+        Args:
+            less: a constant that is taken away before.
+        """
+        if not self.components or any(g.pairs is None for g in self.components):
+            return None
+        between, whole = np.full((), (self.mean - less) ** 2), (self.mean - less) ** 2
+        for gaussian, component in self.components.items():
+            between = between + component.covariance(gaussian.pairs)
+            whole += float(component.covariance(1.0))
+        return np.clip(between / whole, -1.0, 1.0) if whole > 0 else None
 
     @property
     def nodes(self) -> Float[np.ndarray, "..."] | None:
@@ -240,26 +184,29 @@ class Signal:
     @property
     def edges(self) -> list[tuple[Gaussian, float]]:
         """Mean square slope by Gaussian."""
-        return [(gaussian, float(WEIGHTS @ component.slope**2)) for gaussian, component in self.components.items()]
+        return [(gaussian, component.mean_square_slope) for gaussian, component in self.components.items()]
 
     @property
     def carries(self) -> list[Carry]:
         """What each edge makes of how alike gradients are."""
-        whole = max(self.variance, 1e-300)
-        return [
-            through_share(p.variance / whole, g.correlations)
-            if p.linear
-            else through_slopes(p.slope_spectrum, p.along_spectrum, g.correlations)
-            for g, p in self.components.items()
-        ]
+        return [self._carry(gaussian, component) for gaussian, component in self.components.items()]
+
+    def _carry(self, gaussian: Gaussian, component: Component) -> Carry:
+        at = gaussian.correlations
+        if component.linear:
+            carry = through_share(component.variance / max(self.variance, 1e-300), at)
+        else:
+            carry = through_slopes(component.slope_spectrum, component.along_spectrum(gaussian.grid), at)
+        slopes = by_bin(component.slope**2)
+        if gaussian.sizes is None or gaussian.sizes.places is None or np.ptp(slopes) <= 1e-9 * slopes.max():
+            return carry
+        return in_turn(carry, weighted(np.maximum(at_places(slopes, gaussian.sizes), 0.0)))
 
     @property
     def kurtosis(self) -> list[float]:
-        """E[d^4] / E[d^2]^2 of the slope d, by Gaussian."""
-        return [
-            float(WEIGHTS @ p.slope**4) / max(float(WEIGHTS @ p.slope**2) ** 2, 1e-300)
-            for p in self.components.values()
-        ]
+        """E[d^4] / E[d^2]^2 of the slope d in places of one size, by Gaussian."""
+        slopes = [evened(p.slope) for p in self.components.values()]
+        return [float(weights_of(d) @ d**4) / max(float(weights_of(d) @ d**2) ** 2, 1e-300) for d in slopes]
 
     @property
     def log_variance(self) -> float:
@@ -267,24 +214,68 @@ class Signal:
         total, square = 0.0, max(self.square, 1e-300)
         for gaussian, component in self.components.items():
             rest = self.mean - component.mean
-            change = float(WEIGHTS @ ((component.value**2 + 2 * rest * component.value) * (NODES**2 - 1))) / 2
+            changes = (component.value**2 + 2 * rest * component.value) * (nodes_of(component.value) ** 2 - 1)
+            change = float(weights_of(changes) @ changes) / 2
             total += (change / square) ** 2 * gaussian.log_variance
         return total
 
     @property
     def sampling(self) -> float:
-        """E[x^4] / E[x^2]^2 - 1: variance of the mean of x^2 over units, times their number, relative.
+        """E[x^4] / E[x^2]^2 - 1 in places of one size: variance of the mean of x^2 over units, times their number.
 
         Of the sum over independent components, fourth cumulants add.
         """
         second = fourth = third = 0.0
         for component in self.components.values():
-            centred = component.value - component.mean
-            m2, m3, m4 = (float(WEIGHTS @ centred**k) for k in (2, 3, 4))
+            centred = evened(component.value - component.mean)
+            m2, m3, m4 = (float(weights_of(centred) @ centred**k) for k in (2, 3, 4))
             second, third, fourth = second + m2, third + m3, fourth + m4 - 3 * m2**2
         mean = self.mean
         whole = fourth + 3 * second**2 + 4 * mean * third + 6 * mean**2 * second + mean**4
         return max(whole / self.square**2 - 1, 0.0) if self.square > 1e-150 else 0.0
+
+    def sizes(self, less: float = 0.0) -> Sizes | None:
+        """Return how the mean square differs between places.
+
+        Args:
+            less: a constant that is taken away before.
+        """
+        known = [gaussian.sizes for gaussian in self.components if gaussian.sizes is not None]
+        if not known:
+            return None
+        shapes = {np.shape(s.places) for s in known if s.places is not None}
+        placed = len(shapes) == 1 and all(s.places is not None for s in known)
+        moments = [component.moments(gaussian.sizes, placed=placed) for gaussian, component in self.components.items()]
+        squares = (self.constant - less + sum(mean for mean, _ in moments)) ** 2 + sum(v for _, v in moments)
+        if placed:
+            return sizes_of(squares)
+        whole = float(SHARES @ squares)
+        return Sizes(squares / whole) if whole > 0 else None
+
+    def means_at_places(self) -> Float[np.ndarray, "examples *positions"] | None:
+        """Return E over units at each place; None where it is the same at all, or places cannot be told apart."""
+        uneven = [g.sizes for g in self.components if g.sizes is not None]
+        if not uneven or any(s.places is None for s in uneven) or len({np.shape(s.places) for s in uneven}) > 1:
+            return None
+        return self.constant + sum(c.moments(g.sizes, placed=True)[0] for g, c in self.components.items())
+
+    def scaled_at_places(self, factors: Float[np.ndarray, "examples *positions"]) -> Signal:
+        """Return the signal times a factor for each place.
+
+        Args:
+            factors: one a place.
+        """
+        components = {}
+        typical = math.copysign(math.sqrt(float(np.mean(factors**2))), float(factors.mean()))
+        for gaussian, component in self.components.items():
+            sizes = gaussian.sizes
+            value = slope = typical
+            if sizes is not None and np.shape(sizes.places) == factors.shape:
+                squares = sizes.mean_by_bin(sizes.places * factors**2) / np.maximum(sizes.bins, 1e-300)
+                value = np.repeat(np.sqrt(np.where(sizes.bins > 0, squares, 0.0)), len(NODES)) * np.sign(typical)
+                slope = np.repeat(np.sqrt(sizes.mean_by_bin(factors**2)), len(NODES)) * np.sign(typical)
+            components[gaussian] = Component(value * component.value, slope * component.slope)
+        return Signal(typical * self.constant, components, self.axes)
 
     def scaled(self, factor: float) -> Signal:
         """Times a number."""
@@ -305,7 +296,8 @@ class Signal:
 
 def gaussian_signal(gaussian: Gaussian, axes: tuple[str, ...], mean: float = 0.0) -> Signal:
     """The signal that is a Gaussian itself."""
-    return Signal(mean, {gaussian: Component(math.sqrt(gaussian.variance) * NODES, np.ones_like(NODES))}, axes)
+    value = math.sqrt(gaussian.variance) * gaussian.grid
+    return Signal(mean, {gaussian: Component(value, np.ones_like(value))}, axes)
 
 
 def merged_gaussian(signal: Signal) -> Gaussian:
@@ -324,6 +316,8 @@ def merged_gaussian(signal: Signal) -> Gaussian:
         measured=measured_share(signal),
         unevenness=_merged(signal, "unevenness"),
         few_weights=_merged(signal, "few_weights"),
+        sizes=signal.sizes(less=signal.mean),
+        pairs=signal.pairs(less=signal.mean),
     )
 
 

@@ -28,7 +28,7 @@ from gradflow.theory.tracing.abstract_values import (
     unmeasured_of,
 )
 from gradflow.theory.tracing.measured_cotangents import MeasuredCotangents, Reading
-from gradflow.theory.tracing.random_fields import WEIGHTS, Gaussian
+from gradflow.theory.tracing.random_fields import Gaussian
 
 __all__ = ["Returned", "Returns"]
 
@@ -228,7 +228,7 @@ class Returns:
                     lost |= set(signal.components)
                 seen.add(key)
                 for gaussian, component in signal.components.items():
-                    returned = 0.0 if moments is None else float(moments["square"] * (WEIGHTS @ component.slope**2))
+                    returned = 0.0 if moments is None else float(moments["square"] * component.mean_square_slope)
                     squares[gaussian] = squares.get(gaussian, 0.0) + returned
         return squares, lost
 

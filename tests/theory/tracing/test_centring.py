@@ -14,11 +14,13 @@ import pytest
 
 from gradflow import theory
 from gradflow.theory.tracing.centring import less_mean, less_projection, through_share
+from gradflow.theory.tracing.components import Component
 from gradflow.theory.tracing.contractions import unevenness_of_weights, windows_of
-from gradflow.theory.tracing.likeness import Correlations, Likeness, in_turn, mean_of_pairs, through_slopes
+from gradflow.theory.tracing.correlations import Correlations
+from gradflow.theory.tracing.likeness import Likeness, in_turn, mean_of_pairs, through_slopes
 from gradflow.theory.tracing.measured_fields import between_examples, between_positions
 from gradflow.theory.tracing.positions import Window
-from gradflow.theory.tracing.random_fields import NODES, Component
+from gradflow.theory.tracing.quadrature import NODES
 
 LOSSES: dict[str, Callable[[Any], Any]] = {
     "random": lambda out: jnp.vdot(out, jax.random.normal(jax.random.key(9), out.shape)) / len(out),
@@ -117,7 +119,9 @@ def test_a_mean_of_relus_keeps_what_neither_mean_nor_signal_takes() -> None:
     at = Correlations(np.ones(()), examples=0.0)
     sizes = (10**6,)
     found = in_turn(
-        through_slopes(RELU.slope_spectrum, RELU.along_spectrum, at), less_projection(sizes, at), less_mean(sizes)
+        through_slopes(RELU.slope_spectrum, RELU.along_spectrum(NODES), at),
+        less_projection(sizes, at),
+        less_mean(sizes),
     )(Likeness(np.ones(()), examples=np.ones(())))
     assert not isinstance(found, str)
     assert found[0] == pytest.approx(1 - 1 / 2 - 1 / math.pi, rel=2e-3)

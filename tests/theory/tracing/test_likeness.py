@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from gradflow import theory
+from gradflow.theory.tracing.components import Component
+from gradflow.theory.tracing.correlations import Correlations
 from gradflow.theory.tracing.likeness import (
-    Correlations,
     Likeness,
     mixture,
     summed_over_positions,
@@ -23,7 +24,7 @@ from gradflow.theory.tracing.likeness import (
     through_windows_down,
 )
 from gradflow.theory.tracing.positions import Window
-from gradflow.theory.tracing.random_fields import NODES, WEIGHTS, Component
+from gradflow.theory.tracing.quadrature import NODES, WEIGHTS
 
 WINDOWS = [Window(7, 7, 1), Window(7, 7, 3, low=1), Window(8, 4, 2, stride=2), Window(9, 5, 3, dilation=2)]
 CHANNELS = 64
@@ -78,7 +79,7 @@ def test_a_sum_over_nodes_sends_back_what_drawn_gradients_do() -> None:
 def test_slopes_of_correlated_units(correlation: float) -> None:
     component = Component(np.tanh(2 * NODES), 2 / np.cosh(2 * NODES) ** 2)
     at = Correlations(np.array([1.0, correlation]), examples=correlation)
-    carry = through_slopes(component.slope_spectrum, component.along_spectrum, at)
+    carry = through_slopes(component.slope_spectrum, component.along_spectrum(NODES), at)
     found = carry(Likeness(np.ones(2), examples=np.full(2, 0.5)))
     assert not isinstance(found, str)
     assert found[1].along is not None

@@ -13,7 +13,7 @@ from jax import lax
 
 from gradflow import theory
 from gradflow.theory.tracing.positions import Window, autocorrelation, through_windows
-from gradflow.theory.tracing.random_fields import WEIGHTS
+from gradflow.theory.tracing.quadrature import WEIGHTS
 from gradflow.theory.tracing.rules import pooling
 
 WINDOWS = [

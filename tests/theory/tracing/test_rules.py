@@ -28,7 +28,8 @@ from gradflow.theory.tracing.abstract_values import (
 )
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.propagation import Propagation
-from gradflow.theory.tracing.random_fields import NODES, Gaussian, gaussian_signal
+from gradflow.theory.tracing.quadrature import NODES
+from gradflow.theory.tracing.random_fields import Gaussian, gaussian_signal
 from tests.theory.networks import chain, square_weights
 
 SHAPE = (4, 6)

@@ -45,7 +45,7 @@ def elementwise(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Valu
     if source.is_uneven:
         return None
     algebra.note_nonlinearity(source)
-    component = apply_at_nodes(eqn, [values_at_nodes(v, source) for v in operands])
+    component = apply_at_nodes(eqn, [values_at_nodes(v, source) for v in operands], flat_ties=algebra.in_custom_rule)
     return None if component is None else Signal(0.0, {source: component}, axes)
 
 
@@ -195,6 +195,7 @@ def _dropped(algebra: FieldAlgebra, signal: Signal, kept: np.ndarray) -> Signal 
     if spatial is not None and spatial.ndim:
         spatial[(0,) * spatial.ndim] = 1.0
     gaussian = algebra.add(Gaussian(variance, shared, edges, signal.log_variance, kurtosis=kurtosis, spatial=spatial))
+    gaussian.sizes = signal.sizes(less=mean)
     algebra.not_gaussian.add(gaussian)
     if whole:
         gaussian.carries = signal.carries

@@ -14,8 +14,10 @@ from gradflow.theory.tracing.abstract_values import Padded, Signal, Value
 from gradflow.theory.tracing.algebra import FieldAlgebra
 from gradflow.theory.tracing.likeness import in_turn, the_same_everywhere
 from gradflow.theory.tracing.positions import Window, through_windows
-from gradflow.theory.tracing.random_fields import NODES, WEIGHTS, Gaussian, correlation_of, gaussian_signal
+from gradflow.theory.tracing.quadrature import NODES, weights_of
+from gradflow.theory.tracing.random_fields import Gaussian, correlation_of, gaussian_signal
 from gradflow.theory.tracing.rules.table import random_field_rule, shape_of
+from gradflow.theory.tracing.sizes import Sizes, sizes_of, sums_over_windows
 
 __all__ = ["average_pool", "global_max_pool", "max_pool", "maximum_over", "mean_over"]
 
@@ -51,6 +53,7 @@ def mean_over(algebra: FieldAlgebra, signal: Signal, windows: Sequence[Window]) 
     shared = min(read**2 * signal.shared / max(variance, 1e-300), 1.0)
     gaussian = Gaussian(variance, shared, edges, signal.log_variance, kurtosis=signal.kurtosis)
     gaussian.spatial = correlation_of(covariance, variance)
+    gaussian.sizes = _sizes_over(signal, windows)
     if all(w.outputs == 1 and w.size == w.positions for w in windows):
         gaussian.carries = [in_turn(the_same_everywhere, carry) for carry in signal.carries]
     algebra.not_gaussian.add(algebra.add(gaussian))
@@ -81,17 +84,19 @@ def maximum_over(algebra: FieldAlgebra, signal: Signal, windows: Sequence[Window
     taps = math.prod(w.taps for w in windows)
     within = (float(summed.flat[0]) - taps) / max(taps * (taps - 1), 1e-9)
     top = _largest(min(max(within, 0.0), 1.0), taps)
-    values = np.interp(top, NODES, component.value)
-    mean = float(WEIGHTS @ values.mean(1))
-    variance = max(float(WEIGHTS @ (values**2).mean(1)) - mean**2, 0.0)
+    weights = weights_of(slope)
+    values = _at(top, component.value)
+    mean = float(weights @ values.mean(1))
+    variance = max(float(weights @ (values**2).mean(1)) - mean**2, 0.0)
     algebra.note_nonlinearity(source)
-    squares = np.interp(top, NODES, slope) ** 2
-    square, fourth = float(WEIGHTS @ squares.mean(1)), float(WEIGHTS @ (squares**2).mean(1))
+    squares = _at(top, slope) ** 2
+    square, fourth = float(weights @ squares.mean(1)), float(weights @ (squares**2).mean(1))
     places = math.prod(w.outputs for w in windows) / math.prod(w.positions for w in windows)
     kurtosis = [fourth / max(square**2, 1e-300) / min(places, 1.0)]
     shared = min(signal.shared / max(variance, 1e-300), 1.0)
     gaussian = Gaussian(variance, shared, [(source, square * places)], signal.log_variance, kurtosis=kurtosis)
     gaussian.spatial = _with_itself(correlation_of(averaged / taps**2, variance))
+    gaussian.sizes = _sizes_over(signal, windows)
     algebra.not_gaussian.add(algebra.add(gaussian))
     return gaussian_signal(gaussian, signal.axes, signal.constant + mean)
 
@@ -101,6 +106,20 @@ def _largest(correlation: float, taps: float) -> Any:
     quantiles = (np.arange(64) + 0.5) / 64
     rest = np.array([statistics.NormalDist().inv_cdf(p ** (1 / max(taps, 1.0))) for p in quantiles])
     return math.sqrt(correlation) * NODES[:, None] + math.sqrt(1 - correlation) * rest
+
+
+def _at(top: Any, values: Any) -> Any:
+    """A function of z at other numbers, where it is known at the nodes, in every bin of sizes."""
+    return np.concatenate([np.interp(top, NODES, row) for row in np.reshape(values, (-1, len(NODES)))])
+
+
+def _sizes_over(signal: Signal, windows: Sequence[Window]) -> Sizes | None:
+    """The sizes of means over windows, as if these kept of each place the same share."""
+    sizes = signal.sizes(less=signal.mean)
+    if sizes is None or sizes.places is None:
+        return None
+    _, places = sums_over_windows(sizes.places, windows)
+    return None if places is None else sizes_of(places)
 
 
 def _with_itself(correlation: Any) -> Any:

@@ -31,7 +31,11 @@ def reduce_sum(algebra: FieldAlgebra, eqn: core.JaxprEqn, values: Sequence[Value
     if not summed:
         return _without(signal, axes)
     if "u" in summed:
-        return Known(np.float64(count * signal.mean), False, frozenset(signal.components))
+        means = signal.means_at_places() if summed == {"u"} else None
+        numbers = np.asarray(signal.mean if means is None else means.ravel(), np.float64)
+        # Rounding would make a place of size 0, where no gradient passes a ReLU, one of size 1e-30.
+        numbers = np.where(np.abs(numbers) < 1e-12 * math.sqrt(signal.square), 0.0, numbers)
+        return Known(count * numbers, False, frozenset(signal.components))
     examples = {k for k, a in enumerate(signal.axes) if a == "e" and shape[k] > 1}
     if summed != {"e"}:
         return None
