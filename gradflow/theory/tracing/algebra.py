@@ -39,7 +39,7 @@ from gradflow.theory.tracing.random_fields import (
     merged_gaussian,
     uneven_spread,
 )
-from gradflow.theory.tracing.sizes import divided_by_epsilon, less_what_is_shared, raises_zeros, without_places
+from gradflow.theory.tracing.sizes import divided_by_epsilon, less_what_is_shared, raises_few, without_places
 
 __all__ = ["FieldAlgebra"]
 
@@ -131,7 +131,7 @@ class FieldAlgebra:
             gaussian.carries = [
                 in_turn(less_projection(sizes, gaussian.correlations, gaussian.few_weights), gaussian.carries[0])
             ]
-        if places is not None and raises_zeros(signal, places):
+        if places is not None and raises_few(signal, places):
             gaussian.carries = [divided_by_epsilon] * len(gaussian.edges)
         if gaussian.is_uneven:
             return None

@@ -28,7 +28,7 @@ __all__ = [
     "divided_by_epsilon",
     "fitted",
     "less_what_is_shared",
-    "raises_zeros",
+    "raises_few",
     "sizes_down",
     "sizes_of",
     "sums_over_windows",
@@ -38,7 +38,7 @@ __all__ = [
 
 _EVEN = 0.01  # relative variance below which all places count as alike: it moves an rms by half as much
 _NOTHING = 1e-20  # of the mean: rounding, and not a size
-_FAR = 10.0
+_FAR, _RARE = 10.0, 100.0
 _MOST_PLACES = 2**21  # beyond which sizes are not followed, for their memory
 
 
@@ -198,32 +198,34 @@ def at_places(by_bin: Float[np.ndarray, " bins"], sizes: Sizes) -> Float[np.ndar
 
 
 def divided_by_epsilon(likeness: Likeness) -> str:
-    """Say that nothing can be told of a gradient below a division of places of size 0.
+    """Say that nothing can be told of a gradient below a division of places of size 0, or nearly so.
 
     Args:
         likeness: of the gradient above.
     """
     del likeness
     return (
-        "a norm over units divides by its epsilon alone at examples or positions that are 0 everywhere, whose "
-        "gradients outweigh all others"
+        "a norm over units divides examples or positions that are nearly 0 everywhere, whose gradients outweigh all "
+        "others"
     )
 
 
-def raises_zeros(signal: Any, factors: Float[np.ndarray, "examples *positions"]) -> bool:
-    """Tell whether factors are far larger at places of size 0 than elsewhere.
+def raises_few(signal: Any, factors: Float[np.ndarray, "examples *positions"]) -> bool:
+    """Tell whether factors are far larger at few places, or at those of size 0, than elsewhere.
 
     Args:
         signal: that they multiply.
         factors: one a place.
     """
-    sizes = signal.sizes()
+    squares, sizes = factors**2, signal.sizes()
+    if squares[squares > _RARE * np.median(squares)].sum() > squares.sum() / 2:
+        return True
     if sizes is None or np.shape(sizes.places) != factors.shape:
         return False
     zero = sizes.places == 0
     if not zero.any() or zero.all():
         return False
-    return float(np.mean(factors[zero] ** 2)) > _FAR * float(np.mean(factors[~zero] ** 2))
+    return float(np.mean(squares[zero])) > _FAR * float(np.mean(squares[~zero]))
 
 
 def fitted(places: Any, shape: Sequence[int]) -> Any:

@@ -9,6 +9,7 @@ end; without a norm, with layer norm and with batch norm; ReLU and tanh.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -57,7 +58,7 @@ def drawn(seed: int, convolutional: bool) -> list[jax.Array]:
     keys = jax.random.split(jax.random.key(seed), len(units) - 1)
     shapes = [
         (3, 3, m, n) if convolutional and k < len(units) - 2 else (m, n)
-        for k, (m, n) in enumerate(zip(units[:-1], units[1:], strict=True))
+        for k, (m, n) in enumerate(itertools.pairwise(units))
     ]
     return [
         jax.random.normal(key, shape) * math.sqrt(2 / math.prod(shape[:-1]))
@@ -87,8 +88,8 @@ def main(seeds: int) -> None:
                     shares = np.mean([prediction.coverage for prediction in found], 0)
                     outliers = sum(len(prediction.outliers) for prediction in found)
                     print(
-                        f"| {'convolutions' if convolutional else 'dense'}, {norm}, {act.__name__} | {kind} "
-                        f"| {outliers} of {len(rows)} | {shares[0]:.0%}, {shares[1]:.0%} | {math.exp(max(parts)):.2f} |",
+                        f"| {'convolutions' if convolutional else 'dense'}, {norm}, {act.__name__} | {kind} | {outliers} "
+                        f"of {len(rows)} | {shares[0]:.0%}, {shares[1]:.0%} | {math.exp(max(parts)):.2f} |",
                         flush=True,
                     )
 
