@@ -88,8 +88,9 @@ def main(seeds: int) -> None:
                     shares = np.mean([prediction.coverage for prediction in found], 0)
                     outliers = sum(len(prediction.outliers) for prediction in found)
                     print(
-                        f"| {'convolutions' if convolutional else 'dense'}, {norm}, {act.__name__} | {kind} | {outliers} "
-                        f"of {len(rows)} | {shares[0]:.0%}, {shares[1]:.0%} | {math.exp(max(parts)):.2f} |",
+                        f"| {'convolutions' if convolutional else 'dense'}, {norm}, {act.__name__} | {kind} "
+                        f"| {outliers} of {len(rows)} "
+                        f"| {shares[0]:.0%}, {shares[1]:.0%} | {math.exp(max(parts)):.2f} |",
                         flush=True,
                     )
 

@@ -20,6 +20,7 @@ from gradflow.theory.tracing.quadrature import BINS, NODES, SHARES, by_bin, node
 from gradflow.theory.tracing.sizes import Sizes, at_places, less_what_is_shared, sizes_of, sums_over_windows
 
 RANDOM = np.random.default_rng(0)
+WEIGHTED = weights_of(NODES)
 
 
 def sizes(values: Any) -> Sizes:
@@ -38,9 +39,6 @@ def test_bins_hold_all_places_and_the_quadrature_is_one_over_both() -> None:
     want = np.mean([WEIGHTED @ np.tanh(math.sqrt(r) * NODES) ** 2 for r in found.places.ravel()])
     assert weights @ np.tanh(grid) ** 2 == pytest.approx(want, rel=0.02)
     np.testing.assert_allclose(nodes_of(grid)[: len(NODES)], NODES)
-
-
-WEIGHTED = weights_of(NODES)
 
 
 @pytest.mark.parametrize("squares", [np.ones((4, 3)), np.zeros((4, 3)), np.full((2,), np.inf), np.ones(()), np.ones(0)])
@@ -174,6 +172,7 @@ NORMS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("kind", BATCHES)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("act", ["relu", "tanh"])
@@ -193,6 +192,7 @@ def test_no_batch_makes_a_fresh_network_an_outlier(kind: str, norm: str, act: st
     assert prediction.coverage[0] == 1, str(prediction)
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     ("norm", "act"),
     # tanh behind batch norm: a known limit (docs/limits.md)
