@@ -141,15 +141,16 @@ def test_means_over_taps_stray_less_where_positions_are_unlike() -> None:
 
 
 def batch(kind: str) -> np.ndarray:
-    noise = RANDOM.normal(size=(32, 100))
+    random = np.random.default_rng(0)
+    noise = random.normal(size=(32, 100))
     return {
         "noise": noise,
-        "unlike sizes": noise * np.exp(RANDOM.normal(size=(32, 1))),
+        "unlike sizes": noise * np.exp(random.normal(size=(32, 1))),
         "one huge row": np.concatenate([1e4 * noise[:1], noise[1:]]),
         "a row ten times": np.concatenate([10 * noise[:1], noise[1:]]),
         "rows eight times": np.tile(noise[:4], (8, 1)),
         "rows twice": np.tile(noise[:16], (2, 1)),
-        "few directions": noise[:, :4] @ RANDOM.normal(size=(4, 100)),
+        "few directions": noise[:, :4] @ random.normal(size=(4, 100)),
         "zeros": np.concatenate([np.zeros((10, 100)), noise[10:]]),
     }[kind].astype(np.float32)
 
@@ -201,7 +202,7 @@ def test_no_batch_makes_a_fresh_network_an_outlier(kind: str, norm: str, act: st
 @pytest.mark.parametrize("ground", [0.0, 0.5])
 def test_no_image_with_a_background_makes_a_fresh_network_an_outlier(norm: str, act: str, ground: float) -> None:
     at = np.linspace(-1, 1, 12)
-    spot = np.exp(-8 * (np.subtract.outer(at, RANDOM.uniform(-0.5, 0.5, 16)).T[:, :, None] ** 2))
+    spot = np.exp(-8 * (np.subtract.outer(at, np.random.default_rng(0).uniform(-0.5, 0.5, 16)).T[:, :, None] ** 2))
     images = spot * spot.transpose(0, 2, 1)
     x = jnp.asarray((np.where(images > 0.2, images, 0.0) - ground)[..., None], jnp.float32)
     keys = jax.random.split(jax.random.key(2), 5)
