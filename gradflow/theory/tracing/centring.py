@@ -26,7 +26,6 @@ from gradflow.theory.tracing.likeness import Carry, Likeness, mean_of_pairs, pro
 __all__ = [
     "BELOW_FEW_WEIGHTS",
     "FEW_WEIGHTS",
-    "SMALL_BATCH",
     "behind_mean_of_positions",
     "less_mean",
     "less_projection",
@@ -35,7 +34,7 @@ __all__ = [
 
 FEW_WEIGHTS = "batch normalization behind it divides by deviations of units of few weights, which differ too much"
 BELOW_FEW_WEIGHTS = "behind it are units of few weights with batch normalization, whose deviations differ too much"
-SMALL_BATCH = (
+_SMALL_BATCH = (
     "batch normalization behind it has fewer than seven independent entries a unit: take a larger batch, or one whose "
     "examples are less alike"
 )
@@ -86,7 +85,7 @@ def less_projection(sizes: Sequence[int], at: Correlations, few_weights: float =
     def carry(likeness: Likeness) -> tuple[float, Likeness] | str:
         spread = 0.0 if at.squares is None else 2 * mean_of_pairs(at.squares, at.mean_square, sizes)
         if spread > _MOST_SPREAD:
-            return SMALL_BATCH
+            return _SMALL_BATCH
         spread += few_weights
         if spread > _MOST_UNEVEN:
             return FEW_WEIGHTS

@@ -58,7 +58,7 @@ def patches(
         x: data.
         windows: one an axis of positions; none for a dense layer.
     """
-    shape = (x.shape[0], *(w.outputs for w in windows or ())) if windows else x.shape[:-1]
+    shape = (x.shape[0], *(w.outputs for w in windows)) if windows else x.shape[:-1]
     total = int(np.prod(shape))
     # A stride that shares no factor with the lengths of the axes, so that all of them are sampled alike.
     chosen = np.unique((np.arange(min(_SAMPLED, total)) * 0.6180339887 % 1 * total).astype(int))

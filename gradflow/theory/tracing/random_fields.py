@@ -84,7 +84,7 @@ class Gaussian:
 
     @property
     def grid(self) -> Float[np.ndarray, " nodes"]:
-        """U / sqrt(q) at the nodes."""
+        """The nodes, as u / sqrt(q)."""
         return NODES if self.sizes is None else self.sizes.grid
 
     @property

@@ -38,7 +38,8 @@ __all__ = [
 
 _EVEN = 0.01  # relative variance below which all places count as alike: it moves an rms by half as much
 _NOTHING = 1e-20  # of the mean: rounding, and not a size
-_FAR, _RARE = 10.0, 100.0
+_FAR, _RARE = 10.0, 100.0  # squared factor beside that of other places, and beside the median
+_RUN = 0.01  # between two bins whose slope is followed beyond them, relative to where they lie
 _MOST_PLACES = 2**21  # beyond which sizes are not followed, for their memory
 
 
@@ -56,7 +57,7 @@ class Sizes:
 
     @property
     def grid(self) -> Float[np.ndarray, " nodes"]:
-        """U / sqrt(q) at the nodes of all bins."""
+        """The nodes of all bins, as u / sqrt(q)."""
         return np.outer(np.sqrt(self.bins), NODES).ravel()
 
     @property
@@ -192,7 +193,7 @@ def at_places(by_bin: Float[np.ndarray, " bins"], sizes: Sizes) -> Float[np.ndar
     if len(known) > 1:
         for inner, outer, beyond in ((1, 0, there < at[0]), (-2, -1, there > at[-1])):
             run = abs(at[outer] - at[inner])
-            slope = (values[outer] - values[inner]) * np.sign(outer - inner) / max(run, _EVEN * abs(at[outer]), 1e-300)
+            slope = (values[outer] - values[inner]) * np.sign(outer - inner) / max(run, _RUN * abs(at[outer]), 1e-300)
             out[beyond] += max(slope, 0.0) * (there[beyond] - at[outer])
     return np.where(places > 0, np.exp(out) if powers else out, at_zero)
 
@@ -303,6 +304,12 @@ def _taps(window: Window) -> Float[np.ndarray, "outputs positions"]:
     return out
 
 
+def _same_places(above: Any, factors: Any) -> bool:
+    """Whether both are of the same positions, and of the same examples or of every one alike."""
+    one = 1 in (above.shape[0], factors.shape[0]) or above.shape[0] == factors.shape[0]
+    return bool(one and above.shape[1:] == factors.shape[1:])
+
+
 def weighted(factors: Float[np.ndarray, "examples *positions"]) -> Carry:
     """Return what factors that differ between places make of a gradient that differs, too.
 
@@ -315,7 +322,7 @@ def weighted(factors: Float[np.ndarray, "examples *positions"]) -> Carry:
 
     def carry(likeness: Likeness) -> tuple[float, Likeness]:
         above = likeness.sizes
-        if above is None or np.shape(above)[1:] != factors.shape[1:]:
+        if above is None or not _same_places(above, factors):
             return 1.0, dataclasses.replace(likeness, sizes=factors / mean)
         both = above * factors / mean
         whole = float(both.mean())

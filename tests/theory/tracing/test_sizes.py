@@ -14,10 +14,11 @@ import pytest
 
 from gradflow import theory
 from gradflow.theory.tracing.components import Component, Spectrum
+from gradflow.theory.tracing.likeness import Likeness
 from gradflow.theory.tracing.pairs import pairs_of, patches, through_taps
 from gradflow.theory.tracing.positions import Window
 from gradflow.theory.tracing.quadrature import BINS, NODES, SHARES, by_bin, nodes_of, weights_of
-from gradflow.theory.tracing.sizes import Sizes, at_places, less_what_is_shared, sizes_of, sums_over_windows
+from gradflow.theory.tracing.sizes import Sizes, at_places, less_what_is_shared, sizes_of, sums_over_windows, weighted
 
 RANDOM = np.random.default_rng(0)
 WEIGHTED = weights_of(NODES)
@@ -85,6 +86,17 @@ def test_sums_over_windows_are_those_of_a_convolution_of_ones() -> None:
     factor, got = sums_over_windows(places, windows)
     np.testing.assert_allclose(got, np.asarray(want) / np.mean(want))
     assert factor == pytest.approx(np.mean(want) / even / places.mean())
+
+
+@pytest.mark.parametrize("shape", [(6,), (3,), (1,), (6, 2), (1, 2)])
+def test_factors_meet_the_gradients_of_their_own_places_alone(shape: tuple[int, ...]) -> None:
+    """Of other places nothing is known, which is no error."""
+    above, factors = 1 + RANDOM.uniform(size=shape), 1 + RANDOM.uniform(size=6)
+    found = weighted(factors)(Likeness(sizes=above / above.mean()))
+    assert not isinstance(found, str)
+    both = above * factors if shape in ((6,), (1,)) else factors
+    assert found[0] == pytest.approx(np.mean(both) / above.mean() / factors.mean() if shape in ((6,), (1,)) else 1.0)
+    np.testing.assert_allclose(found[1].sizes, both / both.mean())
 
 
 def test_a_spectrum_over_sizes_is_that_of_every_two_places() -> None:
