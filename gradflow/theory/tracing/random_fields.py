@@ -234,17 +234,22 @@ class Signal:
         whole = fourth + 3 * second**2 + 4 * mean * third + 6 * mean**2 * second + mean**4
         return max(whole / self.square**2 - 1, 0.0) if self.square > 1e-150 else 0.0
 
+    @property
+    def _is_placed(self) -> bool | None:
+        """Whether the sizes are known at each of the same places; None where all places are alike."""
+        known = [gaussian.sizes for gaussian in self.components if gaussian.sizes is not None]
+        shapes = {None if s.places is None else np.shape(s.places) for s in known}
+        return len(shapes) == 1 and None not in shapes if known else None
+
     def sizes(self, less: float = 0.0) -> Sizes | None:
         """Return how the mean square differs between places.
 
         Args:
             less: a constant that is taken away before.
         """
-        known = [gaussian.sizes for gaussian in self.components if gaussian.sizes is not None]
-        if not known:
+        placed = self._is_placed
+        if placed is None:
             return None
-        shapes = {np.shape(s.places) for s in known if s.places is not None}
-        placed = len(shapes) == 1 and all(s.places is not None for s in known)
         moments = [component.moments(gaussian.sizes, placed=placed) for gaussian, component in self.components.items()]
         squares = (self.constant - less + sum(mean for mean, _ in moments)) ** 2 + sum(v for _, v in moments)
         if placed:
@@ -254,8 +259,7 @@ class Signal:
 
     def means_at_places(self) -> Float[np.ndarray, "examples *positions"] | None:
         """Return E over units at each place; None where it is the same at all, or places cannot be told apart."""
-        uneven = [g.sizes for g in self.components if g.sizes is not None]
-        if not uneven or any(s.places is None for s in uneven) or len({np.shape(s.places) for s in uneven}) > 1:
+        if not self._is_placed:
             return None
         return self.constant + sum(c.moments(g.sizes, placed=True)[0] for g, c in self.components.items())
 
