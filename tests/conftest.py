@@ -28,8 +28,10 @@ jax.config.update("jax_debug_nans", True)
 
 TESTS = Path(__file__).parent
 # Nearly all time of the tests is compilation, and nearly half of that is LLVM's optimization, which these programs
-# are too small to repay. What users compile is what this folder is about.
-OPTIMIZED = ("instrument",)
+# are too small to repay. What users compile is what this folder is about. But XLA's older emitter with optimizations
+# takes ten times as long as the newer one, so there only this file is compiled as users do.
+OPTIMIZED, ALWAYS_OPTIMIZED = "instrument", "test_range.py"
+TURNS = 3  # runs of --turn after which every slow case has run once
 # Experiments run in seconds to minutes; in these files are the tests that do not run one.
 QUICK_EXPERIMENTS = (
     "test_claims.py",
@@ -64,6 +66,26 @@ def kind_of(path: Path) -> str:
     return {"house": "house", "contracts": "contract"}.get(folder_of(path), "oracle")
 
 
+def is_optimized(path: Path) -> bool:
+    """Tell whether the programs of a file are compiled as users compile them."""
+    older_emitter = os.environ["XLA_FLAGS"].rpartition("--xla_cpu_use_fusion_emitters=")[2].startswith("false")
+    return folder_of(path) == OPTIMIZED and (path.name == ALWAYS_OPTIMIZED or not older_emitter)
+
+
+def of_turn(items: Sequence[pytest.Item], turn: int) -> set[str]:
+    """Return the ids of the slow tests that run in a turn: of each family of at least `TURNS` cases one in `TURNS`."""
+    families: dict[str, list[str]] = {}
+    for item in items:
+        if item.get_closest_marker("slow"):
+            families.setdefault(item.nodeid.partition("[")[0], []).append(item.nodeid)
+    return {
+        case
+        for cases in families.values()
+        for number, case in enumerate(cases)
+        if len(cases) < TURNS or (number - turn) % TURNS == 0
+    }
+
+
 def quick_cases(cases: Sequence[pytest.Item], wanted: int) -> set[str]:
     """Return the ids of `wanted` cases, the first and the last among them, the others evenly between."""
     if wanted >= len(cases):
@@ -73,8 +95,11 @@ def quick_cases(cases: Sequence[pytest.Item], wanted: int) -> set[str]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that measures which tests are heavy."""
+    """Add the option that measures which tests are heavy, and the one that runs a part of the slow ones."""
     parser.addoption("--measure-heavy", action="store_true", help="write tests/heavy_tests.txt anew")
+    parser.addoption(
+        "--turn", type=int, help=f"of the slow cases of each family, run one in {TURNS}: those of this turn"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -103,12 +128,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for case in cases:
             if case.nodeid not in chosen:
                 case.add_marker(pytest.mark.slow)
+    if (turn := config.getoption("--turn")) is not None:
+        kept = of_turn(items, turn)
+        skipped = [item for item in items if item.get_closest_marker("slow") and item.nodeid not in kept]
+        items[:] = [item for item in items if not item.get_closest_marker("slow") or item.nodeid in kept]
+        config.hook.pytest_deselected(items=skipped)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Compile quickly where the compiler is not what is tested; between files, drop what fills the memory."""
-    jax.config.update("jax_disable_most_optimizations", folder_of(request.path) not in OPTIMIZED)
+    jax.config.update("jax_disable_most_optimizations", not is_optimized(request.path))
     yield
     jax.config.update("jax_disable_most_optimizations", False)
     if resident_memory() > MEMORY_LIMIT:

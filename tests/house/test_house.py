@@ -11,13 +11,14 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from experiments.framework import catalogue
-from tests import heavy_tests
+from tests import conftest, heavy_tests
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gradflow"
@@ -261,6 +262,19 @@ def test_heavy_tests_are_tests():
     for id_ in heavy_tests.read():
         path, *_, name = id_.split("[")[0].split("::")
         assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), id_
+
+
+def test_every_slow_case_has_its_turn():
+    """A family of fewer cases than turns runs whole each time; of others a case runs in one turn."""
+    family, two = [f"file::family[{number}]" for number in range(7)], ["file::two[a]", "file::two[b]"]
+    items = [
+        SimpleNamespace(nodeid=id_, get_closest_marker=lambda name, id_=id_: "quick" not in id_)
+        for id_ in (*family, *two, "file::family[quick]")
+    ]
+    turns = [conftest.of_turn(items, turn) for turn in range(conftest.TURNS)]
+    assert set.union(*turns) == {*family, *two}
+    assert [len(turn) for turn in turns] == [3 + 2, 2 + 2, 2 + 2]
+    assert set.intersection(*turns) == set(two)
 
 
 def test_what_is_heavy_is_listed_and_what_is_essential_is_not():

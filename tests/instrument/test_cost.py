@@ -14,7 +14,8 @@ import gradflow as gf
 
 
 def compiled(fun, *args):
-    return jax.jit(fun).lower(*args).compile()
+    """Compile as users do: with optimizations the older emitter of tests/conftest.py takes ten times as long."""
+    return jax.jit(fun).lower(*args).compile({"xla_cpu_use_fusion_emitters": True})
 
 
 def temporary_bytes(program):
