@@ -36,6 +36,7 @@ html_theme = "furo"
 html_title = f"gradflow {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("tabs.js", {"defer": "defer"})]
 html_math_renderer = "mathml"
 html_show_sourcelink = False
 html_copy_source = False
@@ -181,10 +182,16 @@ def labelled(table: re.Match[str]) -> str:
     return ROW.sub(row, table[0]).replace('<table class="', '<table role="table" class="cards ', 1)
 
 
+# The sections inside of these become tabs (_static/tabs.js).
+TABS = {"quickstart": "four-steps-in-your-framework"}
+
+
 def finish_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """Label the cells of wide tables, and let a figure lead to its file, where it can be enlarged."""
+    """Label the cells of wide tables, mark tabs, and let a figure lead to its file, where it can be enlarged."""
     if "body" in context:
         body = TABLE.sub(labelled, context["body"])
+        if pagename in TABS:
+            body = body.replace(f'<section id="{TABS[pagename]}">', f'<section class="tabs" id="{TABS[pagename]}">')
         context["body"] = FIGURE.sub(
             lambda m: m[0] if m[1] else f'<a class="image-reference" href="{m[3]}">{m[2]}</a>', body
         )

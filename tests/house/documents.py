@@ -56,7 +56,7 @@ def run(text: str) -> list[tuple[re.Match[str], str]]:
                 out.append((block, printed))
                 continue
             with contextlib.redirect_stdout(io.StringIO()) as stream:
-                exec(compile(content, f"<block at {block.start()}>", "exec"), scope)
+                exec(compile(content, f"<block at {block.start()}>", "exec", dont_inherit=True), scope)
             printed = stream.getvalue()
     return out
 
