@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from experiments.diagnosis import scores
 from experiments.diagnosis.labels import SICK
@@ -12,6 +15,7 @@ from experiments.diagnosis.results import Results
 from gradflow import plots
 
 OURS = "gradflow"
+ASIDE = 0.14  # inches between marks of the same place
 
 
 @plots.styled
@@ -34,12 +38,17 @@ def rules(results: Results) -> Figure:
     sick = scores.sick(results)
     chosen = results.held_out if results.held_out.any() else ~results.public
     flags = {OURS: results.flagged, **dict(zip(results.rules.tolist(), results.rule_flags, strict=True))}
+    taken: Counter[tuple[float, float]] = Counter()
     for (name, flagged), style in zip(flags.items(), plots.line_styles(), strict=False):
         found, alarms = scores.rate(flagged[chosen & sick]), scores.rate(flagged[chosen & ~sick])
         if not found.cases or not alarms.cases:
             continue
+        place = (round(alarms.share, 2), round(found.share, 2))
+        beside = ScaledTranslation(-ASIDE * taken[place], 0, figure.dpi_scale_trans)
+        taken[place] += 1
         axes.errorbar(
             alarms.share, found.share, color=style["color"], marker=style.get("marker", "o"),
+            transform=axes.transData + beside,
             markersize=9 if name == OURS else 6, linestyle="none", capsize=2, elinewidth=0.8, label=name,
             xerr=[[alarms.share - alarms.low], [alarms.high - alarms.share]],
             yerr=[[found.share - found.low], [found.high - found.share]],
@@ -53,6 +62,8 @@ def rules(results: Results) -> Figure:
     figure.suptitle(
         f"Who finds networks that do not train? Held-out families, {counts}", x=0.01, ha="left", fontsize=11
     )
+    if max(taken.values(), default=0) > 1:
+        axes.set_title("marks at the same place stand side by side", loc="left", fontsize=8)
     return figure
 
 
