@@ -2,7 +2,7 @@
 
 python -m gradflow                              this list
 python -m gradflow diagnose MODULE:FUNCTION     what is wrong with a network; for continuous integration
-python -m gradflow report FILE.jsonl ...        a page of recorded runs; --out report.html
+python -m gradflow report RUN ...               a page of recorded runs; --out report.html
 python -m gradflow watch RUN                    a recorded run in the terminal, as it grows; --once
 python -m gradflow data ...                     data sets on this machine, as `python -m gradflow.data`
 """

@@ -19,6 +19,7 @@ from gradflow.instrument import FlowError
 from gradflow.live.postmortem import PostMortem
 from gradflow.live.record import Record, Snapshot, snapshots
 from gradflow.live.spikes import Detector, Points, layer_gradients
+from gradflow.live.writer import Writer
 
 __all__ = ["Courier"]
 
@@ -51,6 +52,11 @@ class Courier:
         self._closed = False
         self._failed: set[int] = set()
         self._messages: list[str] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether records may still come."""
+        return not self._closed
 
     @property
     def has_writers(self) -> bool:
@@ -97,6 +103,8 @@ class Courier:
             assert self._thread is not None
             self._thread.join()
         for writer in self._writers:
+            if isinstance(writer, Writer) and writer.belongs_to_other(self):
+                continue
             with self._forgiving(writer):
                 getattr(writer, "close", lambda: None)()
         self._warn()
@@ -136,6 +144,7 @@ class Courier:
         self._detector.flow = snapshot.flow
         for writer in self._writers:
             with self._forgiving(writer):
+                self._claim(writer)
                 if hasattr(writer, "write_snapshot"):
                     writer.write_snapshot(snapshot)
                 else:
@@ -147,7 +156,12 @@ class Courier:
             for writer in self._writers:
                 if hasattr(writer, "write_postmortem"):
                     with self._forgiving(writer):
+                        self._claim(writer)
                         writer.write_postmortem(postmortem)
+
+    def _claim(self, writer: Any) -> None:
+        if isinstance(writer, Writer):
+            writer.claim(self)
 
     @contextlib.contextmanager
     def _forgiving(self, who: Any) -> Iterator[None]:

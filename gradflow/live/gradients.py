@@ -10,7 +10,28 @@ import jax
 
 from gradflow.instrument.modules import argument_number, differentiated, holds
 
-__all__ = ["value_and_grad"]
+__all__ = ["argument_numbers", "value_and_grad"]
+
+
+def argument_numbers(argnums: Any, count: int) -> tuple[int, ...]:
+    """Return the numbers of the differentiated arguments, from 0.
+
+    Args:
+        argnums: as for `jax.value_and_grad`.
+        count: how many positional arguments the loss gets.
+
+    Raises:
+        ValueError: for the number of an argument that is not there.
+    """
+    numbers = [argument_number(n) for n in (argnums if hasattr(argnums, "__iter__") else (argnums,))]
+    for n in numbers:
+        if not -count <= n < count:
+            raise ValueError(
+                f"watch(step, ...): expected argnums to name positional arguments after the step, got argnums={n} in a "
+                f"call with {count} of them. Likely cause: the step or the parameters were left out, or are passed by "
+                "name. Fix: value, grads, record = watch(step, params, *args)"
+            )
+    return tuple(n % count for n in numbers)
 
 
 def value_and_grad(fun: Callable[..., Any], argnums: Any, has_aux: bool) -> Callable[..., tuple[Any, Any]]:
@@ -27,7 +48,7 @@ def value_and_grad(fun: Callable[..., Any], argnums: Any, has_aux: bool) -> Call
         if nnx is not None and holds((args, kwargs), (nnx.Pytree, nnx.Variable), besides=nnx.State):
             return nnx.value_and_grad(fun, argnums=argnums, has_aux=has_aux)(*args, **kwargs)
         single = not hasattr(argnums, "__iter__")
-        numbers = [argument_number(n) % len(args) for n in ((argnums,) if single else argnums)]
+        numbers = list(argument_numbers(argnums, len(args)))
         if equinox is not None and any(holds(args[n], equinox.Module) for n in numbers):
             return _filtered(fun, numbers, single, has_aux, args, kwargs)
         return jax.value_and_grad(fun, argnums, has_aux)(*args, **kwargs)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import threading
-import warnings
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,12 +13,13 @@ import numpy as np
 
 from gradflow.live.alarms import alarms
 from gradflow.live.flow_history import FlowHistory
+from gradflow.live.line_file import LineFile, complete_lines
 from gradflow.live.postmortem import PostMortem
 from gradflow.live.record import Snapshot
 from gradflow.live.summary import layer_update_ratio, scalars, worst_layers
 from gradflow.live.writer import Writer
 
-__all__ = ["Assembler", "Jsonl", "RunLog", "Verdict", "read_jsonl"]
+__all__ = ["Jsonl", "RunLog", "Verdict", "read_jsonl"]
 
 
 @runtime_checkable
@@ -41,15 +41,16 @@ class Jsonl(Writer):
     is given, as its `to_json` has it. NaN and Inf are strings, a number that is not there is null.
 
     A record goes to the file in one piece. A run that goes on from a checkpoint continues the file: steps from there on
-    are dropped first, so that none stands twice. A run that begins anew keeps the old file beside it, `run.1.jsonl`.
+    are dropped first, so that none stands twice; the same where a running loop goes back, whose events stay. A run that
+    begins anew keeps the old file beside it, `run.1.jsonl`, and one that finds its file in use takes such a name.
 
     Args:
         path: of the file; its folder is made.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
-        self._file: Any = None
+        self._file = LineFile(Path(path))
+        self._last: int | None = None
         self._lock = threading.Lock()
         self._waiting: list[dict[str, Any]] = []
 
@@ -59,7 +60,7 @@ class Jsonl(Writer):
         Args:
             snapshot: of it.
         """
-        step, lines = snapshot.step, []
+        step, lines = int(snapshot.step), []
         for layer in snapshot.flow.to_records(everything=True):
             ratio = _plain(layer_update_ratio(snapshot, layer["name"]))
             lines.append({"line": "layer", "step": step, **layer, "update_ratio": ratio})
@@ -68,7 +69,11 @@ class Jsonl(Writer):
         record["scalars"] = {name: _plain(value) for name, value in scalars(snapshot).items()}
         record["worst"], record["alarms"] = worst_layers(snapshot), list(alarms(snapshot))
         record["update_ratios"] = None if ratios is None else {path: _plain(x) for path, x in ratios.items()}
+        if self._last is not None and step <= self._last and self._file.is_open:
+            with self._lock:
+                self._file.go_back(step, same=step == self._last)
         self._append([*lines, record])
+        self._last = step
 
     def write_postmortem(self, postmortem: PostMortem) -> None:
         """Append an event.
@@ -90,101 +95,28 @@ class Jsonl(Writer):
         """
         line = {"line": "diagnosis", "step": int(step), **json.loads(diagnosis.to_json())}
         with self._lock:
-            if self._file is None:
+            if not self._file.is_open:
                 self._waiting.append(line)
                 return
         self._append([line])
 
     def close(self) -> None:
         """Close the file."""
-        if self._waiting:
-            self._append([])
-        if self._file is not None:
+        try:
+            if self._waiting:
+                self._append([])
+        finally:
             self._file.close()
-            self._file = None
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
         with self._lock:
             waiting, self._waiting = self._waiting, []
-            self._write([*waiting, *lines], (lines or waiting)[0]["step"])
-
-    def _write(self, lines: list[dict[str, Any]], first: int) -> None:
-        text = "".join(json.dumps(line, allow_nan=False, separators=(",", ":")) + "\n" for line in lines)
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            _make_room(self._path, min(first, lines[0]["step"]))
-            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
-        end = os.fstat(self._file.fileno()).st_size
-        data = text.encode()
-        try:
-            while data:
-                data = data[self._file.write(data) :]
-        except OSError:
-            os.ftruncate(self._file.fileno(), end)  # a piece of a line would spoil the next one
-            raise
-
-
-def _make_room(path: Path, step: int) -> None:
-    """Drop what the run is about to write again; keep the whole file elsewhere if that is all of it."""
-    if not path.exists() or not path.stat().st_size:
-        return
-    lines = _complete(path)
-    kept = [text for text, line in lines if line["step"] < step]
-    if lines and not kept:
-        number = next(n for n in range(1, 10**6) if not _numbered(path, n).exists())
-        path.rename(_numbered(path, number))
-        warnings.warn(
-            f"gradflow: {path} holds another run, which is kept as {_numbered(path, number).name}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return
-    beside = path.with_name(path.name + ".part")
-    beside.write_text("".join(text + "\n" for text in kept), encoding="utf-8")
-    os.replace(beside, path)
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.stem}.{number}{path.suffix}")
-
-
-class Assembler:
-    """Puts the lines of a file together: those of layers count when the line of their record is there."""
-
-    def __init__(self) -> None:
-        self._loose: list[tuple[str, dict[str, Any]]] = []
-
-    @property
-    def waiting(self) -> int:
-        """How many lines of layers wait for that of their record."""
-        return len(self._loose)
-
-    def feed(self, text: str) -> list[tuple[str, dict[str, Any]]]:
-        """Take a line, and return those that are complete with it, as text and parsed.
-
-        Args:
-            text: of the line; what `Jsonl` did not write is left out.
-        """
-        try:
-            line = json.loads(text)
-        except ValueError:
-            return []
-        if not isinstance(line, dict) or "step" not in line:
-            return []
-        if line.get("line") == "layer":
-            self._loose = [*[x for x in self._loose if x[1]["step"] == line["step"]], (text, line)]
-            return []
-        if line.get("line") != "record":
-            return [(text, line)]
-        whole, self._loose = self._loose, []
-        return [*whole, (text, line)] if line.get("layers") == len(whole) else []
-
-
-def _complete(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Return the lines, as text and parsed, that belong to records that were written to their end."""
-    assembler = Assembler()
-    texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return [line for text in texts for line in assembler.feed(text)]
+            every = [*waiting, *lines]
+            try:
+                self._file.append(every, min(every[0]["step"], (lines or waiting)[0]["step"]))
+            except OSError:
+                self._waiting = [*waiting, *self._waiting]
+                raise
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -255,19 +187,25 @@ def read_jsonl(path: str | os.PathLike[str]) -> RunLog:
         FileNotFoundError: if there is none.
         ValueError: if it holds nothing that `Jsonl` wrote.
     """
-    lines = [line for _, line in _complete(Path(path))]
+    found, _ = complete_lines(Path(path))
+    lines = [line for _, line in found]
     if not lines and Path(path).stat().st_size:
         raise ValueError(
             f"read_jsonl: expected lines of gf.live.Jsonl, got none in {path}. Likely cause: another file, or a run "
-            "that was killed before its first record"
+            "that was killed before its first record. Fix: name a file that gf.watch(..., "
+            "writers=[gf.live.Jsonl(path)]) wrote"
         )
-    by_step: dict[int, list[dict[str, Any]]] = {}
-    for line in lines:
+    records, layers = [], []
+    own: list[dict[str, Any]] = []
+    for line in lines:  # those of a record's layers stand before it
         if line["line"] == "layer":
-            by_step.setdefault(line["step"], []).append(line)
-    records = [line for line in lines if line["line"] == "record"]
+            own.append(line)
+        elif line["line"] == "record":
+            records.append(line)
+            layers.append(tuple(own))
+            own = []
     events, diagnoses = (tuple(x for x in lines if x["line"] == kind) for kind in ("event", "diagnosis"))
-    return RunLog(tuple(records), tuple(tuple(by_step.get(r["step"], [])) for r in records), events, diagnoses)
+    return RunLog(tuple(records), tuple(layers), events, diagnoses)
 
 
 def _at(value: Any, index: tuple[int, ...]) -> Any:

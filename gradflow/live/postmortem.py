@@ -128,11 +128,13 @@ class PostMortem:
         count, names = len(self.first_layers), self.first_layers
         if count == 1:
             return f"Layer {names[0]}"
-        if count == len(self.layers):
-            return f"All {count} layers ({names[0]} furthest)"
         if count == 2:
             return f"Layers {names[0]} and {names[1]}"
-        return f"{count} of {len(self.layers)} layers ({names[0]} furthest)"
+        row = dict(zip(self.layers, self.gradients[int(np.searchsorted(self.steps, self.step))], strict=True))
+        far = f"{names[0]} furthest" if np.isfinite(row[names[0]]) else f"{names[0]} among them"  # NaN has no distance
+        if count == len(self.layers):
+            return f"All {count} layers" + (f" ({far})" if np.isfinite(row[names[0]]) else "")
+        return f"{count} of {len(self.layers)} layers ({far})"
 
 
 def _steps(count: int) -> str:

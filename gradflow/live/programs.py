@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gradflow.instrument import FlowError
 from gradflow.live.record import Record
 
-__all__ = ["Programs", "Tracing", "records", "tracing"]
+__all__ = ["Programs", "Tracing", "host_step", "records", "tracing"]
+
+_LAST = 2**31 - 1  # of the steps that 32 bits can count
 
 
 class Tracing:
@@ -68,6 +71,7 @@ class Programs:
     def __init__(self, watch: Any, fun: Callable[..., Any], jit: Callable[..., Any], options: dict[str, Any]) -> None:
         self._watch, self._every = watch, watch.every
         self._position = _position_of_step(fun)
+        self._traces_integers = _traces_integers(jit)
         self.plain, self.recording = (jit(_traceable(watch, fun, on), **options) for on in (False, True))
         self._next: int | None = None
         functools.update_wrapper(self, fun)
@@ -87,13 +91,47 @@ class Programs:
         number = step if step is not None else self._next
         assert number is not None
         self._next = number + 1
+        if step is not None and not self._traces_integers:
+            args, kwargs = self._with_array(step, args, kwargs)
         return (self.plain if number % self._every else self.recording)(*args, **kwargs)
 
     def _step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
         if self._position is None:
             return None
         step = kwargs.get("step", args[self._position] if self._position < len(args) else None)
-        return int(step) if isinstance(step, (int, np.integer)) else None
+        return host_step(step) if isinstance(step, (int, np.integer)) else None
+
+    def _with_array(self, step: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the arguments with the step as an array, so that it is no constant of the program."""
+        number, at = jnp.asarray(step, jnp.int32), self._position
+        if at is None or "step" in kwargs:
+            return args, {**kwargs, "step": number}
+        return (*args[:at], number, *args[at + 1 :]), kwargs
+
+
+def host_step(step: Any) -> int:
+    """Return the number of a step that the host knows.
+
+    Args:
+        step: an integer of any kind.
+
+    Raises:
+        ValueError: for one that 32 bits cannot count.
+    """
+    number = int(step)
+    if abs(number) > _LAST:
+        raise ValueError(
+            f"watch: expected the number of a step, at most {_LAST}, got {number}. Likely cause: examples or tokens "
+            "are counted. Fix: count steps"
+        )
+    return number
+
+
+def _traces_integers(jit: Callable[..., Any]) -> bool:
+    """Tell whether Python integers are arguments of the program; `equinox.filter_jit` compiles one for each."""
+    while isinstance(jit, functools.partial):
+        jit = jit.func
+    return str(getattr(jit, "__module__", "")).partition(".")[0] != "equinox"
 
 
 def records(tree: Any) -> list[Record]:

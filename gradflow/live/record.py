@@ -156,17 +156,20 @@ def _mean_sizes(pieces: list[tuple[int, Any, float]], layers: int) -> Float[Arra
     return jnp.sum(jnp.concatenate([*sums, jnp.zeros((1,), jnp.float32)])[table], axis=1)
 
 
-def paired_leaves(updates: Any, params: Any) -> tuple[tuple[str, ...], list[Any], list[Any]]:
+def paired_leaves(
+    updates: Any, params: Any, arguments: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], list[Any], list[Any]]:
     """Return the paths of what is differentiated of the parameters, the leaves of their updates, and theirs.
 
     Args:
         updates: what is added to the parameters.
         params: before that.
+        arguments: names of the arguments whose tuple they are; None for a single one.
 
     Raises:
         ValueError: if they have other leaves.
     """
-    paths, old = leaf_paths(params, [""], single=True)
+    paths, old = leaf_paths(params, arguments or [""], single=arguments is None)
     wanted = differentiated(params)
     paths, old = ([x for x, w in zip(values, wanted, strict=True) if w] for values in (paths, old))
     new = jax.tree.leaves(updates)
@@ -193,17 +196,18 @@ def update_sums(new: list[Any], old: list[Any]) -> Float[Array, "leaves 6"]:
     return sums_of_squares(pairs, dtype).reshape(len(new), 6)
 
 
-def with_updates(record: Record, updates: Any, params: Any) -> Record:
+def with_updates(record: Record, updates: Any, params: Any, arguments: Sequence[str] | None = None) -> Record:
     """Return what `Watch.updates` promises.
 
     Args:
         record: of the same step.
         updates: what is added to the parameters.
         params: before that.
+        arguments: names of the arguments whose tuple they are; None for a single one.
     """
     if record.known is False:
         return record
-    paths, new, old = paired_leaves(updates, params)
+    paths, new, old = paired_leaves(updates, params, arguments)
     if record.known is True:
         sums = update_sums(new, old)
     else:

@@ -10,11 +10,35 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from gradflow.live.jsonl import Assembler
+from gradflow.live.line_file import Assembler
 
-__all__ = ["RunFile"]
+__all__ = ["RunFile", "file_of"]
 
 _KINDS = ("layer", "embedding", "activation")
+
+
+def file_of(path: Path) -> Path:
+    """Return the file of a run: of a folder its newest.
+
+    Args:
+        path: of a file or a folder.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if path.is_dir():
+        files = sorted(path.rglob("*.jsonl"), key=lambda file: file.stat().st_mtime)
+        if not files:
+            raise ValueError(
+                f"expected a run, got the folder {path} without a file *.jsonl. Fix: gf.watch(..., "
+                f'writers=[gf.live.Jsonl("{path / "run.jsonl"}")])'
+            )
+        return files[-1]
+    if not path.exists():
+        raise ValueError(f"expected a file of gf.live.Jsonl or a folder with one, got {path}, which is not there")
+    if not path.is_file():
+        raise ValueError(f"expected a file of gf.live.Jsonl or a folder with one, got {path}, which is neither")
+    return path
 
 
 class RunFile:
@@ -38,7 +62,7 @@ class RunFile:
         self.layers: tuple[dict[str, Any], ...] = ()
         self.events: list[dict[str, Any]] = []
         self.scalars: dict[str, list[float]] = {"loss": [], "flow/gradient norm": []}
-        self.foreign = False
+        self.foreign = self._found = False
         self._assembler, self._rest = Assembler(), b""
         self._offset, self._file = 0, -1
 
@@ -59,8 +83,8 @@ class RunFile:
         *whole, self._rest = (self._rest + added).split(b"\n")
         found = [line for text in whole for _, line in self._assembler.feed(text.decode("utf-8", "replace"))]
         self._take(found)
-        nothing = self.record is None and not self.events
-        self.foreign = nothing and self._assembler.waiting == 0 and (self.foreign or any(map(bytes.strip, whole)))
+        self._found |= bool(found)
+        self.foreign = bool(self._assembler.foreign) and not self._found and not self._assembler.waiting
         return bool(added)
 
     def _take(self, lines: list[dict[str, Any]]) -> None:

@@ -136,11 +136,12 @@ class Detector:
         Args:
             points: in order.
         """
+        found = []
         if points.layers != self._layers:  # the first ones, or another network
+            found += self.finish()
             self._steps, self._losses = np.zeros(0, np.int64), np.zeros(0)
             self._layers, self._rows = points.layers, np.zeros((0, len(points.layers)))
-            self._kind, self._active, self._broken = "", False, False
-        found = []
+            self._active, self._broken = False, False
         for step, loss, row in zip(points.steps, points.losses, points.gradients, strict=True):
             found += self._add(int(step), float(loss), row)
         return found
@@ -150,14 +151,15 @@ class Detector:
         return [self._postmortem()] if self._kind else []
 
     def _add(self, step: int, loss: float, row: Float[np.ndarray, " layers"]) -> list[PostMortem]:
+        found = []
         if len(self._steps) and step <= self._steps[-1]:  # a run that went back to a checkpoint
+            found += self.finish()
             before = self._steps < step
             self._steps, self._losses, self._rows = self._steps[before], self._losses[before], self._rows[before]
-            self._kind = ""
+            self._active = self._broken = False
         kind, over = self._judge(loss, row)
         self._steps, self._losses = np.append(self._steps, step), np.append(self._losses, loss)
         self._rows = np.concatenate([self._rows, row[None]])
-        found = []
         new = kind == "nonfinite" if self._active else bool(kind)
         if new and not self._broken:
             if self._kind:

@@ -47,21 +47,36 @@ def _numbers(snapshot: Snapshot, field: str) -> dict[str, float]:
 
 
 def layer_update_ratio(snapshot: Snapshot, name: str) -> float | None:
-    """Return the largest update-to-weight ratio of a layer's kernels; None where there is none.
+    """Return the largest update-to-weight ratio of a layer's kernels.
+
+    None where there is none, such as where the parameter is 0; NaN where the parameter, or its gradient, is not finite.
 
     Args:
         snapshot: of a recorded step.
         name: of the layer.
     """
     flow, ratios = snapshot.flow, snapshot.update_ratios or {}
-    own = [
-        value
+    own = {
+        path: value
         for path, value in ratios.items()
         if path in (name, f"{name}/{path.rpartition('/')[2]}")
         and (path not in flow.parameters or len(flow.parameters[path].shape) > 1)
-    ]
-    known = [value for value in own if not math.isnan(value)]
+    }
+    known = [value for value in own.values() if not math.isnan(value)]
+    if any(math.isnan(value) and _is_broken(snapshot, path) for path, value in own.items()):
+        return math.nan
     return max(known) if known else None
+
+
+def _is_broken(snapshot: Snapshot, path: str) -> bool:
+    """Tell whether a leaf, or its gradient, holds NaN or Inf, as far as that was measured."""
+    flow = snapshot.flow
+    leaf = flow.parameters.get(path)
+    if leaf is None:
+        return False
+    sizes = [leaf.rms] if "weight_rms" in flow.statistics else []
+    sizes += [leaf.gradient_norm] if leaf.has_gradient else []
+    return not all(math.isfinite(size) for size in sizes)
 
 
 def scalars(snapshot: Snapshot) -> dict[str, float]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-import time
 from typing import Any
 
 import numpy as np
 
+from gradflow.live.event_file import EventFile
 from gradflow.live.postmortem import PostMortem
 from gradflow.live.record import Snapshot
 from gradflow.live.summary import layer_number, scalars, worst_layers
@@ -34,7 +34,7 @@ class TensorBoard(Writer):
 
     def __init__(self, logdir: str | os.PathLike[str], *, figure_every: int = 10) -> None:
         self._logdir, self._figure_every = os.fspath(logdir), figure_every
-        self._writer: Any = None
+        self._file: EventFile | None = None
         self._records, self._floor = 0, float("nan")
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
@@ -43,19 +43,23 @@ class TensorBoard(Writer):
         Args:
             snapshot: of it.
         """
-        writer, step = self._open(snapshot.step), snapshot.step
-        for name, value in scalars(snapshot).items():
-            writer.add_scalar(_tag(name), value, step)
+        file, step = self._open(snapshot.step), snapshot.step
+        from tensorboardX import summary
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        for name, value in scalars(snapshot).items():  # not `summary.scalar`, which warns of every NaN
+            file.add(Summary(value=[Summary.Value(tag=_tag(name), simple_value=value)]), step)
         words = "  \n".join(f"{what}: {name}" for what, name in worst_layers(snapshot).items())
         if words:
-            writer.add_text("flow/worst_layers", words, step)
+            file.add(summary.text("flow/worst_layers", words), step)
         self._histogram(snapshot)
         if self._figure_every and self._records % self._figure_every == 0:
             from gradflow import plots
 
-            writer.add_image("flow/figure", _pixels(plots.flow(snapshot.flow, title=f"step {step}")), step)
+            pixels = _pixels(plots.flow(snapshot.flow, title=f"step {step}"))
+            file.add(summary.image("flow/figure", pixels), step)
         self._records += 1
-        writer.flush()
+        file.flush()
 
     def write_postmortem(self, postmortem: PostMortem) -> None:
         """Write an event.
@@ -63,33 +67,27 @@ class TensorBoard(Writer):
         Args:
             postmortem: of it.
         """
-        writer = self._open(postmortem.step)
-        writer.add_text("flow/post-mortem", postmortem.sentence, postmortem.step)
-        writer.add_image("flow/post-mortem_figure", _pixels(postmortem.figure()), postmortem.step)
-        writer.flush()
+        file = self._open(postmortem.step)
+        from tensorboardX import summary
+
+        file.add(summary.text("flow/post-mortem", postmortem.sentence), postmortem.step)
+        file.add(summary.image("flow/post-mortem_figure", _pixels(postmortem.figure())), postmortem.step)
+        file.flush()
 
     def close(self) -> None:
         """Close the event file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
-    def _open(self, step: int) -> Any:
-        """Open a file of events; what an earlier run wrote from this step on is no longer shown."""
-        if self._writer is None:
-            try:
-                import tensorboardX
-            except ImportError as error:
-                raise ImportError(
-                    "gf.live.TensorBoard: expected tensorboardX, got none. Fix: pip install 'gradflow-jax[live]'"
-                ) from error
-            # A file is named by the second, so a run that goes on within it would overwrite the first. TensorBoard
-            # reads files in the order of their names.
-            suffix = f".{time.time_ns()}.{os.getpid()}"
-            self._writer = tensorboardX.SummaryWriter(self._logdir, purge_step=step, filename_suffix=suffix)
-        return self._writer
+    def _open(self, step: int) -> EventFile:
+        if self._file is None:
+            self._file = EventFile(self._logdir, step)
+        return self._file
 
     def _histogram(self, snapshot: Snapshot) -> None:
+        from tensorboardX import summary
+
         flow = snapshot.flow
         numbers = [layer_number(flow[name], "output_grad_rms") for name in flow.layers]
         values = np.array([np.nan if x is None else x for x in numbers], np.float64)
@@ -101,7 +99,7 @@ class TensorBoard(Writer):
             self._floor = float(np.floor(logs[usable].min())) - _ROOM
         heights = np.where(usable, np.maximum(logs - self._floor, 0.0), 0.0)
         middles = np.arange(len(heights)) + 0.5
-        self._writer.add_histogram_raw(
+        found = summary.histogram_raw(
             "flow/gradient_by_layer",
             min=0.0,
             max=float(len(heights)),
@@ -110,8 +108,8 @@ class TensorBoard(Writer):
             sum_squares=float(heights @ np.square(middles)),
             bucket_limits=(np.arange(len(heights)) + 1.0).tolist(),
             bucket_counts=heights.tolist(),
-            global_step=snapshot.step,
         )
+        self._open(snapshot.step).add(found, snapshot.step)
 
 
 def _tag(name: str) -> str:

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from gradflow.live.run_file import RunFile
+from gradflow.live.run_file import RunFile, file_of
 from gradflow.live.sparkline import sparkline
 
 __all__ = ["Command", "description", "main"]
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not command.seconds > 0:
             raise ValueError(f"expected --seconds above 0, got {command.seconds}")
-        run = RunFile(_file_of(command.run))
+        run = RunFile(file_of(command.run))
         _look(run)
         if command.once:
             Console().print(_panel(run))
@@ -74,25 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return SHOWN
 
 
-def _file_of(path: Path) -> Path:
-    if path.is_dir():
-        files = sorted(path.rglob("*.jsonl"), key=lambda file: file.stat().st_mtime)
-        if not files:
-            raise ValueError(
-                f"expected a run, got the folder {path} without a file *.jsonl. Fix: gf.watch(..., "
-                f'writers=[gf.live.Jsonl("{path / "run.jsonl"}")])'
-            )
-        return files[-1]
-    if not path.is_file():
-        raise ValueError(f"expected a file of gf.live.Jsonl or a folder with one, got {path}, which is not there")
-    return path
-
-
 def _look(run: RunFile) -> bool:
     changed = run.update()
     if run.foreign:
         raise ValueError(
-            f"expected lines of gf.live.Jsonl, got others in {run.path}. Likely cause: another tool's file"
+            f"expected lines of gf.live.Jsonl, got others in {run.path}. Likely cause: another tool's file. Fix: name "
+            "a file that gf.watch(..., writers=[gf.live.Jsonl(path)]) wrote"
         )
     return changed
 

@@ -15,12 +15,11 @@ import numpy as np
 
 from gradflow.instrument.arguments import argument_names
 from gradflow.instrument.flow import validate_statistics
-from gradflow.instrument.modules import argument_number
 from gradflow.instrument.transform import value_grad_and_flow, value_grad_and_flow_if
 from gradflow.live.courier import Courier
-from gradflow.live.gradients import value_and_grad
+from gradflow.live.gradients import argument_numbers, value_and_grad
 from gradflow.live.postmortem import PostMortem
-from gradflow.live.programs import Programs, tracing
+from gradflow.live.programs import Programs, host_step, tracing
 from gradflow.live.record import Record, layer_sizes, with_updates
 
 __all__ = ["STATISTICS", "Plan", "Watch", "watch"]
@@ -77,6 +76,7 @@ class Watch:
         self._loss_fn, self._argnums, self._has_aux = loss_fn, argnums, has_aux
         self._courier = Courier(tuple(writers), history, every)
         self._handler: Any = None
+        self._numbers: tuple[int, ...] = ()  # of the differentiated arguments, since the watch was called
 
     @property
     def postmortems(self) -> tuple[PostMortem, ...]:
@@ -116,6 +116,7 @@ class Watch:
             TypeError: for a step that is no integer, or a watch without a loss.
         """
         fun = self._loss()
+        self._numbers = argument_numbers(self._argnums, len(args))
         current = tracing(self)
         if current is not None:
             current.used = True
@@ -132,9 +133,9 @@ class Watch:
         else:
             conditional = value_grad_and_flow_if(fun, self._argnums, self._has_aux, **options)
             value, grads, flow = conditional(recording, *args, **kwargs)
-        return value, grads, self._record(recording, step, value, grads, flow, len(args))
+        return value, grads, self._record(recording, step, value, grads, flow)
 
-    def _record(self, recording: Any, step: Any, value: Any, grads: Any, flow: Any, count: int) -> Record:
+    def _record(self, recording: Any, step: Any, value: Any, grads: Any, flow: Any) -> Record:
         if recording is False and not self.history:
             return Record(False)
         known = recording if isinstance(recording, bool) else None
@@ -144,8 +145,7 @@ class Watch:
         if not self.history:
             return record
         single = not hasattr(self._argnums, "__iter__")
-        numbers = [argument_number(n) % count for n in ((self._argnums,) if single else self._argnums)]
-        layers, sizes = layer_sizes(grads, argument_names(self._loss(), tuple(numbers)), single=single)
+        layers, sizes = layer_sizes(grads, argument_names(self._loss(), self._numbers), single=single)
         return dataclasses.replace(record, gradients=sizes, layers=layers)
 
     def updates(self, record: Record, updates: Any, params: Any) -> Record:
@@ -154,12 +154,15 @@ class Watch:
         Args:
             record: of the same step.
             updates: what the optimizer adds to the parameters: after clipping, with the learning rate in it.
-            params: before that, of the same structure.
+            params: before that, of the same structure. For several `argnums` both are tuples, in their order.
 
         Raises:
             ValueError: for updates of another structure.
         """
-        return with_updates(record, updates, params)
+        several = hasattr(self._argnums, "__iter__") and isinstance(params, (tuple, list))
+        if not several or len(params) != len(self._numbers):
+            return with_updates(record, updates, params)
+        return with_updates(record, updates, params, argument_names(self._loss(), self._numbers))
 
     def jit(self, fun: Callable[..., Any], *, jit: Callable[..., Any] = jax.jit, **options: Any) -> Programs:
         """Compile a step function twice, without and with the flow; the host chooses before every call.
@@ -242,11 +245,9 @@ class Watch:
                 f"watch(step, ...): expected the number of the step, an integer, got {what}. "
                 "Likely cause: the step was left out. Fix: value, grads, record = watch(step, params, *args)"
             )
-        if self.every == 1:
-            return True
         if isinstance(step, jax.core.Tracer):
-            return step % self.every == 0
-        return bool(int(step) % self.every == 0)
+            return self.every == 1 or step % self.every == 0
+        return host_step(step) % self.every == 0
 
 
 def _leave(number: int, _: FrameType | None) -> None:
@@ -309,12 +310,18 @@ def watch(
         raise TypeError(f"watch: expected a loss function, got {type(loss_fn).__name__}. Fix: gf.watch(loss_fn, ...)")
     if not isinstance(every, (int, np.integer)) or every < 1:
         raise ValueError(f"watch(every=...): expected at least 1 step, got {every!r}")
-    if history < 0:
+    if not isinstance(history, (int, np.integer)) or history < 0:
         raise ValueError(f"watch(history=...): expected a number of steps, got {history!r}")
-    for writer in writers:
+    if not isinstance(writers, Iterable):
+        raise TypeError(
+            f"watch(writers=...): expected a list of writers, got {type(writers).__name__}. "
+            'Fix: writers=[gf.live.Jsonl("run.jsonl")]'
+        )
+    chosen = tuple(writers)
+    for writer in chosen:
         if not callable(getattr(writer, "write", None)):
             raise TypeError(
                 f"watch(writers=...): expected objects with write(flow, step), got {type(writer).__name__}. "
                 'Fix: gf.live.Jsonl("run.jsonl")'
             )
-    return Watch(loss_fn, int(every), writers, argnums, has_aux, statistics, select, int(history))
+    return Watch(loss_fn, int(every), chosen, argnums, has_aux, statistics, select, int(history))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 
 import jax
@@ -144,6 +145,36 @@ def test_equinox(way):
     close(writer.taken[0].flow["layers/0"].output_grad_rms, flow["layers/0"].output_grad_rms)
     assert writer.taken[0].update_ratios.keys() == {f"layers/{k}/{w}" for k in (0, 1) for w in ("weight", "bias")}
     assert record.layers == ("layers/0", "layers/1")
+
+
+def test_equinox_compiles_two_programs_also_for_steps_that_are_python_integers():
+    """filter_jit takes a Python integer for a constant: a program for every step."""
+    import equinox as eqx
+
+    traced = []
+
+    def loss(model, x):
+        traced.append(1)
+        return jnp.mean(jnp.square(jax.vmap(model)(x) - 1))
+
+    for jit in (eqx.filter_jit, functools.partial(eqx.filter_jit, donate="none")):
+        for passed in (lambda step: ((step,), {}), lambda step: ((), {"step": step})):
+            watch, writer = watched(loss)
+            model = eqx.nn.MLP(5, 2, 4, 1, key=jax.random.key(0))
+
+            def train_step(model, x, step, watch=watch):
+                _, grads, record = watch(step, model, x)
+                return eqx.apply_updates(model, jax.tree.map(lambda g: -0.1 * g, grads)), record
+
+            run, counts = watch.jit(train_step, jit=jit), []
+            with watch:
+                for step in range(6):
+                    args, kwargs = passed(step)
+                    model, record = run(model, batch(step), *args, **kwargs)
+                    watch.write(record)
+                    counts.append(len(traced))
+            assert counts[1:] == counts[1:2] * 5
+            assert list(writer.taken) == [0, 2, 4]
 
 
 def test_haiku():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import gradflow as gf
-from gradflow.live import Jsonl, Snapshot, read_jsonl
+from gradflow.live import Jsonl, PostMortem, Snapshot, read_jsonl
 from tests.live.problems import batch, loss_fn, parameters
 
 
@@ -139,17 +140,97 @@ def test_a_full_disk_leaves_no_piece_of_a_line(flow, tmp_path):
             self.file.write(data[:100])
             raise OSError("No space left on device")
 
-    whole, writer._file = writer._file, Full(writer._file)
+    lines = writer._file
+    whole, lines._file = lines._file, Full(lines._file)
     with pytest.raises(OSError, match="No space"):
         writer.write(flow, 10)
-    writer._file = whole
+    lines._file = whole
     writer.write(flow, 20)
     writer.close()
     assert read_jsonl(path).steps.tolist() == [0, 20]
     assert path.read_text().count("\n") == 10
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device that is always full")
+def test_a_device_that_is_full_says_its_own_error(flow):
+    writer = Jsonl("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        writer.write(flow, 0)
+    writer.close()
+
+
+def test_a_loop_that_goes_back_writes_no_step_twice_and_keeps_what_happened(flow, tmp_path):
+    path = tmp_path / "a.jsonl"
+    writer = Jsonl(path)
+    event = PostMortem("spike", 30, 9.0, (), None, 0, None, True, np.arange(3), np.ones(3), np.ones((3, 1)), ("first",))
+    for step in (0, 10, 20, 30):
+        writer.write_diagnosis(Healthy(), step)
+        writer.write_snapshot(Snapshot(step, flow, 1.0))
+    writer.write_postmortem(event)
+    for step in (20, 20, 40):  # the second is the same step once more
+        writer.write_snapshot(Snapshot(step, flow, 2.0))
+    writer.close()
+    log = read_jsonl(path)
+    assert log.steps.tolist() == [0, 10, 20, 40]
+    assert log.scalar("loss").tolist() == [1, 1, 2, 2]
+    assert [len(layers) for layers in log.layers] == [4] * 4
+    assert [event["step"] for event in log.events] == [30]
+    assert [line["step"] for line in log.diagnoses] == [0, 10, 20]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_loop_that_counts_from_0_again_keeps_both(flow, tmp_path):
+    writer = Jsonl(tmp_path / "a.jsonl")
+    for step in (0, 10):
+        writer.write(flow, step)
+    with pytest.warns(RuntimeWarning, match=r"kept as a\.1\.jsonl"):
+        writer.write(flow, 0)
+    writer.close()
+    assert [read_jsonl(tmp_path / name).steps.tolist() for name in ("a.jsonl", "a.1.jsonl")] == [[0], [0, 10]]
+
+
+@pytest.mark.parametrize("first", [0, 15])
+def test_two_runs_at_once_have_a_file_each(flow, tmp_path, first):
+    pytest.importorskip("fcntl")
+    path = tmp_path / "a.jsonl"
+    one, two = Jsonl(path), Jsonl(path)
+    one.write(flow, 0)
+    one.write(flow, 10)
+    with pytest.warns(RuntimeWarning, match=r"another run is writing .*a\.jsonl; this one goes to a\.1\.jsonl"):
+        two.write(flow, first)
+    for step in (20, 30):
+        one.write(flow, step)
+        two.write(flow, step)
+    one.close()
+    two.close()
+    assert read_jsonl(path).steps.tolist() == [0, 10, 20, 30]
+    assert read_jsonl(tmp_path / "a.1.jsonl").steps.tolist() == [first, 20, 30]
+    write(path, flow, [40])  # nobody writes it any more
+    assert read_jsonl(path).steps.tolist() == [0, 10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("text", ["my notes\n", "my notes", '{"step": 0, "loss": 3.0}\n{"step": 10, "loss": 2.0}\n'])
+def test_a_file_of_somebody_else_is_kept(flow, tmp_path, text):
+    path = tmp_path / "a.jsonl"
+    path.write_text(text)
+    with pytest.warns(RuntimeWarning, match=r"holds something else, which is kept as a\.1\.jsonl"):
+        write(path, flow, [0])
+    assert (tmp_path / "a.1.jsonl").read_text() == text
+    assert read_jsonl(path).steps.tolist() == [0]
+
+
+@pytest.mark.parametrize("cut", [5, 60, 1500])
+def test_a_run_that_was_killed_in_its_first_record_leaves_nothing(flow, tmp_path, cut):
+    path = tmp_path / "a.jsonl"
+    write(path, flow, [0])
+    path.write_bytes(path.read_bytes()[:cut])
+    write(path, flow, [0, 10])
+    assert read_jsonl(path).steps.tolist() == [0, 10]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
 def test_other_files_are_refused(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"loss": 1}\nhello\n')
-    with pytest.raises(ValueError, match=r"expected lines of gf\.live\.Jsonl, got none"):
-        read_jsonl(tmp_path / "a.jsonl")
+    for text in ('{"loss": 1}\nhello\n', '{"step": 1}\n', '{"step": "x", "line": "event"}\n', "[" * 10**5):
+        (tmp_path / "a.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=r"expected lines of gf\.live\.Jsonl, got none"):
+            read_jsonl(tmp_path / "a.jsonl")

@@ -34,7 +34,7 @@ def test_ledger_and_verdict_are_those_that_were_written(tmp_path):
     text, page = page_of(path, tmp_path)
     section = text.partition('<section id="verdict">')[2].partition("</section>")[0]
     assert page.found["li"][1:3] == [
-        "step 0: dead units at <b>, c, d, e and 2 more (fatal, likely). a bias", "step 9: healthy",
+        "step 0: dead units at <b>, c, d, e and 2 more (fatal, likely). A bias.", "step 9: healthy",
     ]  # fmt: skip
     titles = Page(section).found["title"]
     assert {

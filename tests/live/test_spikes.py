@@ -144,6 +144,26 @@ def test_going_back_to_a_checkpoint_is_no_event():
     assert len(detector._steps) == 60
 
 
+def test_a_run_that_goes_back_because_of_an_event_does_not_lose_it():
+    detector = Detector(100)
+    gradients, losses = noise(60)
+    gradients[50, 1] *= 1e4
+    assert detector.feed(Points(np.arange(52), losses[:52], gradients[:52], LAYERS)) == []  # what follows is waited for
+    (event,) = detector.feed(Points(np.arange(40, 42), losses[:2], gradients[:2], LAYERS))
+    assert (event.kind, event.step, event.first_layers) == ("spike", 50, ("b",))
+    (again,) = detector.feed(Points(np.arange(42, 60), losses[42:], gradients[42:], LAYERS)) + detector.finish()
+    assert (again.kind, again.step) == ("spike", 50)
+
+
+def test_nan_everywhere_has_no_furthest_layer():
+    detector = Detector(100)
+    gradients, losses = np.full((3, 3), np.nan), np.full(3, np.nan)
+    (event,) = detector.feed(Points(np.arange(3), losses, gradients, LAYERS))
+    assert event.sentence == (
+        "Step 0: the gradient of 3 of 3 layers was NaN or Inf. All 3 layers moved first, at the same step as the loss."
+    )
+
+
 @pytest.mark.parametrize("factor", [1.0, 1e6])
 def test_a_watched_run_with_a_poisoned_batch(factor):
     """Linear, so that a batch a thousand times too large gives a loss and gradients far beyond."""

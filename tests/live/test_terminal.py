@@ -106,6 +106,8 @@ def test_once_shows_the_newest_file_of_a_folder(flow, tmp_path, capsys):
         (["b.jsonl"], "got b.jsonl, which is not there"),
         (["folder"], "without a file *.jsonl"),
         (["other.jsonl"], "Likely cause: another tool's file"),
+        (["steps.jsonl"], "Likely cause: another tool's file"),
+        (["records.jsonl"], "Likely cause: another tool's file"),
         (["a.jsonl", "--seconds", "0"], "expected --seconds above 0"),
     ],
 )
@@ -114,6 +116,8 @@ def test_bad_usage_is_one_line_and_status_2(flow, tmp_path, monkeypatch, capsys,
     write(tmp_path / "a.jsonl", flow, [0])
     (tmp_path / "folder").mkdir()
     (tmp_path / "other.jsonl").write_text(json.dumps({"loss": 1}) + "\n")
+    (tmp_path / "steps.jsonl").write_text(json.dumps({"step": 1, "loss": 1}) + "\n")
+    (tmp_path / "records.jsonl").write_text(json.dumps({"step": 1, "line": "record", "layers": 0, "scalars": 3}) + "\n")
     assert main(["watch", *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("python -m gradflow watch: ")

@@ -351,6 +351,18 @@ def test_bad_input_is_refused():
         watch(1.0, parameters(), batch(0))
     with pytest.raises(ValueError, match="at least 1 step, got 0"):
         gf.watch(loss_fn, every=0)
+    for history in (-1, 1.5, None):
+        with pytest.raises(ValueError, match="expected a number of steps, got"):
+            gf.watch(loss_fn, history=history)
+    with pytest.raises(TypeError, match=r"expected a list of writers, got Jsonl\. Fix: writers=\["):
+        gf.watch(loss_fn, writers=gf.live.Jsonl("run.jsonl"))
+    assert gf.watch(writers=(Collected() for _ in range(2))).plan(None).written
+    for step in (0, 1):
+        with pytest.raises(ValueError, match="got argnums=0 in a call with 0 of them"):
+            gf.watch(loss_fn, every=2, history=5)(step, params=parameters(), x=batch(0))
+    for step in (2**31, np.int64(2**31)):
+        with pytest.raises(ValueError, match="Likely cause: examples or tokens are counted"):
+            watch.jit(make_train_step(watch))(step, parameters(), batch(0))
     with pytest.raises(TypeError, match=r"objects with write\(flow, step\), got str"):
         gf.watch(loss_fn, writers=["run.jsonl"])
     with pytest.raises(ValueError, match="unknown statistic"):

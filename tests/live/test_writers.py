@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import subprocess
 import sys
 import types
@@ -16,7 +17,7 @@ import gradflow as gf
 from gradflow.live import Progress, Snapshot, TensorBoard, Wandb
 from gradflow.live.alarms import alarms
 from gradflow.live.sparkline import sparkline
-from gradflow.live.summary import scalars, worst_layers
+from gradflow.live.summary import layer_update_ratio, scalars, worst_layers
 from tests.live.problems import batch, loss_fn, parameters
 from tests.live.test_spikes import noise, run
 
@@ -76,6 +77,9 @@ def test_numbers_that_are_not_there_have_no_tag():
     assert np.isnan(found["flow/gradient norm"])
     assert found["flow/nonfinite forward"] > 0
     assert "not finite first" in worst_layers(Snapshot(0, bad))
+    ratios = {"a": 0.5, "b": float("nan")}  # NaN is that of a parameter of 0, or of one that is broken
+    assert [layer_update_ratio(Snapshot(0, flow, None, ratios), name) for name in "ab"] == [0.5, None]
+    assert np.isnan(layer_update_ratio(Snapshot(0, bad, None, ratios), "b"))
     assert alarms(Snapshot(0, bad))[0].startswith("NaN or Inf forward, in the data")
 
 
@@ -110,8 +114,9 @@ def test_tensorboard_reads_it_back(flow, event, tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_run_that_goes_on_within_the_same_second_overwrites_nothing(flow, tmp_path, monkeypatch):
     reading = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
-    clock = types.SimpleNamespace(time=lambda: 1.8e9)
-    monkeypatch.setattr(importlib.import_module("tensorboardX.event_file_writer"), "time", clock)
+    ticks = itertools.count(1_800_000_000 * 10**9)
+    clock = types.SimpleNamespace(time=lambda: 1.8e9, time_ns=lambda: next(ticks))
+    monkeypatch.setattr(importlib.import_module("gradflow.live.event_file"), "time", clock)
     for step in range(12):
         writer = TensorBoard(tmp_path, figure_every=0)
         writer.write_snapshot(snapshot(flow, step))
@@ -119,6 +124,34 @@ def test_a_run_that_goes_on_within_the_same_second_overwrites_nothing(flow, tmp_
     events = reading.EventAccumulator(str(tmp_path))
     events.Reload()
     assert [e.step for e in events.Scalars("loss")] == list(range(12))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_on_a_full_disk_says_so_and_goes_on(flow, tmp_path, caplog):
+    """What tensorboardX's own thread would have waited for without end; NaN is written without a word of it."""
+    reading = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+
+    class Full:
+        def __init__(self, file):
+            self.fileno, self.file, self.close = file.fileno, file, file.close
+
+        def write(self, data):
+            self.file.write(data[:100])
+            raise OSError("No space left on device")
+
+    writer = TensorBoard(tmp_path, figure_every=0)
+    writer.write_snapshot(snapshot(flow, 0))
+    whole, writer._file._file = writer._file._file, Full(writer._file._file)
+    for step in range(10, 20):
+        with pytest.raises(OSError, match="No space"):
+            writer.write_snapshot(snapshot(flow, step))
+    writer._file._file = whole
+    writer.write_snapshot(Snapshot(20, flow, float("nan")))
+    writer.close()
+    events = reading.EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [e.step for e in events.Scalars("loss")] == [0, 20]
+    assert not caplog.records
 
 
 def test_wandb_gets_curves_a_histogram_and_alerts(flow, event, monkeypatch):

@@ -22,11 +22,12 @@ WRITTEN, NOT_WRITTEN, BAD_USAGE = 0, 1, 2
 class Command:
     """Write a page of one recorded run, or of several side by side: exit 0 if it is written, 1 if not, 2 for bad usage.
 
-    The files are those that `gradflow.live.Jsonl` wrote, also of a run that still goes on.
+    The files are those that `gradflow.live.Jsonl` wrote, also of a run that still goes on. A folder stands for its
+    newest file.
     """
 
-    sources: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE.jsonl")]
-    """Recorded runs."""
+    sources: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+    """Recorded runs: files, or folders."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("report.html")
     """Where the page is written."""
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         written = report(list(command.sources), command.out)
     except (ValueError, FileNotFoundError) as error:
-        return _said(str(error).removeprefix("report: "), BAD_USAGE)
+        return _said(str(error).removeprefix("report: ").removeprefix("read_jsonl: "), BAD_USAGE)
     except OSError as error:
         return _said(f"{command.out} could not be written ({error})", NOT_WRITTEN)
     print(written)

@@ -53,6 +53,6 @@ def _words(finding: Mapping[str, Any]) -> str:
     layers = [str(layer) for layer in finding["layers"]]
     more = f" and {len(layers) - _MOST_LAYERS} more" if len(layers) > _MOST_LAYERS else ""
     at = f" at {', '.join(layers[:_MOST_LAYERS])}{more}" if layers else ""
-    return (
-        f"{finding['kind'].replace('_', ' ')}{at} ({finding['severity']}, {finding['confidence']}). {finding['cause']}"
-    )
+    cause = str(finding["cause"])
+    why = f"{cause[:1].upper()}{cause[1:]}{'' if cause.endswith('.') else '.'}"
+    return f"{finding['kind'].replace('_', ' ')}{at} ({finding['severity']}, {finding['confidence']}). {why}"

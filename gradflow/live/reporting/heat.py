@@ -141,9 +141,9 @@ def _swatch(kind: str) -> str:
 
 def _bar(scale: Scale) -> str:
     """Return the colour bar."""
-    cells = "".join(f'<rect x="{24 + 4 * k}" y="0" width="4.5" height="12" fill="{color(k / 59)}"/>' for k in range(60))
+    cells = "".join(f'<rect x="{30 + 4 * k}" y="0" width="4.5" height="12" fill="{color(k / 59)}"/>' for k in range(60))
     texts = "".join(
-        f'<text x="{24 + 240 * place:.1f}" y="26" text-anchor="middle">{text}</text>' for place, text in ticks(scale)
+        f'<text x="{30 + 240 * place:.1f}" y="26" text-anchor="middle">{text}</text>' for place, text in ticks(scale)
     )
     words = "colours, logarithmic" if scale.log else "colours, linear"
     ends = ticks(scale)

@@ -56,7 +56,8 @@ def report(
     scales.
 
     Args:
-        source: a file of `gf.live.Jsonl`, a `gf.live.FlowHistory`, or several of them: a list, or a mapping from names.
+        source: a file of `gf.live.Jsonl`, a folder, which stands for its newest one, a `gf.live.FlowHistory`, or
+            several of them: a list, or a mapping from names.
         path: of the page. It is old or whole at any moment, never a part.
 
     Returns:
@@ -64,7 +65,8 @@ def report(
 
     Raises:
         FileNotFoundError: if a file, or the folder of the page, is not there.
-        ValueError: for a file that `gf.live.Jsonl` did not write, or one without a record.
+        OSError: if the page cannot be written.
+        ValueError: for a file that cannot be read, that `gf.live.Jsonl` did not write, or that has no record.
         TypeError: if a source is something else.
 
     Examples:
@@ -81,10 +83,14 @@ def report(
     several = (
         source.values() if isinstance(source, Mapping) else source if isinstance(source, (list, tuple)) else [source]
     )
-    if any(isinstance(one, (str, os.PathLike)) and Path(one).resolve() == target.resolve() for one in several):
+    files = [Path(one) for one in several if isinstance(one, (str, os.PathLike))]
+    if any(one.resolve() == target.resolve() or (one.is_dir() and target.suffix == ".jsonl") for one in files):
         raise ValueError(f"report: expected another file for the page than for the run, got {target} for both")
     text = _page(read_runs(source))
-    write_whole(target, text, errors="xmlcharrefreplace")
+    if target.exists() and not target.is_file() and not target.is_dir():  # a pipe or a device, not to be replaced
+        target.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
+    else:
+        write_whole(target, text, errors="xmlcharrefreplace")
     return target
 
 
@@ -107,8 +113,9 @@ def _overview(runs: Sequence[Run]) -> str:
     lines = []
     for run in runs:
         count = len(run.steps)
-        over = f", steps {run.steps[0]} to {run.steps[-1]}" if count else ""
-        text = f"{run.name}: {count} record{'s' * (count != 1)}{over}, {len(run.layers)} rows of layers"
+        over = f", steps {run.steps[0]} to {run.steps[-1]}" if count > 1 else f", step {run.steps[0]}" if count else ""
+        rows = f"{len(run.layers)} row{'s' * (len(run.layers) != 1)} of layers"
+        text = f"{run.name}: {count} record{'s' * (count != 1)}{over}, {rows}"
         missing = [s.title.lower() for s in STATISTICS if not run.has(s)]
         text += f"; not recorded: {', '.join(missing)}" if missing else ""
         if run.left_out:

@@ -14,10 +14,12 @@ from jaxtyping import Bool, Float, Int
 from gradflow.live.flow_history import FlowHistory
 from gradflow.live.jsonl import RunLog, read_jsonl
 from gradflow.live.reporting.diagnoses import Judged, judged
+from gradflow.live.run_file import file_of
 
 __all__ = ["STATISTICS", "Run", "Source", "Statistic", "read_runs"]
 
 Source: TypeAlias = str | os.PathLike[str] | FlowHistory
+_FIX = "Fix: name a file, or a folder of one, that gf.watch(..., writers=[gf.live.Jsonl(path)]) wrote"
 SCALARS = {"loss": "loss", "flow/gradient norm": "gradient norm"}
 
 
@@ -98,16 +100,30 @@ def read_runs(source: Source | Sequence[Source] | Mapping[str, Source]) -> list[
         TypeError: for anything else.
     """
     if isinstance(source, (str, os.PathLike, FlowHistory)):
-        return [_run(_name(source, [source], 0), source)]
+        source = [source]
     if isinstance(source, Mapping):
-        runs = [_run(str(name), one) for name, one in source.items()]
+        runs = [_run(str(name), _file(one)) for name, one in source.items()]
     elif isinstance(source, Sequence):
-        runs = [_run(_name(one, source, k), one) for k, one in enumerate(source)]
+        files = [_file(one) for one in source]
+        runs = [_run(_name(one, files, k), one) for k, one in enumerate(files)]
     else:
         raise _type_error(source)
     if not runs:
         raise ValueError("report: expected a run, got none. Fix: name a file of gf.live.Jsonl")
     return runs
+
+
+def _file(source: Source) -> Source:
+    """Return the source, of a folder its newest file."""
+    if not isinstance(source, (str, os.PathLike)):
+        return source
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"report: expected a file of gf.live.Jsonl, got {path}, which is not there. {_FIX}")
+    try:
+        return file_of(path)
+    except ValueError as error:
+        raise ValueError(f"report: {error}") from None
 
 
 def _name(source: Source, sources: Sequence[Source], index: int) -> str:
@@ -118,7 +134,13 @@ def _name(source: Source, sources: Sequence[Source], index: int) -> str:
     path = Path(source)
     if sum(p == path for p in paths) > 1:
         return f"{path} ({index + 1})"
-    return path.stem if sum(p.stem == path.stem for p in paths) == 1 else str(path)
+    if sum(p.stem == path.stem for p in paths) == 1:
+        return path.stem
+    for count in range(1, len(path.parts)):
+        end = path.parts[-count:]
+        if sum(p.parts[-count:] == end for p in paths) == 1:
+            return "/".join(end)
+    return str(path)
 
 
 def _run(name: str, source: Source) -> Run:
@@ -131,24 +153,22 @@ def _run(name: str, source: Source) -> Run:
     if not isinstance(source, (str, os.PathLike)):
         raise _type_error(source)
     path = Path(source)
-    if path.is_dir():
-        inside = ", ".join(p.name for p in sorted(path.glob("*.jsonl"))[:5]) or "no file of that kind"
-        raise ValueError(f"report: expected a file, got the folder {path}. Fix: name a file in it; it has {inside}")
-    if not path.exists():
-        raise FileNotFoundError(f"report: expected a file of gf.live.Jsonl, got {path}, which is not there")
     try:
         log = read_jsonl(path)
         run = _from_log(name, log)
+    except OSError as error:
+        raise ValueError(f"report: expected a file that can be read, got {path} ({error})") from None
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         if str(error).startswith("read_jsonl: "):
             raise
         raise ValueError(
             f"report: expected lines of gf.live.Jsonl in {path}, got others ({type(error).__name__}: {error}). Likely "
-            "cause: a file of another tool"
+            f"cause: a file of another tool. {_FIX}"
         ) from None
     if not log.records and not log.events and not log.diagnoses:
         raise ValueError(
-            f"report: expected records, got none in {path}. Likely cause: the run was killed before its first record"
+            f"report: expected records, got none in {path}. Likely cause: the run was killed before its first record. "
+            f"{_FIX}"
         )
     return run
 
