@@ -179,6 +179,21 @@ def test_wandb_gets_curves_a_histogram_and_alerts(flow, event, monkeypatch):
         Wandb("project")
 
 
+@pytest.mark.slow
+def test_wandb_itself_takes_them_offline(flow, event, monkeypatch, tmp_path):
+    wandb = pytest.importorskip("wandb")  # no extra brings it; it is large
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    offline = wandb.init(project="gradflow", mode="offline", dir=tmp_path)
+    writer = Wandb(offline)
+    writer.write_snapshot(snapshot(flow, 0))
+    writer.write_postmortem(event)
+    shown = dict(offline.summary)
+    offline.finish()
+    assert shown["flow/loss"] == 1.5
+    assert len(shown["flow/gradient by layer"]["values"]) == 3
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
 def test_lines_on_a_pipe(flow, event, capsys):
     writer = Progress()
     writer.write_snapshot(snapshot(flow, 0))
