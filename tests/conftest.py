@@ -31,7 +31,7 @@ TESTS = Path(__file__).parent
 # are too small to repay. What users compile is what this folder is about. But XLA's older emitter with optimizations
 # takes ten times as long as the newer one, so there only this file is compiled as users do.
 OPTIMIZED, ALWAYS_OPTIMIZED = "instrument", "test_range.py"
-TURNS = 3  # runs of --turn after which every slow case has run once
+TURNS = 4  # runs of --turn after which every slow case has run once
 # Experiments run in seconds to minutes; in these files are the tests that do not run one.
 QUICK_EXPERIMENTS = (
     "test_claims.py",
@@ -73,7 +73,7 @@ def is_optimized(path: Path) -> bool:
 
 
 def of_turn(items: Sequence[pytest.Item], turn: int) -> set[str]:
-    """Return the ids of the slow tests that run in a turn: of each family of at least `TURNS` cases one in `TURNS`."""
+    """Return the ids of the slow tests that run in a turn: of each family one case in `TURNS`, and at least one."""
     families: dict[str, list[str]] = {}
     for item in items:
         if item.get_closest_marker("slow"):
@@ -82,7 +82,7 @@ def of_turn(items: Sequence[pytest.Item], turn: int) -> set[str]:
         case
         for cases in families.values()
         for number, case in enumerate(cases)
-        if len(cases) < TURNS or (number - turn) % TURNS == 0
+        if (number - turn) % min(len(cases), TURNS) == 0
     }
 
 

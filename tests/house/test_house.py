@@ -265,16 +265,17 @@ def test_heavy_tests_are_tests():
 
 
 def test_every_slow_case_has_its_turn():
-    """A family of fewer cases than turns runs whole each time; of others a case runs in one turn."""
+    """Of a family of few cases one runs in each turn; of a larger one a case runs in one turn."""
     family, two = [f"file::family[{number}]" for number in range(7)], ["file::two[a]", "file::two[b]"]
     items = [
         SimpleNamespace(nodeid=id_, get_closest_marker=lambda name, id_=id_: "quick" not in id_)
-        for id_ in (*family, *two, "file::family[quick]")
+        for id_ in (*family, *two, "file::single", "file::family[quick]")
     ]
     turns = [conftest.of_turn(items, turn) for turn in range(conftest.TURNS)]
-    assert set.union(*turns) == {*family, *two}
-    assert [len(turn) for turn in turns] == [3 + 2, 2 + 2, 2 + 2]
-    assert set.intersection(*turns) == set(two)
+    assert set.union(*turns) == {*family, *two, "file::single"}
+    assert [len(turn & set(family)) for turn in turns] == [2, 2, 2, 1]
+    assert [turn & set(two) for turn in turns] == [{two[0]}, {two[1]}] * 2
+    assert all("file::single" in turn for turn in turns)
 
 
 def test_what_is_heavy_is_listed_and_what_is_essential_is_not():
