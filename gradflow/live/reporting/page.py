@@ -87,10 +87,7 @@ def report(
     if any(one.resolve() == target.resolve() or (one.is_dir() and target.suffix == ".jsonl") for one in files):
         raise ValueError(f"report: expected another file for the page than for the run, got {target} for both")
     text = _page(read_runs(source))
-    if target.exists() and not target.is_file() and not target.is_dir():  # a pipe or a device, not to be replaced
-        target.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
-    else:
-        write_whole(target, text, errors="xmlcharrefreplace")
+    write_whole(target, text, errors="xmlcharrefreplace")
     return target
 
 
