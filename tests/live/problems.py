@@ -70,3 +70,14 @@ class Snapshots:
 
     def write_postmortem(self, postmortem):
         self.postmortems.append(postmortem)
+
+
+class FullDisk:
+    """A file on a disk that takes a hundred bytes more of each piece."""
+
+    def __init__(self, file):
+        self.fileno, self.file, self.close = file.fileno, file, file.close
+
+    def write(self, data):
+        self.file.write(data[:100])
+        raise OSError("No space left on device")

@@ -12,7 +12,7 @@ import pytest
 
 import gradflow as gf
 from gradflow.live import Jsonl, PostMortem, Snapshot, read_jsonl
-from tests.live.problems import batch, loss_fn, parameters
+from tests.live.problems import FullDisk, batch, loss_fn, parameters
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +132,8 @@ def test_a_full_disk_leaves_no_piece_of_a_line(flow, tmp_path):
     writer = Jsonl(path)
     writer.write(flow, 0)
 
-    class Full:
-        def __init__(self, file):
-            self.fileno, self.file, self.close = file.fileno, file, file.close
-
-        def write(self, data):
-            self.file.write(data[:100])
-            raise OSError("No space left on device")
-
     lines = writer._file
-    whole, lines._file = lines._file, Full(lines._file)
+    whole, lines._file = lines._file, FullDisk(lines._file)
     with pytest.raises(OSError, match="No space"):
         writer.write(flow, 10)
     lines._file = whole

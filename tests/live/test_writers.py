@@ -18,7 +18,7 @@ from gradflow.live import Progress, Snapshot, TensorBoard, Wandb
 from gradflow.live.alarms import alarms
 from gradflow.live.sparkline import sparkline
 from gradflow.live.summary import layer_update_ratio, scalars, worst_layers
-from tests.live.problems import batch, loss_fn, parameters
+from tests.live.problems import FullDisk, batch, loss_fn, parameters
 from tests.live.test_spikes import noise, run
 
 
@@ -131,17 +131,9 @@ def test_tensorboard_on_a_full_disk_says_so_and_goes_on(flow, tmp_path, caplog):
     """What tensorboardX's own thread would have waited for without end; NaN is written without a word of it."""
     reading = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
 
-    class Full:
-        def __init__(self, file):
-            self.fileno, self.file, self.close = file.fileno, file, file.close
-
-        def write(self, data):
-            self.file.write(data[:100])
-            raise OSError("No space left on device")
-
     writer = TensorBoard(tmp_path, figure_every=0)
     writer.write_snapshot(snapshot(flow, 0))
-    whole, writer._file._file = writer._file._file, Full(writer._file._file)
+    whole, writer._file._file = writer._file._file, FullDisk(writer._file._file)
     for step in range(10, 20):
         with pytest.raises(OSError, match="No space"):
             writer.write_snapshot(snapshot(flow, step))
