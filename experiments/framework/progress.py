@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import sys
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,22 @@ STARTED = time.monotonic()
 TRACED, COMPILED = "/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/backend_compile_duration"
 NOTICEABLE = 0.5  # seconds of tracing or compiling, below which nothing is said of it
 AT_ONCE = 2  # compiling keeps one core busy, and lets go of Python's lock
+
+_stopping = threading.Event()  # one of the calls side by side has failed, or all of them are to stop
+
+
+class Stopped(Exception):
+    """A call ends early because another one has failed, or because the run was interrupted."""
+
+
+def check_stopping() -> None:
+    """End the call that this is part of, if there is no use in going on.
+
+    Raises:
+        Stopped: if so.
+    """
+    if _stopping.is_set():
+        raise Stopped
 
 
 def stage(words: str) -> None:
@@ -94,6 +112,9 @@ def side_by_side(
 ) -> dict[Key, Item]:
     """Make calls two at a time, and show how far they have come.
 
+    They know the folder of `resume.keep_checkpoints`. If one fails or the run is interrupted, the others end at the
+    next `check_stopping`.
+
     Args:
         calls: what to call, by a key; no call waits for another.
         what: name of the whole, e.g. "training".
@@ -107,7 +128,11 @@ def side_by_side(
     """
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        futures = {key: pool.submit(call) for key, call in calls.items()}
+        futures = {key: pool.submit(contextvars.copy_context().run, call) for key, call in calls.items()}
         return {key: futures[key].result() for key in track(list(calls), what, label)}
+    except BaseException:
+        _stopping.set()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+        _stopping.clear()

@@ -1,6 +1,6 @@
 """What a stopped run has done, so that `--resume` continues there: checkpoints of long training, and finished parts.
 
-Both go to a folder beside the results, OUT/NAME/PRESET.unfinished-DIGEST, one for each choice of settings. It is
+All of it goes to a folder beside the results, OUT/NAME/PRESET.unfinished-DIGEST, one for each choice of settings. It is
 removed when the results are written; until then another run of the same settings is refused, unless it resumes.
 """
 
@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +19,12 @@ from typing import Any
 import gradflow as gf
 from experiments.framework.commandline import UsageError
 
-__all__ = ["Parts", "checkpoints", "keep_checkpoints", "place"]
+__all__ = ["Parts", "checkpoints", "file", "keep_checkpoints", "place"]
 
 MINUTES = 5.0  # from one checkpoint to the next; a signal saves at once
 
 _current: contextvars.ContextVar[Path | None] = contextvars.ContextVar("checkpoints", default=None)
+_given: contextvars.ContextVar[frozenset[str] | set[str]] = contextvars.ContextVar("files", default=frozenset())
 
 
 def place(results: Path, config: dict[str, Any]) -> Path:
@@ -52,11 +54,12 @@ def keep_checkpoints(folder: Path, *, resume: bool) -> Iterator[None]:
             f"a run with these settings was stopped and left checkpoints in {folder}. Fix: --resume continues from "
             "them; without that folder the run begins anew"
         )
-    token = _current.set(folder)
+    token, files = _current.set(folder), _given.set(set())
     try:
         yield
     finally:
         _current.reset(token)
+        _given.reset(files)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -70,6 +73,25 @@ def checkpoints(name: str) -> gf.training.Checkpoints | None:
     if folder is None:
         return None
     return gf.training.Checkpoints(folder / name, every_steps=None, every_minutes=MINUTES, keep=2, resume=True)
+
+
+def file(name: str) -> Path | None:
+    """Say where training of `stretches.in_stretches` is saved inside of `keep_checkpoints`; None elsewhere.
+
+    Args:
+        name: of the training, unlike those of all others of the experiment.
+
+    Raises:
+        ValueError: if another training of this run has the name.
+    """
+    folder, given = _current.get(), _given.get()
+    if folder is None or not isinstance(given, set):
+        return None
+    found = re.sub(r"[^A-Za-z0-9.+-]+", "_", name)
+    if found in given:
+        raise ValueError(f"expected a name of its own for every training of a run, got {name!r} twice")
+    given.add(found)
+    return folder / f"{found}.npz"
 
 
 class Parts:
