@@ -37,7 +37,8 @@ def conv(
 
     Where derivatives are taken and the program is lowered for a CPU, the kernel's gradient of a large batch is a sum
     over parts of it (those are a `lax.scan`), and convolutions of stride 1 with 8 to 16 channels compute two columns at
-    once; results then differ from those of `jax.lax` by rounding. Other platforms, and bfloat16, keep the plain form.
+    once; results then differ from those of `jax.lax` by rounding. Other platforms, bfloat16, and inputs that an explicit
+    mesh shards, keep the plain form.
 
     Args:
         x: inputs, channels last, any number of position axes.
@@ -69,7 +70,11 @@ def conv(
                 f"expected at least {wide} positions for a window of {window}, got {size} + {low} + {high}. "
                 "Fix: a smaller window, or padding"
             )
-    return _conv(x, kernel, steps, tuple((int(low), int(high)) for low, high in pairs))
+    around = tuple((int(low), int(high)) for low, high in pairs)
+    if any(axis is not None for axis in jax.typeof(x).sharding.spec):
+        # On an explicit mesh the gradients' shardings are decided by JAX's own rules; ours would have to state them.
+        return _correlate(x, kernel, steps, around)
+    return _conv(x, kernel, steps, around)
 
 
 def flax_conv(lhs: Array, rhs: Array, window_strides: Any, padding: Any, **_: Any) -> Array:

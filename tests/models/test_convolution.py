@@ -185,3 +185,19 @@ def test_a_kernel_that_does_not_fit_is_named():
         conv(jnp.ones((1, 3, 5, 5)), jnp.ones((3, 3, 3, 2)))
     with pytest.raises(ValueError, match="at least 3 positions"):
         conv(jnp.ones((1, 2, 5, 3)), jnp.ones((3, 3, 3, 2)), padding="VALID")
+
+
+@pytest.mark.parametrize("name", ["in parts", "narrow in parts"])
+def test_a_batch_on_an_explicit_mesh_has_the_gradients_of_one_device(name):
+    x, kernel, g, strides, padding, *_ = operands(name)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+
+    def gradients(x, kernel, g):
+        return value_and_gradients(lambda x, kernel: conv(x, kernel, strides, padding), x, kernel, g)
+
+    expected = jax.jit(gradients)(x, kernel, g)
+    with jax.set_mesh(mesh):
+        cut, whole = (jax.NamedSharding(mesh, spec) for spec in (jax.P("data"), jax.P()))
+        got = jax.jit(gradients)(jax.device_put(x, cut), jax.device_put(kernel, whole), jax.device_put(g, cut))
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_allclose(jax.device_get(a), jax.device_get(b), rtol=1e-4, atol=1e-3)
