@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +14,11 @@ import optax
 from jaxtyping import Array, Float, Int
 
 import gradflow as gf
+from experiments.framework.stretches import in_stretches, take
 
 RECORDS = 8  # moments at which slopes are recorded, after the start
 EVALUATED = 1000  # test images that accuracy is measured on
+LOOKS = 500  # steps from one look at the slopes to the next, at most; few of these are kept
 PAPER_FIRST = (0.681, 0.596)  # slope of conv1, one slope a layer and one a channel: He et al. 2015, Table 1
 
 Tree = dict[str, Any]
@@ -96,26 +100,33 @@ def measure(data: gf.data.ImageDataset, setup: Setup) -> Slopes:
     train_images, test_images = data.train.images[thin], data.test.images[:EVALUATED][thin]
     source = gf.data.on_device(train_images, data.train.labels, setup.batch, normalization=data.normalization())
     test, answers = jnp.asarray(data.normalize(test_images)), data.test.labels[:EVALUATED]
+    unit = math.gcd(every, LOOKS)
+
+    @functools.partial(jax.jit, static_argnames="steps")
+    def advance(state: Any, key: Array, source: gf.data.OnDevice, *, steps: int) -> Any:
+        if state is None:
+            state = gf.training.init(model, optimizer, key, test[:2])
+        return take(step, state, source, steps, every=unit, record=lambda state: slopes(state.params))
 
     @jax.jit
-    def advance(state: gf.training.TrainState, source: gf.data.OnDevice) -> gf.training.TrainState:
-        return gf.training.run(step, state, source, every, every=every)[0]
-
-    @jax.jit
-    def start(key: Array) -> gf.training.TrainState:
-        return gf.training.init(model, optimizer, key, test[:2])
+    def accuracy_of(state: gf.training.TrainState) -> Float[Array, ""]:
+        predicted: Any = model.apply({"params": state.params}, test)
+        return jnp.mean(predicted.argmax(-1) == answers)
 
     records, accuracies = [], []
     for network in range(setup.networks):
-        state = start(jax.random.fold_in(jax.random.key(setup.seed), network))
-        rows = [_summary(state.params)]
-        for _ in range(RECORDS):
-            state = advance(state, source)
-            rows.append(_summary(state.params))
-        records.append(rows)
-        predicted: Any = jax.jit(model.apply)({"params": state.params}, test)
-        accuracies.append(float((np.asarray(predicted).argmax(-1) == answers).mean()))
-    low, mean, high = np.moveaxis(np.array(records), -1, 0)
+        key = jax.random.fold_in(jax.random.key(setup.seed), network)
+
+        def further(state: Any, steps: int, key: Array = key) -> Any:
+            return advance(state, key, source, steps=steps)
+
+        accuracy, found = in_stretches(
+            f"learned slopes, network {network + 1}", further, steps=setup.steps, every=unit,
+            work=6.0 * setup.batch * setup.depth * test[0, ..., 0].size * 9 * 16**2, end=accuracy_of,
+        )  # fmt: skip
+        records.append(_summary([layer[:: every // unit] for layer in found]))
+        accuracies.append(float(accuracy))
+    low, mean, high = np.stack(records, 1)
     return Slopes(
         steps=np.arange(RECORDS + 1) * every,
         mean=mean,
@@ -125,7 +136,7 @@ def measure(data: gf.data.ImageDataset, setup: Setup) -> Slopes:
     )
 
 
-def _summary(params: Tree) -> list[tuple[float, float, float]]:
+def _summary(found: list[Float[np.ndarray, "records _"]]) -> Float[np.ndarray, "3 records layers"]:
     """Lower quartile, mean and upper quartile of every layer's slopes."""
-    rows = [np.asarray(layer) for layer in slopes(params)]
-    return [(float(np.quantile(row, 0.25)), float(row.mean()), float(np.quantile(row, 0.75))) for row in rows]
+    parts = [(np.quantile(layer, 0.25, 1), layer.mean(1), np.quantile(layer, 0.75, 1)) for layer in found]
+    return np.stack([np.stack(part) for part in parts], -1)

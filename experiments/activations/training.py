@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 import gradflow as gf
 from experiments.framework.images import Images
 from experiments.framework.saturation import saturated_fraction
+from experiments.framework.stretches import in_stretches, take
 
 STATISTICS = ("dead_fraction", "weight_grad_norm")
 PROBE = 256  # training images that the flow is measured on, the same ones at every record
@@ -148,7 +149,6 @@ def any_of(names: Sequence[str], kind: Int[Array, ""]) -> Phi:
     return records[0] if len(records) == 1 else lambda x: jax.lax.switch(kind, records, x)
 
 
-@functools.partial(jax.jit, static_argnames=("names", "setup"))
 def train(
     keys: PRNGKeyArray,
     rates: Float[Array, " runs"],
@@ -158,7 +158,7 @@ def train(
     *,
     names: tuple[str, ...],
     setup: Setup,
-) -> dict[str, Array]:
+) -> dict[str, np.ndarray]:
     """Train every activation once for each run, on the same images in the same order, by plain gradient descent.
 
     Args:
@@ -175,29 +175,69 @@ def train(
         (activations, runs, records); `dead`, `saturated`, `gradient` and `slopes` of hidden layers (activations, runs,
         records, depth), the last what PReLU has learned, 0 for the others.
     """
+
+    def further(states: Any, steps: int) -> Any:
+        return advance(states, keys, rates, data_key, train, test, names=names, setup=setup, steps=steps)
+
+    kind = "" if setup.kick is None else ", large rate"
+    return in_stretches(
+        f"{setup.depth} layers, {', '.join(names)}{kind}", further, steps=setup.steps, every=setup.every,
+        work=6.0 * len(names) * rates.size * setup.batch * setup.width * (setup.depth * setup.width + train.x.shape[1]),
+        axis=2,
+    )[1]  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("names", "setup", "steps"))
+def advance(
+    states: gf.training.TrainState | None,
+    keys: PRNGKeyArray,
+    rates: Float[Array, " runs"],
+    data_key: PRNGKeyArray,
+    train: Images,
+    test: Images,
+    *,
+    names: tuple[str, ...],
+    setup: Setup,
+    steps: int,
+) -> tuple[gf.training.TrainState, dict[str, Array]]:
+    """Take some steps of `train`.
+
+    Args:
+        states: of all networks, (activations, runs); None to start.
+        keys: as `train` takes them.
+        rates: the same.
+        data_key: the same.
+        train: training images.
+        test: test images.
+        names: activations.
+        setup: sizes.
+        steps: how many.
+
+    Returns:
+        The states after them, and the records.
+    """
     gains = jnp.array([gf.activations.get(name).gain for name in names], jnp.float32)
     source = gf.data.OnDevice(train.x, train.y, None, setup.batch, None, True)
 
-    def of_kind(kind: Int[Array, ""], gain: Float[Array, ""]) -> dict[str, Array]:
+    def of_kind(kind: Int[Array, ""], gain: Float[Array, ""], states: Any) -> Any:
         model = build(any_of(names, kind), setup.depth, setup.width)
         loss = gf.training.classification(model)
 
-        def one(key: PRNGKeyArray, rate: Float[Array, ""]) -> dict[str, Array]:
+        def one(key: PRNGKeyArray, rate: Float[Array, ""], state: Any) -> Any:
             optimizer = setup.optimizer(rate)
             step = gf.training.make_step(loss, optimizer)
-            drawn = model.init(key, train.x[:2])["params"]
-            state = gf.training.start(scale_kernels(drawn, gain), optimizer, key)
+            if state is None:
+                drawn = model.init(key, train.x[:2])["params"]
+                state = gf.training.start(scale_kernels(drawn, gain), optimizer, key)
 
             def record(state: gf.training.TrainState) -> dict[str, Array]:
                 return observe(model, state.params, train.first(PROBE), test) | {"finite": state.finite}
 
-            return gf.training.run(
-                step, state, source, setup.steps, every=setup.every, data_key=data_key, record=record
-            )[2]
+            return take(step, state, source, steps, every=setup.every, record=record, data_key=data_key)
 
-        return jax.vmap(one)(keys, rates)
+        return jax.vmap(one)(keys, rates, states)
 
-    return jax.lax.map(lambda args: of_kind(*args), (jnp.arange(len(names)), gains))
+    return jax.lax.map(lambda args: of_kind(*args), (jnp.arange(len(names)), gains, states))
 
 
 def observe(model: gf.models.MLP, params: Tree, probe: Images, test: Images) -> dict[str, Array]:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 import gradflow as gf
 from experiments.framework.images import Images, rows, sampled
 from experiments.framework.progress import track
+from experiments.framework.stretches import in_stretches, take
 
 PERCENTILES = (15, 50, 85)  # as in Ioffe & Szegedy 2015, Fig. 1
 LANDSCAPE_RATE = 0.1  # learning rate of the network whose landscape is compared
@@ -68,6 +69,19 @@ class Setup(NamedTuple):
     batch: int
     steps: int
     records: int
+
+    @property
+    def every(self) -> int:
+        """Steps from one record to the next."""
+        return self.steps // (self.records - 1)
+
+    def work(self, pixels: int) -> float:
+        """Floating-point operations of a step, about.
+
+        Args:
+            pixels: of an image.
+        """
+        return 6.0 * self.batch * self.width * (pixels + (self.depth - 1) * self.width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,11 +180,21 @@ def loss(params: Params, batch: Images, kind: Kind, activation: str, key: PRNGKe
 
 
 def train(
-    key: PRNGKeyArray, rate: Float[Array, ""], kind: Kind, data: Images, test: Images, setup: Setup, look: Any
-) -> dict[str, Array]:
+    state: gf.training.TrainState | None,
+    key: PRNGKeyArray,
+    rate: Float[Array, ""],
+    kind: Kind,
+    data: Images,
+    test: Images,
+    *,
+    setup: Setup,
+    look: Any,
+    steps: int,
+) -> tuple[gf.training.TrainState, dict[str, Array] | None]:
     """Train by plain gradient descent and record, before training and at even distances.
 
     Args:
+        state: to go on from; None to start.
         key: randomness.
         rate: learning rate.
         kind: of network.
@@ -178,12 +202,12 @@ def train(
         test: for accuracy.
         setup: sizes and steps.
         look: (params, rate, kind, key) -> more to record.
+        steps: how many to take now.
 
     Returns:
-        `accuracy` (records,), and what `look` gives, stacked.
+        The state; and, for whole distances, `accuracy` (records,), and what `look` gives, stacked.
     """
     init_key, order_key, noise_key = jax.random.split(key, 3)
-    every = setup.steps // (setup.records - 1)
 
     def loss_fn(params: Params, model_state: Any, batch: tuple[Images, PRNGKeyArray], _: PRNGKeyArray) -> Any:
         images, noise = batch
@@ -199,9 +223,10 @@ def train(
         return {"accuracy": jnp.mean(jnp.argmax(logits, -1) == test.y)} | look(params, rate, kind, order_key)
 
     optimizer = optax.sgd(rate)
-    start = gf.training.start(init(init_key, setup, data.x.shape[1]), optimizer, order_key)
+    if state is None:
+        state = gf.training.start(init(init_key, setup, data.x.shape[1]), optimizer, order_key)
     step = gf.training.make_step(loss_fn, optimizer)
-    return gf.training.run(step, start, draw, setup.steps, every=every, data_key=order_key, record=record)[2]
+    return take(step, state, draw, steps, every=setup.every, record=record, data_key=order_key)
 
 
 def percentiles(test: Images, activation: str) -> Any:
@@ -263,6 +288,42 @@ def landscape(batch: Images, activation: str) -> Any:
     return look
 
 
+def train_all(
+    key: PRNGKeyArray, kinds: int, rates: tuple[float, ...], data: Images, test: Images, setup: Setup, look: Any
+) -> dict[str, np.ndarray]:
+    """Train networks of several kinds at every rate, as one program.
+
+    Args:
+        key: randomness.
+        kinds: the first so many of `KINDS`.
+        rates: learning rates.
+        data: training images.
+        test: for accuracy.
+        setup: sizes and steps.
+        look: as `train` takes it.
+
+    Returns:
+        The records of `train`, (kinds, rates, records).
+    """
+
+    # Images are arguments: captured, they would be copied into the program as constants.
+    @functools.partial(jax.jit, static_argnames="steps")
+    def advance(state: Any, rates: Array, kinds: Kind, data: Images, test: Images, steps: int) -> Any:
+        def one(state: Any, rate: Array, kind: Kind) -> Any:
+            return train(state, key, rate, kind, data, test, setup=setup, look=look, steps=steps)
+
+        over_rates = jax.vmap(one, in_axes=(0, 0, None))
+        return jax.vmap(over_rates, in_axes=(0, None, 0))(state, rates, kinds)
+
+    def further(state: Any, steps: int) -> Any:
+        return advance(state, jnp.asarray(rates, jnp.float32), chosen, data, test, steps)
+
+    chosen = Kind(*(jnp.asarray(flags[:kinds]) for flags in FLAGS))
+    work = kinds * len(rates) * setup.work(data.x.shape[1])
+    with jax.debug_nans(False):  # too large a rate diverges; that it does is the result
+        return in_stretches(setup.activation, further, steps=setup.steps, every=setup.every, work=work, axis=2)[1]
+
+
 def measure(
     data: gf.data.ImageDataset,
     *,
@@ -293,17 +354,11 @@ def measure(
     relu = Setup(6, 100, "relu", "he_normal", 60, landscape_steps, 11)
     probe = train_set.first(500)
 
-    def trained(kinds: int, rates: Any, setup: Setup, look: Any) -> dict[str, np.ndarray]:
-        one = functools.partial(train, key, data=train_set, test=test, setup=setup, look=look)
-        over_rates = jax.vmap(lambda rate, kind: one(rate=rate, kind=kind), in_axes=(0, None))
-        over_kinds = jax.jit(jax.vmap(over_rates, in_axes=(None, 0)))
-        with jax.debug_nans(False):  # too large a rate diverges; that it does is the result
-            chosen = Kind(*(jnp.asarray(flags[:kinds]) for flags in FLAGS))
-            return jax.device_get(over_kinds(jnp.asarray(rates, jnp.float32), chosen))
-
     programs = {
-        "sigmoid": functools.partial(trained, 2, [rate], sigmoid, percentiles(test, "sigmoid")),
-        "ReLU": functools.partial(trained, 3, rates, relu, landscape(probe, "relu")),
+        "sigmoid": functools.partial(
+            train_all, key, 2, (rate,), train_set, test, sigmoid, percentiles(test, "sigmoid")
+        ),
+        "ReLU": functools.partial(train_all, key, 3, rates, train_set, test, relu, landscape(probe, "relu")),
     }
     found = {name: programs[name]() for name in track(list(programs), "training")}
     shallow, deep = found["sigmoid"], found["ReLU"]

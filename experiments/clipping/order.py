@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +14,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 import gradflow as gf
-from experiments.framework.progress import track
+from experiments.framework.progress import side_by_side
+from experiments.framework.stretches import in_stretches
 from gradflow.data.sequences import Task, TemporalOrder
 
 NONE = 1e30  # a limit that nothing reaches; inf would give inf * 0
 BY_NORM, BY_VALUE, BY_UNIT = 1.0, 0.1, 0.01
 RATE, BATCH, HIDDEN = 0.01, 20, 50
 TESTED, SOLVED = 10_000, 0.01  # sequences, and the part of them that may be wrong
+LOOKS = 3000  # updates of a record where none is kept, at most
 
 
 class Arm(NamedTuple):
@@ -170,10 +172,13 @@ def start(network: gf.models.Recurrent, arm: Arm, task: Task, key: PRNGKeyArray)
     return gf.training.start(params | {"Dense_head": head}, optimizer(arm), key)
 
 
-def train(task: Task, arm: Arm, key: PRNGKeyArray, updates: int, every: int) -> tuple[Any, dict[str, Array]]:
+def train(
+    state: gf.training.TrainState | None, task: Task, arm: Arm, key: PRNGKeyArray, updates: int, every: int
+) -> tuple[gf.training.TrainState, dict[str, Array]]:
     """Train one network on fresh sequences; pure, for `vmap` over arms and keys.
 
     Args:
+        state: to go on from; None to start.
         task: that is learned.
         arm: how.
         key: of weights and sequences; arms that share it share the sequences.
@@ -181,7 +186,7 @@ def train(task: Task, arm: Arm, key: PRNGKeyArray, updates: int, every: int) -> 
         every: of them a record.
 
     Returns:
-        The trained parameters; `loss`, `before`, `after` (records,): mean loss, and the largest norm of the gradient
+        The state; `loss`, `before`, `after` (records,): mean loss, and the largest norm of the gradient
         before and after clipping among the updates of a record.
     """
     network = model(arm, task.outputs)
@@ -197,17 +202,19 @@ def train(task: Task, arm: Arm, key: PRNGKeyArray, updates: int, every: int) -> 
         state, (loss, before, after) = jax.lax.scan(update, state, length=every)
         return state, {"loss": loss.mean(), "before": before.max(), "after": after.max()}
 
-    state, found = jax.lax.scan(record, start(network, arm, task, start_key), length=updates // every)
-    return state.params, found
+    if state is None:
+        state = start(network, arm, task, start_key)
+    return jax.lax.scan(record, state, length=updates // every)
 
 
 @functools.partial(jax.jit, static_argnames=("length", "updates", "every"))
-def compare(
-    length: int, arms: Arm, keys: PRNGKeyArray, updates: int, every: int
-) -> dict[str, Float[Array, "arms keys *records"]]:
+def advance(
+    states: gf.training.TrainState | None, length: int, arms: Arm, keys: PRNGKeyArray, updates: int, every: int
+) -> tuple[gf.training.TrainState, dict[str, Float[Array, "arms keys records"]]]:
     """Train every arm from every key, as one program.
 
     Args:
+        states: to go on from, (arms, keys); None to start.
         length: of the sequences.
         arms: numbers with an axis in front.
         keys: of weights and sequences.
@@ -215,15 +222,35 @@ def compare(
         every: of them a record.
 
     Returns:
-        What `train` returns, and `error` (arms, keys), the part of 10,000 new sequences that is classified wrongly.
+        What `train` returns.
     """
-    task = TemporalOrder(length)
 
-    def one(arm: Arm, key: PRNGKeyArray) -> dict[str, Array]:
-        params, found = train(task, arm, key, updates, every)
-        return found | {"error": test_error(task, arm, params, jax.random.fold_in(key, 1))}
+    def one(state: Any, arm: Arm, key: PRNGKeyArray) -> Any:
+        return train(state, TemporalOrder(length), arm, key, updates, every)
 
-    return jax.vmap(lambda key: jax.vmap(lambda arm: one(arm, key))(arms), out_axes=1)(keys)
+    return _crossed(one)(states, arms, keys)
+
+
+@functools.partial(jax.jit, static_argnames="length")
+def errors(length: int, params: Any, arms: Arm, keys: PRNGKeyArray) -> Float[Array, "arms keys"]:
+    """Return the part of 10,000 new sequences that every network of `advance` classifies wrongly.
+
+    Args:
+        length: of the sequences.
+        params: of the networks.
+        arms: as `advance` takes them.
+        keys: the same.
+    """
+
+    def one(params: Any, arm: Arm, key: PRNGKeyArray) -> Float[Array, ""]:
+        return test_error(TemporalOrder(length), arm, params, jax.random.fold_in(key, 1))
+
+    return _crossed(one)(params, arms, keys)
+
+
+def _crossed(one: Any) -> Any:
+    """Map (network, arm, key) over every arm with every key, with axes (arms, keys)."""
+    return jax.vmap(jax.vmap(one, (0, 0, None)), (1, None, 0), 1)
 
 
 def test_error(task: Task, arm: Arm, params: Any, key: PRNGKeyArray) -> Float[Array, ""]:
@@ -255,27 +282,50 @@ def stacked(arms: Sequence[tuple[str, str]]) -> Arm:
     return Arm(*rows.T)
 
 
-def in_halves(
-    length: int, arms: Sequence[tuple[str, str]], keys: PRNGKeyArray, updates: int, every: int
-) -> dict[str, np.ndarray]:
+def compare(
+    lengths: Sequence[int], arms: Sequence[tuple[str, str]], keys: PRNGKeyArray, updates: int, every: int
+) -> dict[int, dict[str, np.ndarray]]:
     """Train arms, half of them on each of two cores: the networks are too small to share one out.
 
     Args:
-        length: of the sequences.
+        lengths: of the sequences.
         arms: name of initialization, name of clipping; an even number.
         keys: of weights and sequences.
         updates: how many.
         every: of them a record.
 
     Returns:
-        What `compare` returns.
+        What `train` returns of every length, (arms, keys, records), and `error`, (arms, keys).
     """
-    half = len(arms) // 2
-    parts = stacked(arms[:half]), stacked(arms[half:])
-    compiled = compare.lower(length, parts[0], keys, updates, every).compile()
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        found = list(pool.map(lambda part: jax.tree.map(np.asarray, compiled(part, keys)), parts))
-    return jax.tree.map(lambda *both: np.concatenate(both), *found)
+    halves = arms[: len(arms) // 2], arms[len(arms) // 2 :]
+    parts = {
+        f"T = {length}, {', '.join(map(' '.join, half))}": functools.partial(
+            _trained, length, half, keys, updates, every
+        )
+        for length in lengths
+        for half in halves
+    }
+    found = list(side_by_side(parts, "training").values())
+    pairs = zip(found[::2], found[1::2], strict=True)
+    joined = (jax.tree.map(lambda *both: np.concatenate(both), *pair) for pair in pairs)
+    return dict(zip(lengths, joined, strict=True))
+
+
+def _trained(
+    length: int, arms: Sequence[tuple[str, str]], keys: PRNGKeyArray, updates: int, every: int
+) -> dict[str, np.ndarray]:
+    chosen = stacked(arms)
+
+    def further(states: Any, updates: int) -> Any:
+        return advance(states, length, chosen, keys, updates, every)
+
+    names = ", ".join(" ".join(arm) for arm in arms)
+    work = 6.0 * len(arms) * keys.size * length * BATCH * HIDDEN * HIDDEN
+    error, found = in_stretches(
+        f"T = {length}, {updates} updates, {names}", further, steps=updates, every=every, work=work, axis=2, sums=True,
+        end=lambda states: errors(length, states.params, chosen, keys),
+    )  # fmt: skip
+    return {**found, "error": error}
 
 
 def by_length(lengths: Sequence[int], runs: int, updates: int, seed: int) -> ByLength:
@@ -288,14 +338,13 @@ def by_length(lengths: Sequence[int], runs: int, updates: int, seed: int) -> ByL
         seed: of everything.
     """
     keys = jax.random.split(jax.random.key(seed), runs)
-    found = [in_halves(length, ARMS, keys, updates, updates) for length in track(lengths, "length", "T = {}".format)]
-    errors = [each["error"] for each in found]
+    found = compare(lengths, ARMS, keys, updates, math.gcd(updates, LOOKS))
     return ByLength(
         inits=np.array([init for init, _ in ARMS]),
         clips=np.array([clip for _, clip in ARMS]),
         lengths=np.array(lengths, int),
         updates=updates,
-        error=np.array(errors).reshape(len(lengths), len(ARMS), runs),
+        error=np.array([each["error"] for each in found.values()]).reshape(len(lengths), len(ARMS), runs),
     )
 
 
@@ -311,5 +360,4 @@ def at_length(length: int, runs: int, updates: int, every: int, seed: int) -> At
     """
     keys = jax.random.split(jax.random.key(seed), runs)
     arms = [("smart tanh", clip) for clip in LIMITS]
-    found = [in_halves(one, arms, keys, updates, every) for one in track([length], "long training", "T = {}".format)]
-    return AtLength(length, every, **found[0])
+    return AtLength(length, every, **compare([length], arms, keys, updates, every)[length])

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
 from experiments.clipping import order
+from experiments.framework.stretches import in_stretches
 from gradflow.data.sequences import TemporalOrder
 
 LENGTH = 20
@@ -63,17 +64,19 @@ def local_smoothness(gradient: Any, before: Array, after: Array, parts: int = PA
     return jnp.max(jax.lax.map(quotient, jnp.arange(1, parts + 1) / parts))
 
 
-@functools.partial(jax.jit, static_argnames=("updates", "every"))
-def along_training(key: PRNGKeyArray, updates: int, every: int) -> tuple[Array, Array]:
+def along_training(
+    state: gf.training.TrainState | None, key: PRNGKeyArray, updates: int, every: int
+) -> tuple[gf.training.TrainState, tuple[Array, Array]]:
     """Train a network, and measure gradient norm and local smoothness now and then.
 
     Args:
+        state: to go on from; None to start.
         key: of weights and sequences.
         updates: how many.
         every: of them between two measurements.
 
     Returns:
-        Norm of the gradient and smoothness, (records,), of the loss on 200 sequences that stay the same.
+        The state; norm of the gradient and smoothness, (records,), of the loss on 200 sequences that stay the same.
     """
     task, arm = TemporalOrder(LENGTH), order.Arm(*jnp.asarray(ARM, jnp.float32))
     network = order.model(arm, task.outputs)
@@ -81,7 +84,8 @@ def along_training(key: PRNGKeyArray, updates: int, every: int) -> tuple[Array, 
     step = gf.training.make_step(loss, order.optimizer(arm))
     source = gf.data.generate(task, order.BATCH)
     start_key, data_key, fixed_key = jax.random.split(key, 3)
-    state = order.start(network, arm, task, start_key)
+    if state is None:
+        state = order.start(network, arm, task, start_key)
     fixed = task.sample(fixed_key, SEQUENCES)
     unravel = jax.flatten_util.ravel_pytree(state.params)[1]
 
@@ -98,7 +102,7 @@ def along_training(key: PRNGKeyArray, updates: int, every: int) -> tuple[Array, 
         found = jnp.linalg.norm(gradient(before)), local_smoothness(gradient, before, after)
         return jax.lax.scan(update, state, length=every - 1)[0], found
 
-    return jax.lax.scan(record, state, length=updates // every)[1]
+    return jax.lax.scan(record, state, length=updates // every)
 
 
 @jax.jit
@@ -146,7 +150,16 @@ def measure(runs: int, updates: int, every: int, seed: int) -> tuple[Smoothness,
         Both.
     """
     keys = jax.random.split(jax.random.key(seed), runs)
-    trained = jax.jit(jax.vmap(lambda key: along_training(key, updates, every)))(keys)
+
+    @functools.partial(jax.jit, static_argnames="updates")
+    def advance(states: Any, keys: PRNGKeyArray, updates: int) -> Any:
+        return jax.vmap(lambda state, key: along_training(state, key, updates, every))(states, keys)
+
+    looks = 3 * SEQUENCES * (PARTS + 2) / every  # forward passes a step, of sequences that smoothness is measured on
+    trained = in_stretches(
+        "smoothness", lambda states, updates: advance(states, keys, updates), steps=updates, every=every,
+        work=2.0 * runs * LENGTH * order.HIDDEN**2 * (3 * order.BATCH + looks), axis=1, sums=True,
+    )[1]  # fmt: skip
     both = jax.vmap(jax.vmap(over_time, (0, None, None)), (None, 0, None))
     profiles = both(jnp.asarray(RADII), jnp.asarray([0.0, 1.0]), keys[0])
     return Smoothness(*map(np.asarray, trained)), Radii(np.array(RADII), np.asarray(profiles))

@@ -24,6 +24,7 @@ class Head:
         minutes: cost of the default preset on two cores.
         expected: what a run should find, in words and numbers.
         alone: whether it measures the machine, so that nothing else may run beside it ("Alone: yes", optional).
+        paper_cost: of the preset `paper`: what stands behind "paper:" in the line `Minutes:`; "" where nothing does.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Head:
     minutes: str
     expected: str
     alone: bool
+    paper_cost: str = ""
 
 
 def read_head(file: Path) -> Head | None:
@@ -56,6 +58,7 @@ def read_head(file: Path) -> Head | None:
         if value is None:
             raise ValueError(f"the docstring of {file.parent.name} has no line '{field}: ...'. Fix: add it to {file}")
         fields[field] = value
+    paper_cost = re.search(r"paper: ([^)]*)", fields["Minutes"])
     return Head(
         name=file.parent.name,
         title=docstring.splitlines()[0],
@@ -64,6 +67,7 @@ def read_head(file: Path) -> Head | None:
         minutes=fields["Minutes"].split()[0],
         expected=fields["Expected"],
         alone=(_field("Alone", docstring) or "no").startswith("yes"),
+        paper_cost=paper_cost[1].strip() if paper_cost else "",
     )
 
 

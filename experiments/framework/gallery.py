@@ -4,7 +4,7 @@ python -m experiments.gallery                                     from results/
 python -m experiments.gallery --seeds results_0 results_1 ...     claims over seeds, one folder a seed
 
 These pages are made by this command and not edited by hand. An experiment without results in those folders keeps the
-page that it has.
+page that it has, but for the cost of its preset `paper`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ PAGES = Path(__file__).parents[2] / "docs" / "results"
 WIDTH = 1100  # pixels of a figure
 THUMBNAIL = 260  # as wide as the index shows it
 HELD = re.compile(r"^\*\*Claims:\*\* (.*)\.$", re.MULTILINE)  # the line of a page that the index reads
+
+PAPER_COST = re.compile(r"(^\*\*Minutes:\*\* .*?)(?:\\\n\*\*Preset `paper`:\*\* .*)?$", re.MULTILINE)
 
 LEGEND = """\
 A claim holds a measured number against a band. Its basis says what the band rests on: a number in a **paper**, a
@@ -91,6 +93,8 @@ def write(heads: Sequence[Head], folders: Sequence[Path], preset: str) -> None:
         if runs:
             _shrink(runs[0]["images"][0], PAGES / f"{head.name}.png")
             (PAGES / f"{head.name}.md").write_text(texts[head.name], encoding="utf-8")
+        elif (file := PAGES / f"{head.name}.md").exists():
+            file.write_text(with_paper_cost(file.read_text(encoding="utf-8"), head), encoding="utf-8")
     (PAGES / "index.md").write_text(index(heads), encoding="utf-8")
 
 
@@ -166,7 +170,7 @@ def layout(head: Head, option: str, seeds: Sequence[int], rows: Sequence[_Row], 
     on = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds[:-1]))} and {seeds[-1]}"
     took = f"{head.minutes} on two cores" + (f"; {minutes}" if minutes else "")
     columns = ["claim", "source", "basis", "band", *(f"seed {seed}" for seed in seeds), "margin", "holds"]
-    return "\n".join(
+    text = "\n".join(
         [
             f"<!-- made by {PROG} -->",
             f"# {head.name}\n",
@@ -184,6 +188,18 @@ def layout(head: Head, option: str, seeds: Sequence[int], rows: Sequence[_Row], 
             "\n[All experiments](index.md)\n",
         ]
     )
+    return with_paper_cost(text, head)
+
+
+def with_paper_cost(text: str, head: Head) -> str:
+    """Write on a page what the preset `paper` costs, in place of what stands there.
+
+    Args:
+        text: of the page.
+        head: of the experiment.
+    """
+    line = f"\\\n**Preset `paper`:** {head.paper_cost}." if head.paper_cost else ""
+    return PAPER_COST.sub(lambda found: found[1] + line, text, count=1)
 
 
 def index(heads: Sequence[Head]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import gradflow as gf
@@ -201,7 +202,7 @@ def _read(file: Path, advance: Advance, steps: int, end: Callable[[Tree], Tree])
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
 def _data(leaf: Any) -> Any:
@@ -209,4 +210,4 @@ def _data(leaf: Any) -> Any:
 
 
 def _like(form: Any, data: np.ndarray) -> Any:
-    return jax.random.wrap_key_data(data) if _is_key(form) else data
+    return jax.random.wrap_key_data(jnp.asarray(data)) if _is_key(form) else data

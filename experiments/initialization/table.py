@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import gradflow as gf
 from experiments.framework.claims import Claim
 from experiments.framework.images import load
 from experiments.framework.progress import track
+from experiments.framework.stretches import in_stretches, take
 from experiments.initialization import bands
 
 DEPTH, BATCH, RECORDS = 5, 10, 50
@@ -50,10 +52,13 @@ class Table:
     error: Float[np.ndarray, "columns rows"]
 
 
-def train(arm: Arm, data: gf.data.ImageDataset, *, width: int, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def train(
+    name: str, arm: Arm, data: gf.data.ImageDataset, *, width: int, steps: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Train one network at all rates, side by side, and follow its errors.
 
     Args:
+        name: of the data set.
         arm: activation and initialization.
         data: with a validation split.
         width: units a hidden layer.
@@ -69,22 +74,30 @@ def train(arm: Arm, data: gf.data.ImageDataset, *, width: int, steps: int, seed:
     normalization = data.normalization()
     source = gf.data.on_device(data.train.images, data.train.labels, BATCH, normalization=normalization)
     held_out = [(jnp.asarray(data.normalize(s.images)), jnp.asarray(s.labels)) for s in (data.validation, data.test)]
-    key = jax.random.key(seed)
+    key, every = jax.random.key(seed), steps // RECORDS
 
-    def one(rate: jax.Array) -> Any:
-        optimizer = optax.sgd(rate)
-        step = gf.training.make_step(loss, optimizer)
-        state = gf.training.init(model, optimizer, key, held_out[0][0][:2])
-
+    # Images are arguments: captured, they would be copied into the program as constants.
+    @functools.partial(jax.jit, static_argnames="steps")
+    def advance(states: Any, rates: jax.Array, source: gf.data.OnDevice, held_out: Any, steps: int) -> Any:
         def error(state: gf.training.TrainState) -> jax.Array:
             means = [gf.training.means(gf.training.evaluate(loss, state, *split)) for split in held_out]
             # A network that went non-finite is as good as a guess.
             return 1 - jnp.where(state.finite, jnp.stack([mean["accuracy"] for mean in means]), 0.1)
 
-        every = steps // RECORDS
-        return gf.training.run(step, state, source, steps, every=every, data_key=key, record=error)[2][1:]
+        def one(state: Any, rate: jax.Array) -> Any:
+            optimizer = optax.sgd(rate)
+            if state is None:
+                state = gf.training.init(model, optimizer, key, held_out[0][0][:2])
+            step = gf.training.make_step(loss, optimizer)
+            return take(step, state, source, steps, every=every, record=error, data_key=key)
 
-    errors = np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(RATES)))
+        return jax.vmap(one)(states, rates)
+
+    weights = width * (held_out[0][0][0].size + (DEPTH - 1) * width)
+    errors = in_stretches(
+        f"{name}, {arm.name}", lambda states, count: advance(states, jnp.asarray(RATES), source, held_out, count),
+        steps=steps, every=every, work=6.0 * len(RATES) * BATCH * weights, axis=1,
+    )[1][:, 1:]  # fmt: skip
     return errors[..., 0], errors[..., 1]
 
 
@@ -102,7 +115,7 @@ def measure(names: tuple[str, ...], *, width: int, steps: int, seed: int) -> Tab
         data = load(name, validation=VALIDATION, seed=seed)
         row = []
         for arm in track(ARMS, name, lambda arm: arm.name):
-            validation, test = train(arm, data, width=width, steps=steps, seed=seed)
+            validation, test = train(name, arm, data, width=width, steps=steps, seed=seed)
             row.append(100 * test.flat[validation.argmin()])
         found.append(row)
     return Table(np.array(names, dtype=str), np.array(found).reshape(len(names), len(ARMS)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, Int, Shaped
 import gradflow as gf
 from experiments.framework.images import Images, sampled
 from experiments.framework.progress import track
+from experiments.framework.stretches import in_stretches, take
 
 SCHEMES = ("he_normal", "xavier_normal", "orthogonal", "small_gaussian", "lsuv")
 LABELS = {
@@ -23,7 +25,7 @@ LABELS = {
     "small_gaussian": "N(0, .01²)",
     "lsuv": "LSUV",
 }
-RECORDS = 21
+RECORDS, BATCH = 21, 64
 LSUV_IMAGES = 256
 
 
@@ -76,7 +78,7 @@ def starts(depth: int, width: int, data: Images, seed: int) -> tuple[gf.models.M
 
 def train(
     model: gf.models.MLP, params: Any, train_set: Images, test: Images, *, steps: int, rate: float, seed: int
-) -> dict[str, Float[Array, "schemes _"]]:
+) -> dict[str, Float[np.ndarray, "schemes _"]]:
     """Train all starts as one program: the same images in the same order, momentum .9.
 
     Args:
@@ -99,23 +101,33 @@ def train(
         logits = model.apply(params, batch.x)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.y).mean(), ({}, model_state)
 
-    def accuracy(state: gf.training.TrainState) -> Array:
-        return (jnp.argmax(jnp.asarray(model.apply(state.params, test.x)), -1) == test.y).mean()
-
-    def one(params: Any) -> dict[str, Array]:
+    def profiles(params: Any, first: Images) -> dict[str, Array]:
         instrumented = gf.value_grad_and_flow(loss, has_aux=True, statistics=("output_rms", "output_grad_rms"))
-        _, _, flow = instrumented(params, {}, train_set.first(256), key)
-        profiles = {
+        _, _, flow = instrumented(params, {}, first, key)
+        return {
             name: jnp.concatenate([jnp.atleast_1d(getattr(flow[layer], f"output_{kind}")) for layer in flow.layers])
             for name, kind in (("forward", "rms"), ("backward", "grad_rms"))
         }
-        _, _, recorded = gf.training.run(
-            gf.training.make_step(loss, optimizer), gf.training.start(params, optimizer, key), sampled(train_set, 64),
-            steps, every=every, data_key=key, record=accuracy,
-        )  # fmt: skip
-        return {"accuracy": recorded, **profiles}
 
-    return jax.jit(jax.vmap(one))(params)
+    @functools.partial(jax.jit, static_argnames="steps")
+    def advance(state: Any, params: Any, train_set: Images, test: Images, steps: int) -> Any:
+        def accuracy(state: gf.training.TrainState) -> Array:
+            return (jnp.argmax(jnp.asarray(model.apply(state.params, test.x)), -1) == test.y).mean()
+
+        def one(state: Any, params: Any) -> Any:
+            if state is None:
+                state = gf.training.start(params, optimizer, key)
+            step, source = gf.training.make_step(loss, optimizer), sampled(train_set, BATCH)
+            return take(step, state, source, steps, every=every, record=accuracy, data_key=key)
+
+        return jax.vmap(one)(state, params)
+
+    recorded = in_stretches(
+        f"{model.depth} layers", lambda state, count: advance(state, params, train_set, test, count), steps=steps,
+        every=every, work=6.0 * BATCH * sum(leaf.size for leaf in jax.tree.leaves(params)), axis=1,
+    )[1]  # fmt: skip
+    start = jax.jit(jax.vmap(profiles, (0, None)))(params, train_set.first(256))
+    return {"accuracy": recorded, **jax.device_get(start)}
 
 
 def measure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, Shaped
 
 import gradflow as gf
 from experiments.framework.progress import track
+from experiments.framework.stretches import in_stretches
 
 KERNELS = ("delta_orthogonal", "gaussian")
 PATCH = 4  # pixels; a patch's pixels become channels, so that no layer has to see more than a few positions
@@ -115,14 +117,20 @@ def train(
     model = network(kernel, depth, channels, "segments")
     optimizer = optax.chain(optax.clip_by_global_norm(CLIPPED), optax.sgd(rate, momentum=MOMENTUM))
     step = gf.training.make_step(gf.training.classification(model), optimizer)
-    state = gf.training.init(model, optimizer, jax.random.key(seed), x[:1])
+    start = gf.training.init(model, optimizer, jax.random.key(seed), x[:1])
     source = gf.data.on_device(x, y, BATCH)
 
-    @jax.jit
-    def run(state: gf.training.TrainState, source: gf.data.OnDevice) -> Array:
-        return gf.training.means(gf.training.run(step, state, source, steps)[1])["loss"]
+    @functools.partial(jax.jit, static_argnames="steps")
+    def advance(state: gf.training.TrainState, source: gf.data.OnDevice, steps: int) -> Any:
+        state, metrics = gf.training.run(step, state, source, steps)
+        return state, gf.training.means(metrics)["loss"]
 
-    return np.nan_to_num(np.asarray(run(state, source)), nan=np.log(10))
+    positions = math.prod(x.shape[1:3])
+    loss = in_stretches(
+        f"{depth} convolutions, {kernel}", lambda state, count: advance(state or start, source, count),
+        steps=steps, every=1, work=8.0 * BATCH * positions * 9 * channels**2 * depth, sums=True,
+    )[1]  # fmt: skip
+    return np.nan_to_num(loss, nan=np.log(10))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 import gradflow as gf
 from experiments.framework.progress import track
+from experiments.framework.stretches import in_stretches
 
 ENSEMBLES: tuple[Literal["orthogonal", "gaussian"], ...] = ("orthogonal", "gaussian")
 BIAS_VARIANCE = 2e-5  # the paper's 2.01e-5 with sigma_w = 1.05
@@ -32,7 +34,7 @@ class Learning:
 def train(
     x: Float[Array, "examples pixels"], y: Int[Array, " examples"], *, depth: int, width: int, steps: int,
     rates: tuple[float, ...], seed: int,
-) -> Float[Array, "ensembles rates steps"]:  # fmt: skip
+) -> Float[np.ndarray, "ensembles rates steps"]:  # fmt: skip
     """Training losses of both kinds of network at all rates, as one program: same images, plain gradient descent.
 
     Args:
@@ -57,19 +59,24 @@ def train(
     loss = gf.training.classification(models[0])
     source = gf.data.on_device(x, y, BATCH)
 
-    @jax.jit
-    def run(starts: dict[str, Array], rates: Array, source: gf.data.OnDevice) -> Array:
-        def one(params: dict[str, Array], rate: Array) -> Array:
+    @functools.partial(jax.jit, static_argnames="steps")
+    def advance(states: Any, starts: dict[str, Array], rates: Array, source: gf.data.OnDevice, steps: int) -> Any:
+        def one(state: Any, params: dict[str, Array], rate: Array) -> tuple[gf.training.TrainState, Array]:
             optimizer = optax.sgd(rate)
-            state = gf.training.start(params, optimizer, order_key)
+            if state is None:
+                state = gf.training.start(params, optimizer, order_key)
             step = gf.training.make_step(loss, optimizer)
-            _, metrics = gf.training.run(step, state, source, steps, data_key=order_key)
-            return gf.training.means(metrics)["loss"]
+            state, metrics = gf.training.run(step, state, source, steps, data_key=order_key)
+            return state, gf.training.means(metrics)["loss"]
 
-        return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(starts, rates)
+        return jax.vmap(jax.vmap(one, (0, None, 0)), (0, 0, None))(states, starts, rates)
 
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
-    return run(stacked["params"], jnp.asarray(rates), source)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)["params"]
+    weights = sum(leaf.size for leaf in jax.tree.leaves(stacked))
+    return in_stretches(
+        f"{depth} layers", lambda states, count: advance(states, stacked, jnp.asarray(rates), source, count),
+        steps=steps, every=1, work=6.0 * BATCH * len(rates) * weights, axis=2, sums=True,
+    )[1]  # fmt: skip
 
 
 def measure(
@@ -88,7 +95,7 @@ def measure(
     x = jnp.asarray(data.normalize(data.train.images).reshape(len(data.train), -1))
     y = jnp.asarray(data.train.labels)
     found = [
-        np.asarray(train(x, y, depth=depth, width=width, steps=steps, rates=rates, seed=seed))
+        train(x, y, depth=depth, width=width, steps=steps, rates=rates, seed=seed)
         for depth in track(depths, "training", "{} layers".format)
     ]
     return Learning(

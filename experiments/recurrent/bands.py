@@ -128,7 +128,10 @@ def original() -> Band:
     """Part of 1,000 sequences of the adding task of 1997 that an LSTM gets right to .04.
 
     The paper stops when 2,000 in a row are right, which makes an error rate above 1/400 improbable (e^-5); of 1,000
-    others at most 2.5 are then wrong, and 9 with four standard deviations more.
+    others at most 2.5 are then wrong, and 9 with four standard deviations more. (It finds 1 wrong of 2,560.)
+
+    Its LSTM has no forget gate, and input gates that begin closed (biases -3 and -6). The nearest of ours is chrono:
+    forget gates that begin open, input gates as far closed.
     """
     return paper("Hochreiter & Schmidhuber 1997, Table 7: right to .04 after 74k, 209k, 853k sequences", low=0.991)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,8 @@ import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 import gradflow as gf
-from experiments.framework.progress import track
+from experiments.framework.progress import side_by_side
+from experiments.framework.stretches import in_stretches
 from gradflow import training
 from gradflow.data import Batch
 
@@ -147,57 +147,68 @@ def measure(names: Sequence[str], setup: Setup, problem: Problem, seed: int) -> 
         seed: of initialization and data.
     """
     arms = [BY_NAME[name] for name in names]
-    pool = ThreadPoolExecutor(max_workers=2)
-    try:
-        waiting = [(arm, pool.submit(_train_arm, arm, setup, problem, seed)) for arm in arms]
-        found = []
-        for _, future in track(waiting, setup.task, lambda item: f"{item[0].name}, {setup.steps} steps"):
-            found.append(jax.device_get(future.result()))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    calls = {
+        f"{arm.name}, {setup.steps} steps": functools.partial(_train_arm, arm, setup, problem, seed) for arm in arms
+    }
+    found = list(side_by_side(calls, setup.task).values())
     stacked = {name: np.stack([record[name] for record in found]) for name in found[0]}
     return Trained(np.array(names), baseline=None, **stacked)
 
 
-def _train_arm(arm: Arm, setup: Setup, problem: Problem, seed: int) -> dict[str, Array]:
+def _train_arm(arm: Arm, setup: Setup, problem: Problem, seed: int) -> dict[str, np.ndarray]:
     init_key, data_key = jax.random.split(jax.random.key(seed))
     example = problem.held_out.inputs[:2]
     # Compiled, the forward pass that Flax initializes by falls away.
-    state = jax.jit(lambda key: training.init(network(arm, setup), _optimizer(arm.rate, setup), key, example))(init_key)
+    start = jax.jit(lambda key: training.init(network(arm, setup), _optimizer(arm.rate, setup), key, example))(init_key)
     # The initializer is used up now: LSTMs that differ in nothing else share one compiled program.
-    plain = network(Arm("", arm.cell), setup)
-    return _train(state, jnp.float32(arm.rate), problem, data_key, plain, setup)
+    plain, rate = network(Arm("", arm.cell), setup), jnp.float32(arm.rate)
+    batch = problem.source.batch(data_key, 0).inputs.shape[0]
+    last, found = in_stretches(
+        f"{setup.task}, {setup.steps} steps, {arm.name}",
+        lambda state, steps: _advance(state or start, rate, problem.source, data_key, plain, setup, steps),
+        steps=setup.updates, every=setup.every, sums=True,
+        work=6.0 * batch * setup.steps * sum(leaf.size for leaf in jax.tree.leaves(start.params)),
+        end=lambda state: _end(state, rate, problem, data_key, plain, setup),
+    )  # fmt: skip
+    profiles = {name: np.concatenate([found[name], last[name][None]]) for name in ("gradient", "gradient_c")}
+    return last | profiles | {"loss": found["loss"]}
+
+
+@functools.partial(jax.jit, static_argnames=("model", "setup", "steps"))
+def _advance(
+    state: training.TrainState, rate: Array, source: Any, data_key: PRNGKeyArray, model: gf.models.Recurrent,
+    setup: Setup, steps: int,
+) -> tuple[training.TrainState, dict[str, Array]]:  # fmt: skip
+    loss, optimizer = _loss(model, setup), _optimizer(rate, setup)
+    state, metrics, flow = training.run(
+        training.make_step(loss, optimizer), state, source, steps, every=setup.every, data_key=data_key,
+        flow_step=_flow_step(loss, optimizer),
+    )  # fmt: skip
+    return state, {"loss": metrics["loss"].value, **_profiles(flow)}
 
 
 @functools.partial(jax.jit, static_argnames=("model", "setup"))
-def _train(
-    state: training.TrainState,
-    rate: Array,
-    problem: Problem,
-    data_key: PRNGKeyArray,
-    model: gf.models.Recurrent,
+def _end(
+    state: training.TrainState, rate: Array, problem: Problem, data_key: PRNGKeyArray, model: gf.models.Recurrent,
     setup: Setup,
-) -> dict[str, Array]:
-    optimizer = _optimizer(rate, setup)
-    loss = training.regression(model) if setup.real else training.classification(model)
-    flow_step = training.make_flow_step(loss, optimizer, statistics="output_grad_rms", select="*carry_*")
-    state, metrics, flow = training.run(
-        training.make_step(loss, optimizer), state, problem.source, setup.updates, every=setup.every,
-        data_key=data_key, flow_step=flow_step,
-    )  # fmt: skip
-    last = flow_step(state, problem.source.batch(data_key, state.step))[2]
-    profiles = [
-        jnp.concatenate([flow[name].output_grad_rms, last[name].output_grad_rms[None]]) for name in last.carries
-    ]
+) -> dict[str, Array]:  # fmt: skip
+    loss = _loss(model, setup)
+    flow = _flow_step(loss, _optimizer(rate, setup))(state, problem.source.batch(data_key, state.step))[2]
     test_loss, accuracy = _evaluate(loss, state, problem.held_out)
-    return {
-        "loss": metrics["loss"].value,
-        "gradient": profiles[-1],
-        "gradient_c": profiles[0],
-        "test_loss": test_loss,
-        "accuracy": accuracy,
-        "finite": state.finite,
-    }
+    return {"test_loss": test_loss, "accuracy": accuracy, "finite": state.finite, **_profiles(flow)}
+
+
+def _loss(model: gf.models.Recurrent, setup: Setup) -> Any:
+    return training.regression(model) if setup.real else training.classification(model)
+
+
+def _flow_step(loss: Any, optimizer: optax.GradientTransformation) -> Any:
+    return training.make_flow_step(loss, optimizer, statistics="output_grad_rms", select="*carry_*")
+
+
+def _profiles(flow: gf.Flow) -> dict[str, Array]:
+    """Gradient over time of both states of an LSTM, or twice of the only one."""
+    return {"gradient": flow[flow.carries[-1]].output_grad_rms, "gradient_c": flow[flow.carries[0]].output_grad_rms}
 
 
 def _evaluate(loss: Any, state: training.TrainState, held_out: Batch) -> tuple[Array, Array]:

@@ -15,6 +15,7 @@ from experiments.framework.images import Images, load, rows
 from experiments.framework.pilots import at_least, at_most
 from experiments.framework.progress import side_by_side
 from experiments.framework.runner import Experiment
+from experiments.framework.stretches import in_stretches
 from experiments.residual import bands, cifar, figures, network, normfree, paths, profile, shattering
 from experiments.residual.results import Results, Training
 from experiments.residual.settings import PRESETS, Config
@@ -99,7 +100,7 @@ def trained(
     return arrays, split_paths(residual, test.first(256), config)
 
 
-def train_depth(depth: int, train: Images, test: Images, config: Config) -> tuple[dict[str, jax.Array], Params]:
+def train_depth(depth: int, train: Images, test: Images, config: Config) -> tuple[dict[str, Any], Params]:
     """Train the plain and the residual network of one depth, from the same start, as one program.
 
     Args:
@@ -112,33 +113,54 @@ def train_depth(depth: int, train: Images, test: Images, config: Config) -> tupl
         `loss` (2, records), `training_error`, `test_accuracy` (2,), `responses`, `deleted` (2, depth), the test
         accuracy without each block; and the trained parameters, stacked.
     """
-    kept = jnp.concatenate([jnp.ones((1, depth)), 1 - jnp.eye(depth)])
+    init_key, order_key = jax.random.split(jax.random.key(config.seed))
+    kinds = network.Form(jnp.asarray([0.0, 1.0]), jnp.ones(2), jnp.ones(2))
+    plan, pixels = network.Plan(config.steps, 64, config.rate), train.x.shape[1]
 
     # Images are arguments: captured, they would be copied into the program as constants.
-    @jax.jit
-    @partial(jax.vmap, in_axes=(0, None, None, None))
-    def both(kind: network.Form, keys: jax.Array, train: Images, test: Images) -> tuple[dict[str, jax.Array], Params]:
-        init_key, order_key = keys
-        seen = train.first(EVALUATED)
-        start = network.init(init_key, depth, config.width, train.x.shape[1])
-        params, loss = network.train(start, train, kind, order_key, steps=config.steps, batch=64, rate=config.rate)
+    @partial(jax.jit, static_argnames="steps")
+    def advance(states: Any, train: Images, steps: int) -> Any:
+        def one(state: Any, kind: network.Form) -> Any:
+            start = network.init(init_key, depth, config.width, pixels)
+            return network.train(state, start, train, kind, order_key, plan, steps)
 
-        def accuracy(keep: jax.Array) -> jax.Array:
-            return jnp.mean(jnp.argmax(network.forward(params, test.x, kind, keep)[0], -1) == test.y)
+        return jax.vmap(one)(states, kinds)
 
-        logits, responses = network.forward(params, seen.x, kind)
-        accuracies = jax.lax.map(accuracy, kept)
-        found = {
-            "loss": loss,
-            "training_error": jnp.mean(jnp.argmax(logits, -1) != seen.y),
-            "test_accuracy": accuracies[0],
-            "responses": responses,
-            "deleted": accuracies[1:],
-        }
-        return found, params
+    looks = jax.jit(jax.vmap(look, (0, 0, None, None)))
+    (found, params), loss = in_stretches(
+        f"{depth} blocks", lambda states, steps: advance(states, train, steps), steps=plan.steps, every=1, axis=1,
+        work=12.0 * plan.batch * config.width * (pixels + depth * config.width), sums=True,
+        end=lambda states: (looks(states.params, kinds, train.first(EVALUATED), test), states.params),
+    )  # fmt: skip
+    return {"loss": loss.reshape(2, network.RECORDS, -1).mean(-1), **found}, params
 
-    kinds = network.Form(jnp.asarray([0.0, 1.0]), jnp.ones(2), jnp.ones(2))
-    return both(kinds, jax.random.split(jax.random.key(config.seed)), train, test)
+
+def look(params: Params, kind: network.Form, seen: Images, test: Images) -> dict[str, jax.Array]:
+    """Evaluate a trained network, whole and without each of its blocks.
+
+    Args:
+        params: of the network.
+        kind: of network.
+        seen: training images.
+        test: test images.
+
+    Returns:
+        What `train_depth` returns, but the loss, without the axis of networks.
+    """
+    depth = len(params["blocks"]["scale"])
+    kept = jnp.concatenate([jnp.ones((1, depth)), 1 - jnp.eye(depth)])
+
+    def accuracy(keep: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.argmax(network.forward(params, test.x, kind, keep)[0], -1) == test.y)
+
+    logits, responses = network.forward(params, seen.x, kind)
+    accuracies = jax.lax.map(accuracy, kept)
+    return {
+        "training_error": jnp.mean(jnp.argmax(logits, -1) != seen.y),
+        "test_accuracy": accuracies[0],
+        "responses": responses,
+        "deleted": accuracies[1:],
+    }
 
 
 def split_paths(params: Params, batch: Images, config: Config) -> paths.Paths:

@@ -139,32 +139,47 @@ def loss(params: Params, batch: Images, kind: Form) -> Float[Array, ""]:
     return optax.softmax_cross_entropy_with_integer_labels(forward(params, batch.x, kind)[0], batch.y).mean()
 
 
-def train(
-    params: Params, data: Images, kind: Form, key: PRNGKeyArray, *, steps: int, batch: int, rate: float
-) -> tuple[Params, Float[Array, " records"]]:
-    """Train by gradient descent with momentum .9.
+class Plan(NamedTuple):
+    """How networks are trained: gradient descent with momentum .9.
 
-    Args:
-        params: to start from.
-        data: training images.
-        kind: of network.
-        key: of the order of images.
+    Attributes:
         steps: number of them, a multiple of `RECORDS`.
         batch: images a step.
         rate: learning rate.
+    """
+
+    steps: int
+    batch: int
+    rate: float
+
+
+def train(
+    state: gf.training.TrainState | None, start: Params, data: Images, kind: Form, key: PRNGKeyArray, plan: Plan,
+    steps: int,
+) -> tuple[gf.training.TrainState, Float[Array, " steps"]]:  # fmt: skip
+    """Take some steps of training.
+
+    Args:
+        state: to go on from; None to start.
+        start: parameters to start from.
+        data: training images.
+        kind: of network.
+        key: of the order of images.
+        plan: of the whole training.
+        steps: how many to take now.
 
     Returns:
-        Trained parameters; mean training loss of each of `RECORDS` runs of steps.
+        The state; the loss of every step.
     """
-    optimizer = optax.sgd(rate, momentum=0.9)
-    order = jax.random.randint(key, (steps, batch), 0, len(data.y))
+    optimizer = optax.sgd(plan.rate, momentum=0.9)
+    order = jax.random.randint(key, (plan.steps, plan.batch), 0, len(data.y))
 
     def loss_fn(params: Params, model_state: Any, batch: Images, key: PRNGKeyArray) -> Any:
         value = loss(params, batch, kind)
         return value, ({"loss": value}, model_state)
 
-    state, metrics = gf.training.run(
-        gf.training.make_step(loss_fn, optimizer), gf.training.start(params, optimizer, key),
-        lambda _, step: data.at(order[step]), steps,
-    )  # fmt: skip
-    return state.params, metrics["loss"].value.reshape(RECORDS, -1).mean(1)
+    if state is None:
+        state = gf.training.start(start, optimizer, key)
+    step = gf.training.make_step(loss_fn, optimizer)
+    state, metrics = gf.training.run(step, state, lambda _, number: data.at(order[number]), steps)
+    return state, metrics["loss"].value

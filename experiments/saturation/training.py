@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import gradflow as gf
 from experiments.framework.images import Images
+from experiments.framework.stretches import in_stretches, take
 
 PROBE = 300  # test images that activations are looked at on, as many as Glorot & Bengio take
 BINS = 80  # of the histograms
@@ -134,8 +135,7 @@ def histogram(values: Float[Array, "depth batch width"], activation: str) -> Flo
     return counts.astype(jnp.float32) / rows.shape[1]
 
 
-@functools.partial(jax.jit, static_argnames="setup")
-def train(keys: PRNGKeyArray, train: Images, test: Images, *, setup: Setup) -> dict[str, Array]:
+def train(keys: PRNGKeyArray, train: Images, test: Images, *, setup: Setup) -> dict[str, np.ndarray]:
     """Train one network a key, by plain gradient descent, each on an order of images of its own.
 
     Args:
@@ -147,6 +147,39 @@ def train(keys: PRNGKeyArray, train: Images, test: Images, *, setup: Setup) -> d
     Returns:
         `mean`, `std`, `low`, `high` (networks, records, depth) as from `describe`; `accuracy` on the test images and
         `loss` on `PROBE` training images (networks, records); `shares` (networks, depth, bins) after training.
+    """
+    pixels, probe = train.x.shape[1], test.x[:PROBE]
+
+    @jax.jit
+    @jax.vmap
+    def shares(state: gf.training.TrainState) -> Float[Array, "depth bins"]:
+        return histogram(hidden(build(setup), state.params, probe), setup.activation)
+
+    last, found = in_stretches(
+        f"{setup.activation}, {setup.depth} layers",
+        lambda states, steps: advance(states, keys, train, test, setup=setup, steps=steps),
+        steps=setup.steps, every=setup.every, axis=1, end=shares,
+        work=6.0 * keys.size * setup.batch * setup.width * (pixels + (setup.depth - 1) * setup.width),
+    )  # fmt: skip
+    return {**found, "shares": last}
+
+
+@functools.partial(jax.jit, static_argnames=("setup", "steps"))
+def advance(
+    states: gf.training.TrainState | None, keys: PRNGKeyArray, train: Images, test: Images, *, setup: Setup, steps: int
+) -> tuple[gf.training.TrainState, Any]:
+    """Take some steps of `train`.
+
+    Args:
+        states: of all networks; None to start.
+        keys: as `train` takes them.
+        train: training images.
+        test: test images.
+        setup: of the networks.
+        steps: how many.
+
+    Returns:
+        The states after them, and the records, (networks, records).
     """
     model, optimizer = build(setup), optax.sgd(setup.rate)
     step = gf.training.make_step(gf.training.classification(model), optimizer)
@@ -160,13 +193,12 @@ def train(keys: PRNGKeyArray, train: Images, test: Images, *, setup: Setup) -> d
             "loss": optax.softmax_cross_entropy_with_integer_labels(seen, train.y[:PROBE]).mean(),
         }
 
-    def one(key: PRNGKeyArray) -> dict[str, Array]:
+    def one(state: Any, key: PRNGKeyArray) -> Any:
         weights, order = jax.random.split(key)
+        if state is None:
+            state = gf.training.init(model, optimizer, weights, train.x[:2])
+        return take(
+            step, state, source, steps, every=setup.every, data_key=order, record=lambda state: observe(state.params)
+        )
 
-        state, _, found = gf.training.run(
-            step, gf.training.init(model, optimizer, weights, train.x[:2]), source, setup.steps, every=setup.every,
-            data_key=order, record=lambda state: observe(state.params),
-        )  # fmt: skip
-        return found | {"shares": histogram(hidden(model, state.params, test.x[:PROBE]), setup.activation)}
-
-    return jax.vmap(one)(keys)
+    return jax.vmap(one)(states, keys)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +15,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import gradflow as gf
 from experiments.framework.images import Images, rows, sampled
-from experiments.framework.progress import track
+from experiments.framework.progress import side_by_side
+from experiments.framework.stretches import in_stretches, take
 
 EVALUATED = 1000  # images of the test split that accuracy is measured on
+WEIGHTS = 10**8  # of the networks of one program at most: it needs about 20 bytes for each
 
 Tree = dict[str, Any]
 
@@ -112,24 +113,32 @@ def train_grid(
     train, test = rows(data, data.train), rows(data, data.test, EVALUATED)
     variances = jnp.asarray(weight_variances, jnp.float32)
 
-    def column(depth: int) -> np.ndarray:
-        return np.asarray(train_depth(jax.random.key(training.seed), variances, train, test, network, depth, training))
+    key, every = jax.random.key(training.seed), math.gcd(*training.records)
+
+    def part(depth: int, weights: int, variances: Array) -> Float[np.ndarray, "variances records"]:
+        accuracy = in_stretches(
+            f"{name}, {depth} layers, sigma_w^2 from {variances[0]:g}",
+            lambda state, steps: advance(state, key, variances, train, test, network, depth, training, steps),
+            steps=training.records[-1], every=every, work=6.0 * training.batch * len(variances) * weights,
+        )[1]  # fmt: skip
+        return accuracy[np.array(training.records) // every].T
+
+    def column(depth: int) -> Float[np.ndarray, "variances records"]:
+        weights = network.width * (train.x.shape[1] + (depth - 1) * network.width)
+        size = max(1, WEIGHTS // weights)
+        return np.concatenate(
+            [part(depth, weights, variances[first : first + size]) for first in range(0, len(variances), size)]
+        )
 
     # A third of the time goes into compiling, which keeps one core busy: two depths at a time, the deepest first.
-    order = sorted(range(len(depths)), key=lambda index: -depths[index])
-    found: dict[int, np.ndarray] = {}
-    pool = ThreadPoolExecutor(max_workers=2)
-    try:
-        waiting = [(index, pool.submit(column, depths[index])) for index in order]
-        for index, future in track(waiting, name, lambda item: f"{depths[item[0]]} layers"):
-            found[index] = future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    return np.stack([found[index] for index in range(len(depths))])
+    calls = {depth: functools.partial(column, depth) for depth in sorted(depths, reverse=True)}
+    found = side_by_side(calls, name, "{} layers".format)
+    return np.stack([found[depth] for depth in depths])
 
 
-@functools.partial(jax.jit, static_argnames=("network", "depth", "training"))
-def train_depth(
+@functools.partial(jax.jit, static_argnames=("network", "depth", "training", "steps"))
+def advance(
+    state: gf.training.TrainState | None,
     key: PRNGKeyArray,
     weight_variances: Float[Array, " variances"],
     train: Images,
@@ -137,10 +146,12 @@ def train_depth(
     network: Network,
     depth: int,
     training: Training,
-) -> Float[Array, "variances records"]:
+    steps: int,
+) -> tuple[gf.training.TrainState, Float[Array, "records variances"] | None]:
     """Train all networks of one depth side by side.
 
     Args:
+        state: to go on from; None to start.
         key: randomness.
         weight_variances: sigma_w^2.
         train: training images.
@@ -148,6 +159,10 @@ def train_depth(
         network: what the networks have in common.
         depth: hidden layers.
         training: how they are trained.
+        steps: how many to take now.
+
+    Returns:
+        The state, and test accuracy over training where the steps are whole records.
     """
     model = build(network, depth)
     optimizer = optax.sgd(training.learning_rate)
@@ -183,12 +198,11 @@ def train_depth(
         params, statistics = stacked(state.params, state.model_state, batch)
         return state._replace(step=state.step + 1, params=params, model_state=statistics), {}
 
-    scaled = jax.vmap(scale_kernels, in_axes=(None, 0), out_axes=all_axes)(drawn, weight_variances)
-    params, statistics = split(scaled)
-    every = math.gcd(*training.records)
-    _, _, recorded = gf.training.run(
-        step, gf.training.start(params, optimizer, order_key, statistics), sampled(train, training.batch),
-        training.records[-1], every=every, data_key=order_key,
+    if state is None:
+        scaled = jax.vmap(scale_kernels, in_axes=(None, 0), out_axes=all_axes)(drawn, weight_variances)
+        params, statistics = split(scaled)
+        state = gf.training.start(params, optimizer, order_key, statistics)
+    return take(
+        step, state, sampled(train, training.batch), steps, every=math.gcd(*training.records), data_key=order_key,
         record=lambda state: jax.vmap(accuracy, in_axes=axes)(state.params, state.model_state),
     )  # fmt: skip
-    return recorded[jnp.asarray(training.records) // every].T

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +16,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import gradflow as gf
 from experiments.framework.images import Images, rows, sampled
-from experiments.framework.progress import track
+from experiments.framework.progress import side_by_side
 from experiments.framework.saturation import saturated_fraction
+from experiments.framework.stretches import in_stretches, take
 from experiments.vanishing.arms import Arm
 
 STATISTICS = ("output_rms", "output_grad_rms", "dead_fraction")
@@ -98,23 +98,19 @@ def measure(data: gf.data.ImageDataset, arms: tuple[Arm, ...], setup: Setup) -> 
         groups.setdefault((arm.activation, arm.residual, arm.batch_norm), []).append(arm)
 
     def train_group(group: list[Arm]) -> dict[str, Record]:
-        return {arm.name: jax.device_get(train_arm(arm, setup, train, test)) for arm in group}
+        return {arm.name: train_arm(arm, setup, train, test) for arm in group}
 
-    recorded: dict[str, Record] = {}
     # Most of the time goes into compiling, which keeps one core busy: two groups at a time, one program each.
-    pool = ThreadPoolExecutor(max_workers=2)
-    try:
-        waiting = [(group, pool.submit(train_group, group)) for group in groups.values()]
-        for _, future in track(waiting, "training", lambda item: ", ".join(arm.name for arm in item[0])):
-            recorded |= future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    calls = {", ".join(arm.name for arm in group): functools.partial(train_group, group) for group in groups.values()}
+    recorded: dict[str, Record] = {}
+    for found in side_by_side(calls, "training").values():
+        recorded |= found
     records = [recorded[arm.name] for arm in arms]
     stacked = {name: np.stack([record[name] for record in records]) for name in records[0]}
     return History(steps=np.arange(0, setup.steps + 1, setup.record_every), **stacked)
 
 
-def train_arm(arm: Arm, setup: Setup, train: Images, test: Images) -> dict[str, Array]:
+def train_arm(arm: Arm, setup: Setup, train: Images, test: Images) -> Record:
     """Train one arm.
 
     Args:
@@ -130,13 +126,19 @@ def train_arm(arm: Arm, setup: Setup, train: Images, test: Images) -> dict[str, 
     variables = network(arm, setup).init(init_key, train.x[:2])
     # The initializer is used up now: networks that differ in nothing else share one compiled program.
     model = network(dataclasses.replace(arm, initializer="standard"), setup)
-    return _train(variables, order_key, train, test, model, setup)
+    return in_stretches(
+        arm.name,
+        lambda state, steps: _advance(state, variables, order_key, train, test, model, setup, steps),
+        steps=setup.steps, every=setup.record_every,
+        work=6.0 * setup.batch * sum(leaf.size for leaf in jax.tree.leaves(variables)),
+    )[1]  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames=("model", "setup"))
-def _train(
-    variables: Tree, key: PRNGKeyArray, train: Images, test: Images, model: gf.models.MLP, setup: Setup
-) -> dict[str, Array]:
+@functools.partial(jax.jit, static_argnames=("model", "setup", "steps"))
+def _advance(
+    state: gf.training.TrainState | None, variables: Tree, key: PRNGKeyArray, train: Images, test: Images,
+    model: gf.models.MLP, setup: Setup, steps: int,
+) -> tuple[gf.training.TrainState, Any]:  # fmt: skip
     optimizer = optax.sgd(setup.learning_rate)
     initial = variables["params"]
     probe, seen, unseen = train.first(PROBE), train.first(EVALUATED), test.first(EVALUATED)
@@ -155,12 +157,11 @@ def _train(
             **profiles(flow),
         }
 
-    statistics = {name: tree for name, tree in variables.items() if name != "params"}
-    _, _, recorded = gf.training.run(
-        gf.training.make_step(loss, optimizer), gf.training.start(initial, optimizer, key, statistics),
-        sampled(train, setup.batch), setup.steps, every=setup.record_every, data_key=key, record=record,
-    )  # fmt: skip
-    return recorded
+    if state is None:
+        statistics = {name: tree for name, tree in variables.items() if name != "params"}
+        state = gf.training.start(initial, optimizer, key, statistics)
+    step = gf.training.make_step(loss, optimizer)
+    return take(step, state, sampled(train, setup.batch), steps, every=setup.record_every, record=record, data_key=key)
 
 
 def kernels(params: Tree, layers: Sequence[str]) -> list[Float[Array, "inputs units"]]:

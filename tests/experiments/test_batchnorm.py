@@ -76,7 +76,9 @@ def test_noise_shakes_the_noisy_kind_only_and_within_its_limits(toy):
 def test_training_is_a_plain_loop_of_gradient_descent(toy):
     batch, _ = toy
     key, rate, form = jax.random.key(4), jnp.float32(0.3), kind("noisy batch norm")
-    recorded = batchnorm_training.train(key, rate, form, batch, batch, SETUP, lambda p, r, k, key: {"params": p})
+    _, recorded = batchnorm_training.train(
+        None, key, rate, form, batch, batch, setup=SETUP, look=lambda p, r, k, key: {"params": p}, steps=SETUP.steps
+    )
     init_key, order_key, noise_key = jax.random.split(key, 3)
     params = batchnorm_training.init(init_key, SETUP, 7)
     for step in range(4):

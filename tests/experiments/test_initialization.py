@@ -193,7 +193,7 @@ def test_table_trains_all_rates_at_once_and_takes_the_best(results, monkeypatch)
     monkeypatch.setattr(initialization_table, "RATES", (1e-6, 0.1))
     data = gf.data.load(validation=1000)
     arm = initialization_table.ARMS[2]
-    validation, test = initialization_table.train(arm, data, width=16, steps=600, seed=0)
+    validation, test = initialization_table.train("toy", arm, data, width=16, steps=600, seed=0)
     assert validation.shape == test.shape == (2, 2)
     assert validation[1, -1] < 0.5 < 0.7 < validation[0].min()
     monkeypatch.setattr(initialization_table, "train", lambda *_, **__: (validation, test))

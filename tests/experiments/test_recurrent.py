@@ -198,7 +198,9 @@ def good(results):
             np.array([RNN, IRNN, GRU, FORGETFUL]), np.array([[1 / 6], [0.004], [0.001], [0.001]]) * losses, 1 / 6,
             gradient, np.zeros(4),
         ),
-        "original.100": (np.array([RNN, LSTM]), np.ones((2, 400)), 0.0377, np.ones((2, 1, 1)), np.array([0.1, 0.999])),
+        "original.100": (
+            np.array([RNN, CHRONO]), np.ones((2, 400)), 0.0377, np.ones((2, 1, 1)), np.array([0.1, 0.999]),
+        ),
         "copy.20": (
             np.array([RNN, LSTM, CHRONO]), np.array([[1.0], [0.82], [0.8]]) * CopyMemory(20).baseline() * losses,
             CopyMemory(20).baseline(), np.ones((3, 1, 1)), np.zeros(3),
@@ -228,6 +230,12 @@ def test_every_claim_holds_on_a_good_run_and_can_fail(good):
     assert [claim.id for claim in claims if not claim.holds] == []
     assert len({claim.id for claim in claims}) == len(claims) == 17
     assert claims_that_stand(recurrent.claims, good, theory=("theory.*_theory", "*.baseline")) == []
+
+
+def test_laptop_sees_as_many_sequences_as_the_lstm_of_1997():
+    laptop = recurrent.PRESETS["laptop"]
+    assert laptop.original_lengths == (100,)
+    assert 74_000 <= laptop.original_updates * laptop.batch < 76_000
 
 
 def test_steps_of_orthogonal_recurrent_weights(results):
