@@ -12,10 +12,12 @@ import numpy as np
 
 from experiments.diagnosis.specimen import Specimen, cross_entropy
 
-__all__ = ["FAULTS", "Fault"]
+__all__ = ["FAULTS", "LARGE", "SMALL", "Fault", "one_layer"]
 
 Rng = np.random.Generator
 HUNDREDFOLD = 255.0  # an image of bytes
+SMALL = ("vanishing", "stalled_layer")  # findings that would be right of a layer of small weights
+LARGE = ("exploding", "saturation", "learning_rate", "unstable_update", "stalled_layer")  # and of large ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,22 +46,38 @@ def _weights(specimen: Specimen, value: float) -> Specimen:
     return dataclasses.replace(specimen, name=name, params=params, kinds=("poor_initialization",))
 
 
-def _one_layer(specimen: Specimen, rng: Rng, factor: float, kinds: tuple[str, ...]) -> Specimen:
+def one_layer(
+    specimen: Specimen, rng: Rng, factor: float, kinds: tuple[str, ...], among: tuple[str, ...] = ()
+) -> Specimen:
+    """Return a specimen with one layer of another scale.
+
+    Args:
+        specimen: that is changed.
+        rng: that draws the layer.
+        factor: of its weights.
+        kinds: findings that would be right.
+        among: layers to choose from; by default all but the first and the last of a chain.
+    """
     names: list[str] = []
     _leaves(specimen.params, lambda name, p: names.append(name) if p.ndim > 1 else None)
-    chosen = names[int(rng.integers(1, len(names) - 1))]  # neither the first layer nor the last
+    inner = [name for name in names if _layer(name) in among] if among else names[1:-1]
+    chosen = inner[int(rng.integers(len(inner)))]
     params = _leaves(specimen.params, lambda name, p: factor * p if name == chosen else p)
-    place = chosen.split("/")[-2]
+    place = _layer(chosen)
     return dataclasses.replace(specimen, name=f"{place} times {factor:g}", params=params, kinds=kinds, places=(place,))
 
 
+def _layer(name: str) -> str:
+    """Return the layer of a parameter, without the collection that Linen keeps it in."""
+    return name.rpartition("/")[0].removeprefix("params/")
+
+
 def _small_layer(specimen: Specimen, rng: Rng) -> Specimen:
-    return _one_layer(specimen, rng, 10.0 ** float(rng.uniform(-6, -2)), ("vanishing", "stalled_layer"))
+    return one_layer(specimen, rng, 10.0 ** float(rng.uniform(-6, -2)), SMALL)
 
 
 def _large_layer(specimen: Specimen, rng: Rng) -> Specimen:
-    kinds = ("exploding", "saturation", "learning_rate", "unstable_update", "stalled_layer")
-    return _one_layer(specimen, rng, 10.0 ** float(rng.uniform(2, 4)), kinds)
+    return one_layer(specimen, rng, 10.0 ** float(rng.uniform(2, 4)), LARGE)
 
 
 def _negative_biases(specimen: Specimen, rng: Rng) -> Specimen:

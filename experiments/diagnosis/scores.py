@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -76,10 +77,15 @@ def cause_found(results: Results) -> Bool[np.ndarray, " networks"]:
 
 
 def place_found(results: Results) -> Bool[np.ndarray, " networks"]:
-    """Return where one of the three worst layers of the first finding is the place of the fault.
+    """Return where one of the three worst layers of the first finding is a place of the fault.
 
     Args:
         results: of a run.
     """
     pairs = zip(results.layers.tolist(), results.places.tolist(), strict=True)
-    return np.array([bool(place) and place in layers for layers, place in pairs], bool)
+    return np.array([any(_within(place, layers) for place in places.split(", ")) for layers, places in pairs], bool)
+
+
+def _within(place: str, layers: str) -> bool:
+    """Tell whether a name is among those of layers, or a part of one: Dense_1 is not in Dense_10."""
+    return bool(place) and re.search(rf"(?<!\w){re.escape(place)}(?!\w)", layers) is not None

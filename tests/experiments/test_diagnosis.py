@@ -76,6 +76,12 @@ def test_only_held_out_families_are_claimed(good):
     assert experiment.claims(changed(good, held_out=none, public=none, relabelled=none)) == []
 
 
+def test_a_place_is_a_whole_name_and_one_of_several_is_enough(good):
+    layers = np.array(["Dense_10, Layer_0/input"] * N)
+    for places, found in (("Dense_1", False), ("Dense_10", True), ("Dense_3, Layer_0", True), ("", False)):
+        assert (scores.place_found(changed(good, layers=layers, places=np.array([places] * N))) == found).all()
+
+
 def test_figures_and_table(good):
     assert set(experiment.EXPERIMENT.figures(good)) == {"rules", "networks"}
     table = experiment.files(good)["networks.md"].splitlines()
@@ -119,7 +125,9 @@ def test_cross_entropy_is_that_of_optax_and_never_negative(size):
 
 def test_families_are_split():
     assert set(zoo.HELD_OUT) < set(zoo.FAMILIES)
-    assert {f"fault: {name}" for name in FAULTS} == {name for name in zoo.FAMILIES if name.startswith("fault")}
+    assert not set(FAULTS) & set(zoo.PLANTED)
+    planted = {f"fault: {name}" for name in (*FAULTS, *zoo.PLANTED)}
+    assert planted == {name for name in zoo.FAMILIES if name.startswith("fault")}
     for preset in PRESETS.values():
         assert set(preset.families) <= set(zoo.FAMILIES)
 
