@@ -13,5 +13,6 @@ Alone:    yes; it measures the machine
 Each side makes the same step: forward, cross-entropy, gradients, plain gradient descent, on the same sizes (batch 64,
 100 steps, 128 features and units; 20 layers of 512, batch 256; ResNet-20 on 32x32x3, batch 128). They run in turn,
 round by round, and the figure quoted is the median over rounds of the ratio within a round. PyTorch is measured where
-it happens to be installed, and claims against it are made only there. Absolute times are the machine's.
+it happens to be installed, and claims against it are made only there. A further side cuts the batch over the cores, of
+which each is a device (`jax_num_cpu_devices`), by `shard_map`. Absolute times are the machine's.
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 import gradflow as gf
 
 OUTPUTS = 10
 RATE = 0.01  # small enough for every network to stay finite however often it is stepped
+AXIS = "data"  # over which a batch is cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,21 +161,28 @@ def stock(name: str, size: Sizes, *, scan: bool = False) -> nn.Module:
     return StockRecurrent(name, size.units)
 
 
-def ours(name: Any, size: Sizes, *, scan: bool = False) -> nn.Module:
+def ours(name: Any, size: Sizes, *, scan: bool = False, axis_name: str | None = None) -> nn.Module:
     """Return the network of a case in gradflow.
 
     Args:
         name: of the case.
         size: its sizes.
         scan: for "convolutions": as a scan.
+        axis_name: for "resnet-20": mapped axis over which batch statistics are averaged.
     """
     if name == "mlp":
         return gf.models.MLP(depth=size.depth, width=size.units, outputs=OUTPUTS)
     if name == "resnet-20":
-        return gf.models.ResNet(depth=size.depth, outputs=OUTPUTS)
+        return gf.models.ResNet(depth=size.depth, outputs=OUTPUTS, axis_name=axis_name)
     if name == "convolutions":
         return gf.models.CNN(depth=size.depth, channels=size.units, outputs=OUTPUTS, scan=scan)
     return gf.models.Recurrent(cell=name, hidden=size.units, outputs=OUTPUTS)
+
+
+def ask_for_a_device_a_core() -> None:
+    """Ask for as many CPU devices as this process may use cores; without effect once JAX has begun."""
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", max(1, len(os.sched_getaffinity(0))))
 
 
 def step(model: nn.Module, size: Sizes) -> Callable[[], object]:
@@ -185,24 +195,68 @@ def step(model: nn.Module, size: Sizes) -> Callable[[], object]:
     Returns:
         Runs one step to its end.
     """
-    x = jax.random.normal(jax.random.key(1), (size.batch, *size.shape))
-    labels = jax.random.randint(jax.random.key(2), (size.batch,), 0, OUTPUTS)
-    variables = model.init(jax.random.key(0), x)
-    state = {name: value for name, value in variables.items() if name != "params"}
-
-    def loss(params: Any, state: Any) -> tuple[Float[Array, ""], Any]:
-        options: dict[str, Any] = {"train": True} if state else {}
-        logits, changed = model.apply({"params": params, **state}, x, mutable=list(state), **options)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), dict(changed)
+    batch, held = _batch(size), _variables(model, size)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(params: Any, state: Any) -> tuple[Any, Any]:
-        grads, state = jax.grad(loss, has_aux=True)(params, state)
-        return jax.tree.map(lambda p, g: p - RATE * g, params, grads), state
-
-    held = [variables["params"], state]
+        grads, state = jax.grad(_loss, has_aux=True)(params, state, model, *batch)
+        return _descended(params, grads), state
 
     def run() -> None:
         held[:] = jax.block_until_ready(update(*held))
 
     return run
+
+
+def step_over_devices(name: str, size: Sizes) -> Callable[[], object]:
+    """Compile the step of `step` with the batch cut over all devices, which on a CPU are its cores.
+
+    Gradients and batch statistics are means over the devices, so that the step is that of the whole batch.
+
+    Args:
+        name: of the case.
+        size: of the batch, a multiple of the number of devices.
+
+    Returns:
+        Runs one step to its end.
+    """
+    mesh = jax.make_mesh((len(jax.devices()),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    model, whole, cut = ours(name, size, axis_name=AXIS), jax.P(), jax.P(AXIS)
+    batch = jax.device_put(_batch(size), jax.NamedSharding(mesh, cut))
+    held = [jax.device_put(part, jax.NamedSharding(mesh, whole)) for part in _variables(model, size)]
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(whole, whole, cut, cut), out_specs=whole)
+    def update(params: Any, state: Any, x: Any, labels: Any) -> tuple[Any, Any]:
+        def loss(params: Any) -> tuple[Any, Any]:
+            value, changed = _loss(params, state, model, x, labels)
+            return jax.lax.pmean(value, AXIS), changed
+
+        grads, state = jax.grad(loss, has_aux=True)(params)
+        return _descended(params, grads), state
+
+    def run() -> None:
+        held[:] = jax.block_until_ready(update(*held, *batch))
+
+    return run
+
+
+def _batch(size: Sizes) -> tuple[Float[Array, "batch ..."], Int[Array, " batch"]]:
+    x = jax.random.normal(jax.random.key(1), (size.batch, *size.shape))
+    return x, jax.random.randint(jax.random.key(2), (size.batch,), 0, OUTPUTS)
+
+
+def _variables(model: nn.Module, size: Sizes) -> list[Any]:
+    """Return parameters and state."""
+    variables = model.init(jax.random.key(0), _batch(size)[0])
+    return [variables["params"], {name: value for name, value in variables.items() if name != "params"}]
+
+
+def _loss(params: Any, state: Any, model: nn.Module, x: Array, labels: Array) -> tuple[Float[Array, ""], Any]:
+    options: dict[str, Any] = {"train": True} if state else {}
+    logits, changed = model.apply({"params": params, **state}, x, mutable=list(state), **options)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), dict(changed)
+
+
+def _descended(params: Any, grads: Any) -> Any:
+    return jax.tree.map(lambda p, g: p - RATE * g, params, grads)

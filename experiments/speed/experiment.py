@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 
 import experiments.speed as package
@@ -10,7 +11,7 @@ from experiments.framework.progress import track
 from experiments.framework.runner import Experiment
 from experiments.framework.timing import interleaved, torch_installed
 from experiments.speed import bands, cases, figures, grid
-from experiments.speed.results import Results, Seconds, ratios
+from experiments.speed.results import OVER_DEVICES, Results, Seconds, ratios
 from experiments.speed.settings import PRESETS, Config
 
 GRID_SIDE = 8  # seeds, and learning rates, of the many runs
@@ -22,6 +23,7 @@ def run(config: Config) -> Results:
     Args:
         config: settings.
     """
+    cases.ask_for_a_device_a_core()
     networks = {}
     for name in track(list(bands.TARGETS), "network"):
         size = cases.sizes(name, config.shrink)
@@ -29,6 +31,8 @@ def run(config: Config) -> Results:
             "gradflow": cases.step(cases.ours(name, size), size),
             "flax": cases.step(cases.stock(name, size), size),
         }
+        if len(jax.devices()) > 1 and size.batch % len(jax.devices()) == 0:
+            sides[OVER_DEVICES] = cases.step_over_devices(name, size)
         if torch_installed():
             from experiments.speed import pytorch
 
@@ -69,6 +73,10 @@ def claims(results: Results) -> list[Claim]:
         for name in bands.TARGETS:
             ratio = np.median(ratios(results.networks[name], "torch")["gradflow"])
             found.append(Claim(f"time-{name}", f"{name}: step time over PyTorch's", bands.time(name), ratio))
+        if OVER_DEVICES in results.networks["resnet-20"]:
+            cut = np.median(ratios(results.networks["resnet-20"], "torch")[OVER_DEVICES])
+            words = "resnet-20, batch cut over the cores: step time over PyTorch's"
+            found.append(Claim("time-resnet-20-over-devices", words, bands.time("resnet-20"), cut))
     scanned = np.median(ratios(results.convolutions, "gradflow, unrolled")["gradflow, scanned"])
     cold = results.cold["run by run"] / results.cold["one program"]
     runs = f"{GRID_SIDE} x {GRID_SIDE} runs: one after the other over one program, both compiled"
@@ -92,8 +100,9 @@ def files(results: Results) -> dict[str, str]:
         File name to text.
     """
     lines = [
-        "| network | gradflow | over PyTorch | target | over stock Flax | Flax over PyTorch |",
-        "|---|---|---|---|---|---|",
+        "| network | gradflow | over PyTorch | target | batch cut over the cores, over PyTorch | over stock Flax | "
+        "Flax over PyTorch |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, target in bands.TARGETS.items():
         sides = results.networks[name]
@@ -102,6 +111,7 @@ def files(results: Results) -> dict[str, str]:
             f"{1e3 * np.median(sides['gradflow']):.1f} ms",
             _spread(torch["gradflow"]) if torch else "",
             f"{target:g}",
+            _spread(torch[OVER_DEVICES]) if OVER_DEVICES in torch else "",
             _spread(ratios(sides, "flax")["gradflow"]),
             _spread(torch["flax"]) if torch else "",
         ]

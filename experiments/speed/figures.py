@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.framework import ratio_figures
 from experiments.speed import bands
-from experiments.speed.results import Results, ratios
+from experiments.speed.results import OVER_DEVICES, Results, ratios
 
 
 def draw(results: Results) -> dict[str, Figure]:
@@ -22,7 +22,7 @@ def draw(results: Results) -> dict[str, Figure]:
     """
     over, word = ("torch", "PyTorch's") if "torch" in results.networks["lstm"] else ("flax", "stock Flax's")
     found = {name: ratios(results.networks[name], over) for name in bands.TARGETS}
-    sides = {"gradflow": "gradflow", "flax": "stock Flax"}
+    sides = {"gradflow": "gradflow", OVER_DEVICES: "gradflow, batch\ncut over cores", "flax": "stock Flax"}
     series = {
         label: {name: value[side] for name, value in found.items() if side in value} for side, label in sides.items()
     }

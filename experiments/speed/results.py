@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
+OVER_DEVICES = "gradflow, a device a core"
 Seconds = Mapping[str, Float[np.ndarray, " rounds"]]
 
 
@@ -17,7 +18,8 @@ class Results:
 
     Attributes:
         shrink: what the networks' sizes are divided by.
-        networks: a step, by network and side: "gradflow", "flax", "torch" where it is installed.
+        networks: a step, by network and side: "gradflow", "flax", "torch" where it is installed, `OVER_DEVICES` where
+            there are several devices.
         convolutions: a step, by side and form, such as "gradflow, scanned".
         grid: many small runs, by form, compiled before.
         cold: many small runs, compilation included.

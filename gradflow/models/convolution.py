@@ -37,8 +37,8 @@ def conv(
 
     Where derivatives are taken and the program is lowered for a CPU, the kernel's gradient of a large batch is a sum
     over parts of it (those are a `lax.scan`), and convolutions of stride 1 with 8 to 16 channels compute two columns at
-    once; results then differ from those of `jax.lax` by rounding. Other platforms, bfloat16, and inputs that an explicit
-    mesh shards, keep the plain form.
+    once; results then differ from those of `jax.lax` by rounding. Other platforms, bfloat16, and inputs that an
+    explicit mesh shards, keep the plain form.
 
     Args:
         x: inputs, channels last, any number of position axes.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -25,6 +26,7 @@ __all__ = [
     "check_model",
     "check_size",
     "highway",
+    "varying_as",
 ]
 
 
@@ -231,3 +233,16 @@ def highway(carry: Array, transformed: Array, gate: Array) -> Array:
         gate: pre-activation of T, of the same shape.
     """
     return carry + sigmoid(gate) * (transformed - carry)
+
+
+def varying_as(tree: Any, x: Array) -> Any:
+    """Return arrays with the type that x has inside `shard_map`, where a scan's carry must not change its type.
+
+    Args:
+        tree: of arrays, such as the states before the first step.
+        x: what they are going to meet; outside of `shard_map` nothing happens.
+    """
+    if not jax.sharding.get_abstract_mesh().manual_axes:
+        return tree
+    zero = x[:0].sum()  # that varies over devices as x does
+    return jax.tree.map(lambda leaf: leaf + zero.astype(leaf.dtype), tree)

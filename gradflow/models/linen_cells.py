@@ -12,6 +12,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array
 
 from gradflow.models.custom_layers import build, module_class
+from gradflow.models.layers import varying_as
 
 __all__ = ["LinenLayer", "check_cell", "is_linen"]
 
@@ -134,5 +135,5 @@ class LinenLayer(nn.Module):
             unroll=self.unroll,
         )
         latest = jnp.zeros((sequence.shape[1], self.hidden), self.dtype)
-        (last, latest), outputs = scan(cell, (start, latest), (sequence, counts))
+        (last, latest), outputs = scan(cell, varying_as((start, latest), sequence), (sequence, counts))
         return last, latest if outputs is None else outputs

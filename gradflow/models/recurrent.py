@@ -17,7 +17,7 @@ from gradflow import initializers
 from gradflow.instrument.tap import tap
 from gradflow.models import cells
 from gradflow.models.cells import Cell, States
-from gradflow.models.layers import as_floating, check_dtypes, check_size
+from gradflow.models.layers import as_floating, check_dtypes, check_size, varying_as
 from gradflow.models.linen_cells import LinenLayer, check_cell, is_linen
 
 __all__ = ["Recurrent"]
@@ -143,7 +143,7 @@ class Recurrent(nn.Module):
             raise ValueError(f"expected sequences of at least one step, got shape {x.shape}. Fix: leave empty ones out")
         counts = None if lengths is None else _counts(lengths, x.shape)
         directions = (False, True) if self.bidirectional else (False,)
-        before = iter(self._initial(state, batch, self.layers * len(directions)))
+        before = iter(varying_as(self._initial(state, batch, self.layers * len(directions)), x))
         after: list[Any] = []
         # What steps give is kept only if someone reads it.
         sequence = jnp.swapaxes(x, 0, 1)

@@ -118,6 +118,24 @@ def test_gradient_is_the_limit_of_differences(name):
         check_grads(loss, (params,), order=1, modes=["rev"], eps=1e-6, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.quick_cases(4)
+@every_model
+def test_a_batch_cut_over_devices_has_the_gradient_of_the_whole(name):
+    """With the check of what varies over devices, which a loop's carry has to pass, too."""
+    model, x, variables, _ = initialized(name)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def loss(params, x):
+        return (model.apply({**variables, "params": params}, x) ** 2).mean()
+
+    def cut(params, x):
+        return jax.lax.pmean(loss(params, x), "data")
+
+    over_devices = jax.shard_map(jax.grad(cut), mesh=mesh, in_specs=(jax.P(), jax.P("data")), out_specs=jax.P())
+    got, expected = (jax.jit(grad)(variables["params"], x) for grad in (over_devices, jax.grad(loss)))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), got, expected)
+
+
 @every_model
 def test_variables_survive_a_checkpoint(name, tmp_path):
     checkpoint = pytest.importorskip("orbax.checkpoint")

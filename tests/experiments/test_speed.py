@@ -12,16 +12,17 @@ import pytest
 from experiments.speed import cases as speed_cases
 from experiments.speed import experiment as speed
 from experiments.speed import grid as speed_grid
-from experiments.speed.results import Results, ratios
+from experiments.speed.results import OVER_DEVICES, Results, ratios
 from tests.experiments.spoiled import claims_that_stand
 
 SIDES = ("gradflow", "flax", "torch")
+OURS = ("gradflow", OVER_DEVICES)
 
 
 def good() -> Results:
     """Results in which every claim holds."""
     networks = {
-        name: {"gradflow": np.full(3, 0.09 * target), "flax": np.full(3, 0.1), "torch": np.full(3, 0.1)}
+        name: {side: np.full(3, 0.09 * target if side in OURS else 0.1) for side in (*SIDES, OVER_DEVICES)}
         for name, target in speed.bands.TARGETS.items()
     }
     return Results(
@@ -37,7 +38,7 @@ def good() -> Results:
 def test_every_claim_holds_where_it_should_and_can_fail():
     claims = speed.claims(good())
     assert [claim.id for claim in claims if not claim.holds] == []
-    assert len(claims) == len(speed.bands.TARGETS) + 3
+    assert len(claims) == len(speed.bands.TARGETS) + 4
     assert claims_that_stand(speed.claims, good()) == []
     assert speed.claims(dataclasses.replace(good(), shrink=8)) == []
 
@@ -74,3 +75,17 @@ def test_both_sides_have_the_same_number_of_parameters(name):
 def test_settings_that_cannot_be_run_are_named(field):
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(speed.PRESETS["smoke"], **{field: 0})
+
+
+def state_after(step):
+    step()
+    step()
+    return step.__closure__[step.__code__.co_freevars.index("held")].cell_contents
+
+
+@pytest.mark.parametrize("name", ["lstm", "mlp", "resnet-20"])
+def test_a_batch_cut_over_devices_makes_the_step_of_the_whole_batch(name):
+    size = speed_cases.sizes(name, 8)
+    whole = state_after(speed_cases.step(speed_cases.ours(name, size), size))
+    cut = state_after(speed_cases.step_over_devices(name, size))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), whole, cut)
