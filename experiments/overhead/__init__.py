@@ -3,6 +3,7 @@
 Paper:    none; the figures of merit are the design's targets, and those published by the peers
 Figure:   step time with the instrument over step time without, by network; the same for Flax's and PyTorch's own means
 Command:  python -m experiments.overhead
+          python -m experiments.overhead.roofline    what a GPU should show, by arithmetic
 Minutes:  7 on two cores, compilation included, and nothing else running (smoke: 20 seconds)
 Expected: with the kernel for CPUs time ratio at most 1.10 (MLP 20 x 512, batch 256), 1.13 (MLP 50 x 100, batch 128),
           1.09 (LSTM, T = 100), 1.05 (ResNet-20, batch 128); temporary memory at most 1.01; compile time at most 1.5.
