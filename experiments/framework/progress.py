@@ -19,7 +19,8 @@ TRACED, COMPILED = "/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/
 NOTICEABLE = 0.5  # seconds of tracing or compiling, below which nothing is said of it
 AT_ONCE = 2  # compiling keeps one core busy, and lets go of Python's lock
 
-_stopping = threading.Event()  # one of the calls side by side has failed, or all of them are to stop
+# Set when one of the calls side by side has failed, or all of them are to stop. Every `side_by_side` has its own.
+_stopping: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("stopping", default=None)
 
 
 class Stopped(Exception):
@@ -32,7 +33,8 @@ def check_stopping() -> None:
     Raises:
         Stopped: if so.
     """
-    if _stopping.is_set():
+    stopping = _stopping.get()
+    if stopping is not None and stopping.is_set():
         raise Stopped
 
 
@@ -126,13 +128,17 @@ def side_by_side(
     Raises:
         BaseException: the first that a call raised, in the order of `calls`; those not begun are left out.
     """
-    pool = ThreadPoolExecutor(AT_ONCE)
+    pool, stopping = ThreadPoolExecutor(AT_ONCE), threading.Event()
+
+    def within(call: Callable[[], Item]) -> Item:
+        _stopping.set(stopping)
+        return call()
+
     try:
-        futures = {key: pool.submit(contextvars.copy_context().run, call) for key, call in calls.items()}
+        futures = {key: pool.submit(contextvars.copy_context().run, within, call) for key, call in calls.items()}
         return {key: futures[key].result() for key in track(list(calls), what, label)}
     except BaseException:
-        _stopping.set()
+        stopping.set()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
-        _stopping.clear()

@@ -121,7 +121,7 @@ def fail():
 def interrupt():
     """Interrupt the main thread, and wait until it has told this one to stop."""
     os.kill(os.getpid(), signal.SIGINT)
-    assert progress._stopping.wait(timeout=60)
+    assert progress._stopping.get().wait(timeout=60)
 
 
 @pytest.mark.parametrize("program", [looked_at, summed])
