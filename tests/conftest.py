@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests import heavy_tests
+from tests import draws, heavy_tests
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 # Where cores are few, operations that share XLA's pool of threads can wait for it inside of it. Two workers of pytest
@@ -25,13 +25,14 @@ os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_nans", True)
+draws.install()
 
 TESTS = Path(__file__).parent
 # Nearly all time of the tests is compilation, and nearly half of that is LLVM's optimization, which these programs
 # are too small to repay. What users compile is what this folder is about. But XLA's older emitter with optimizations
 # takes ten times as long as the newer one, so there only this file is compiled as users do.
 OPTIMIZED, ALWAYS_OPTIMIZED = "instrument", "test_range.py"
-TURNS = 4  # runs of --turn after which every slow case has run once
+TURNS = 4  # runs of --turn after which every slow test has run once
 # Experiments run in seconds to minutes; in these files are the tests that do not run one.
 QUICK_EXPERIMENTS = (
     "test_claims.py",
@@ -74,16 +75,16 @@ def is_optimized(path: Path) -> bool:
 
 
 def of_turn(items: Sequence[pytest.Item], turn: int) -> set[str]:
-    """Return the ids of the slow tests that run in a turn: of each family one case in `TURNS`, and at least one."""
-    families: dict[str, list[str]] = {}
+    """Return the ids of the slow tests that run in a turn: of each file one in `TURNS`, and at least one."""
+    files: dict[str, list[str]] = {}
     for item in items:
         if item.get_closest_marker("slow"):
-            families.setdefault(item.nodeid.partition("[")[0], []).append(item.nodeid)
+            files.setdefault(item.nodeid.partition("::")[0], []).append(item.nodeid)
     return {
-        case
-        for cases in families.values()
-        for number, case in enumerate(cases)
-        if (number - turn) % min(len(cases), TURNS) == 0
+        test
+        for tests in files.values()
+        for number, test in enumerate(tests)
+        if (number - turn) % min(len(tests), TURNS) == 0
     }
 
 
@@ -98,9 +99,7 @@ def quick_cases(cases: Sequence[pytest.Item], wanted: int) -> set[str]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that measures which tests are heavy, and the one that runs a part of the slow ones."""
     parser.addoption("--measure-heavy", action="store_true", help="write tests/heavy_tests.txt anew")
-    parser.addoption(
-        "--turn", type=int, help=f"of the slow cases of each family, run one in {TURNS}: those of this turn"
-    )
+    parser.addoption("--turn", type=int, help=f"of the slow tests of each file, run one in {TURNS}: those of this turn")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -264,18 +264,18 @@ def test_heavy_tests_are_tests():
         assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), id_
 
 
-def test_every_slow_case_has_its_turn():
-    """Of a family of few cases one runs in each turn; of a larger one a case runs in one turn."""
-    family, two = [f"file::family[{number}]" for number in range(7)], ["file::two[a]", "file::two[b]"]
+def test_every_slow_test_has_its_turn():
+    """Of a file with few one runs in each turn; of one with many each runs in one turn."""
+    many, two = [f"many::test_{number // 3}[{number}]" for number in range(7)], ["two::test[a]", "two::test[b]"]
     items = [
         SimpleNamespace(nodeid=id_, get_closest_marker=lambda name, id_=id_: "quick" not in id_)
-        for id_ in (*family, *two, "file::single", "file::family[quick]")
+        for id_ in (*many, *two, "single::test", "many::test_0[quick]")
     ]
     turns = [conftest.of_turn(items, turn) for turn in range(conftest.TURNS)]
-    assert set.union(*turns) == {*family, *two, "file::single"}
-    assert [len(turn & set(family)) for turn in turns] == [2, 2, 2, 1]
+    assert set.union(*turns) == {*many, *two, "single::test"}
+    assert [len(turn & set(many)) for turn in turns] == [2, 2, 2, 1]
     assert [turn & set(two) for turn in turns] == [{two[0]}, {two[1]}] * 2
-    assert all("file::single" in turn for turn in turns)
+    assert all("single::test" in turn for turn in turns)
 
 
 def test_what_is_heavy_is_listed_and_what_is_essential_is_not():
