@@ -30,6 +30,16 @@ def place() -> Band:
     return goal("three layers are quickly looked at", low=0.9, high=1.0)
 
 
+def treated() -> Band:
+    """Share of treated networks that come within 10 % of their twin's gain: at least 90 %."""
+    return goal("a remedy that was tried on the network itself helps", low=0.9, high=1.0)
+
+
+def chance() -> Band:
+    """The same with a remedy drawn by chance: fewer than half."""
+    return goal("helping is more than trying something", low=0.0, high=0.5)
+
+
 def seconds() -> Band:
     """Median seconds to a verdict: at most 10."""
     return goal("one waits for ten seconds", low=0.0, high=10.0)

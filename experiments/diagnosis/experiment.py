@@ -12,7 +12,7 @@ import numpy as np
 
 import experiments.diagnosis as package
 import gradflow as gf
-from experiments.diagnosis import bands, committed, figures, labels, peers, scores
+from experiments.diagnosis import bands, committed, figures, labels, peers, scores, tables
 from experiments.diagnosis.public_programs import PROGRAMS
 from experiments.diagnosis.results import Results
 from experiments.diagnosis.settings import PRESETS, Config
@@ -41,7 +41,9 @@ def run(config: Config) -> Results:
         jax.clear_caches()  # programs of hundreds of networks would fill the memory
     for name in track(list(PROGRAMS)[: config.programs], "public programs", str):
         rows += judged.part(f"public: {name}", functools.partial(_of_program, config, name))
-    columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    _treat(config, rows, judged)
+    names = rows[0].keys() - {"numbers"}
+    columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in names}
     return Results(**columns | {"rules": np.array(list(peers.RULES)), "rule_flags": columns["rule_flags"].T})
 
 
@@ -58,6 +60,34 @@ def _relabelled(
     return {labelled[k] for k in drawn}
 
 
+def _treat(config: Config, rows: Sequence[dict[str, Any]], parts: Parts) -> None:
+    """Treat some of the sick networks, and write down the gains."""
+    for row in rows:
+        row |= {"treated_gains": np.nan, "random_gains": np.nan}
+    helped = [row for row in rows if row["held_out"] and _is_helped(row)]
+    chosen = np.random.default_rng(config.seed).permutation(len(helped))[: config.treated]
+    for row in track([helped[k] for k in chosen], "treatments", lambda row: f"{row['families']} {row['numbers']}"):
+        which = (row["families"], row["numbers"])
+        row |= parts.part(f"treated: {which[0]} {which[1]}", functools.partial(_treated, config, *which))
+        jax.clear_caches()
+
+
+def _is_helped(row: Mapping[str, Any]) -> bool:
+    """Tell whether a network is sick and a treatment of the label's helps it."""
+    return bool(labels.is_sick(row["gains"], row["twin_gains"])) and row["twin_gains"] >= labels.LEARNT
+
+
+def _treated(config: Config, family: str, number: int) -> dict[str, Any]:
+    """Return the gains of the treatment that `gradflow.treat` chooses, and of the one drawn by chance."""
+    specimen = draw(family, number, config.seed)
+    t = gf.treat(
+        specimen.loss, specimen.params, *specimen.batches[0], optimizer=specimen.optimizer, batches=specimen.batches,
+        budget=config.budget, seeds=config.orders, key=jax.random.key(config.seed + number),
+    )  # fmt: skip
+    losses = {"treated_gains": t.chosen.loss, "random_gains": next((a.loss for a in t.trials if a.random), np.nan)}
+    return {name: 1 - loss / specimen.chance for name, loss in losses.items()}
+
+
 def _row(
     config: Config, family: str, number: int, known: Mapping[committed.Key, committed.Row], again: bool
 ) -> dict[str, Any]:
@@ -69,7 +99,7 @@ def _row(
         found = labels.label(specimen, config.budget, config.orders, config.seed)
     same = kept is not None and _sick(kept) == _sick(found)
     of_label = {"gains": found.gain, "twin_gains": found.twin_gain, "twins": found.twin}
-    held_out = {"held_out": family in HELD_OUT, "public": False}
+    held_out = {"held_out": family in HELD_OUT, "public": False, "numbers": number}
     return _judged(specimen, config) | of_label | held_out | {"relabelled": again, "same": again and same}
 
 
@@ -81,7 +111,7 @@ def _of_program(config: Config, name: str) -> list[dict[str, Any]]:
         "public program, repaired": program.repaired.specimen(name, config.seed),
     }
     gains = [labels.trained(specimen, config.budget, config.orders) for specimen in forms.values()]
-    of_label = {"twin_gains": gains[1], "twins": "repaired", "held_out": False, "public": True}
+    of_label = {"twin_gains": gains[1], "twins": "repaired", "held_out": False, "public": True, "numbers": 0}
     return [
         _judged(dataclasses.replace(specimen, family=family), config) | of_label
         | {"gains": gain, "relabelled": False, "same": False}
@@ -127,7 +157,21 @@ def claims(results: Results) -> list[Claim]:
                float(results.same[again].mean()))]
         if again.any() else []
     )  # fmt: skip
-    return out + _of_verdicts(results) + _of_programs(results)
+    return out + _of_verdicts(results) + _of_treatments(results) + _of_programs(results)
+
+
+def _of_treatments(results: Results) -> list[Claim]:
+    treated = ~np.isnan(results.treated_gains)
+    by_chance = ~np.isnan(results.random_gains)
+    out = []
+    if treated.any():
+        helped = scores.rate(scores.helped(results.treated_gains, results)[treated])
+        out.append(Claim("treated", "share of treated networks that come within 10 % of their twin's gain",
+                         bands.treated(), helped.share))  # fmt: skip
+    if by_chance.any():
+        helped = scores.rate(scores.helped(results.random_gains, results)[by_chance])
+        out.append(Claim("treated-by-chance", "the same with a remedy drawn by chance", bands.chance(), helped.share))
+    return out
 
 
 def _of_verdicts(results: Results) -> list[Claim]:
@@ -168,22 +212,4 @@ def _of_programs(results: Results) -> list[Claim]:
     return out
 
 
-def files(results: Results) -> dict[str, str]:
-    """Return the table of all networks.
-
-    Args:
-        results: from `run`.
-    """
-    sick = scores.sick(results)
-    lines = ["| family | network | gain | twin's | twin | sick | verdict |", "|---|---|---|---|---|---|---|"]
-    for k, name in enumerate(results.names):
-        verdict = results.kinds[k] or "healthy"
-        mark = "" if bool(sick[k]) == bool(results.flagged[k]) else " (wrong)"
-        lines.append(
-            f"| {results.families[k]} | {name} | {results.gains[k]:.2f} | {results.twin_gains[k]:.2f} | "
-            f"{results.twins[k]} | {'sick' if sick[k] else 'healthy'} | {verdict}{mark} |"
-        )
-    return {"networks.md": "\n".join([*lines, ""])}
-
-
-EXPERIMENT = Experiment("diagnosis", package.__doc__ or "", PRESETS, run, claims, figures.draw, files)
+EXPERIMENT = Experiment("diagnosis", package.__doc__ or "", PRESETS, run, claims, figures.draw, tables.files)

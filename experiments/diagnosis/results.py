@@ -21,6 +21,8 @@ class Results:
         twin_gains: the same of the twin.
         twins: what the twin is: "untreated", or the treatment that was best.
         relabelled: whether a label was made anew although it is committed.
+        treated_gains: the same where `gradflow.treat` was asked; NaN elsewhere.
+        random_gains: the same of a remedy drawn by chance; NaN where there was none.
         same: whether such a label came out the same, sick or healthy; false elsewhere.
         flagged: whether the verdict is not "healthy".
         kinds: of the findings, the most severe first, joined by a comma and a blank.
@@ -39,6 +41,8 @@ class Results:
     gains: Float[np.ndarray, " networks"]
     twin_gains: Float[np.ndarray, " networks"]
     twins: Shaped[np.ndarray, " networks"]
+    treated_gains: Float[np.ndarray, " networks"]
+    random_gains: Float[np.ndarray, " networks"]
     relabelled: Bool[np.ndarray, " networks"]
     same: Bool[np.ndarray, " networks"]
     flagged: Bool[np.ndarray, " networks"]

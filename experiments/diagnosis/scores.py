@@ -7,12 +7,12 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
-from experiments.diagnosis.labels import is_sick
+from experiments.diagnosis.labels import SICK, is_sick
 from experiments.diagnosis.results import Results
 
-__all__ = ["Rate", "cause_found", "place_found", "rate", "sick"]
+__all__ = ["Rate", "cause_found", "helped", "place_found", "rate", "sick"]
 
 _NORMAL = 1.959964  # two-sided 95 %
 
@@ -65,6 +65,17 @@ def sick(results: Results) -> Bool[np.ndarray, " networks"]:
         return np.asarray(is_sick(results.gains, results.twin_gains), bool)
 
 
+def helped(gains: Float[np.ndarray, " networks"], results: Results) -> Bool[np.ndarray, " networks"]:
+    """Return which networks are not sick with other gains than their own; NaN is no help.
+
+    Args:
+        gains: of the networks, treated.
+        results: of a run.
+    """
+    with np.errstate(invalid="ignore"):
+        return np.asarray(gains >= SICK * results.twin_gains, bool)
+
+
 def cause_found(results: Results) -> Bool[np.ndarray, " networks"]:
     """Return where the first finding, or the second, is one that would be right.
 
@@ -76,14 +87,16 @@ def cause_found(results: Results) -> Bool[np.ndarray, " networks"]:
     return np.array([bool(set(f) & set(r) - {""}) for f, r in zip(found, right, strict=True)], bool)
 
 
-def place_found(results: Results) -> Bool[np.ndarray, " networks"]:
-    """Return where one of the three worst layers of the first finding is a place of the fault.
+def place_found(results: Results, among: int = 3) -> Bool[np.ndarray, " networks"]:
+    """Return where one of the worst layers of the first finding is a place of the fault.
 
     Args:
         results: of a run.
+        among: how many of the three.
     """
-    pairs = zip(results.layers.tolist(), results.places.tolist(), strict=True)
-    return np.array([any(_within(place, layers) for place in places.split(", ")) for layers, places in pairs], bool)
+    layers = [", ".join(names.split(", ")[:among]) for names in results.layers.tolist()]
+    pairs = zip(layers, results.places.tolist(), strict=True)
+    return np.array([any(_within(place, names) for place in places.split(", ")) for names, places in pairs], bool)
 
 
 def _within(place: str, layers: str) -> bool:

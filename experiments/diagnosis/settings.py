@@ -15,7 +15,7 @@ class Config:
 
     families: tuple[str, ...] = tuple(FAMILIES)
     """Families of the zoo."""
-    specimens: int = 5
+    specimens: int = 4
     """Networks drawn from each family that was held out."""
     tuned: int = 1
     """Networks drawn from each other family."""
@@ -26,6 +26,8 @@ class Config:
     relabelled: int = 3
     """Networks, drawn by chance, that are trained although their label is committed, to see that it comes out the same.
     """
+    treated: int = 12
+    """Sick networks of the held-out families, drawn by chance among those that a treatment helps, that are treated."""
     programs: int = len(PROGRAMS)
     """Public programs that are judged, each with its repaired form."""
     steps: int = 20
@@ -38,7 +40,7 @@ class Config:
         for name in self.families:
             if name not in FAMILIES:
                 raise ValueError(unknown("family", name, FAMILIES))
-        for field in ("relabelled", "programs", "tuned"):
+        for field in ("relabelled", "treated", "programs", "tuned"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} must be at least 0, got {getattr(self, field)}")
         for field in ("specimens", "budget", "orders", "steps"):
@@ -53,8 +55,9 @@ PRESETS = {
         tuned=2,
         budget=60,
         orders=2,
+        treated=1,
         programs=0,
     ),
     "laptop": Config(),
-    "paper": Config(specimens=21, tuned=21, relabelled=20),
+    "paper": Config(specimens=10, tuned=10, relabelled=20, treated=100),
 }

@@ -33,6 +33,8 @@ def good():
         gains=np.where(sick, rng.uniform(0, 0.5, N), rng.uniform(0.92, 0.97, N)),
         twin_gains=np.full(N, 0.98),
         twins=np.array(["untreated"] * N),
+        treated_gains=np.where(sick & (np.arange(N) < 40), 0.97, np.nan),
+        random_gains=np.where(sick & (np.arange(N) < 40), 0.3, np.nan),
         relabelled=np.arange(N) % 9 == 0,
         same=np.arange(N) % 9 == 0,
         flagged=sick,
@@ -73,7 +75,8 @@ def test_only_held_out_families_are_claimed(good):
     assert failing(changed(good, flagged=np.where(tuned, ~good.flagged, good.flagged))) == {"false-alarms-limit"}
     none = np.zeros(N, bool)
     assert failing(changed(good, held_out=none, same=~good.same)) == {"same-labels"}
-    assert experiment.claims(changed(good, held_out=none, public=none, relabelled=none)) == []
+    nothing = {"treated_gains": np.full(N, np.nan), "random_gains": np.full(N, np.nan)}
+    assert experiment.claims(changed(good, held_out=none, public=none, relabelled=none, **nothing)) == []
 
 
 def test_a_place_is_a_whole_name_and_one_of_several_is_enough(good):
@@ -82,11 +85,24 @@ def test_a_place_is_a_whole_name_and_one_of_several_is_enough(good):
         assert (scores.place_found(changed(good, layers=layers, places=np.array([places] * N))) == found).all()
 
 
-def test_figures_and_table(good):
+def test_figures_and_tables(good):
     assert set(experiment.EXPERIMENT.figures(good)) == {"rules", "networks"}
-    table = experiment.files(good)["networks.md"].splitlines()
+    files = experiment.EXPERIMENT.files(good)
+    table = files["networks.md"].splitlines()
     assert len(table) == N + 2
     assert not any("(wrong)" in line for line in table)
+    assert "| held out | gradflow | 100.0% (94% to 100% of 56) | 0.0% (0% to 6% of 56) |" in files["rates.md"]
+    assert "| place is the first layer | 100.0% (94% to 100% of 56) |" in files["rates.md"]
+    assert "| CNN | vanishing 56 | healthy 56 |" in files["confusion.md"]
+
+
+def test_treatment_is_held_against_the_twin_and_against_chance(good):
+    assert failing(changed(good, treated_gains=good.random_gains)) == {"false-alarms-limit", "treated"}
+    assert failing(changed(good, random_gains=good.treated_gains)) == {"false-alarms-limit", "treated-by-chance"}
+    none = np.full(N, np.nan)
+    assert {claim.id for claim in experiment.claims(changed(good, treated_gains=none, random_gains=none))} == {
+        claim.id for claim in experiment.claims(good)
+    } - {"treated", "treated-by-chance"}
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 10), (10, 10), (3, 7), (1, 200), (199, 200)])
