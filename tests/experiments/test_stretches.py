@@ -120,7 +120,7 @@ def fail():
 
 def interrupt():
     """Interrupt the main thread, and wait until it has told this one to stop."""
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGTERM)  # SIGINT may be ignored, as in a background job
     assert progress._stopping.get().wait(timeout=60)
 
 
