@@ -40,6 +40,7 @@ QUICK_EXPERIMENTS = (
     "test_html_report.py",
     "test_bands.py",
     "test_progress.py",
+    "test_published_records.py",
     "test_roofline.py",
     "test_speed.py",
     "test_resume.py",
