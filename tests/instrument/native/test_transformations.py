@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 
 import gradflow as gf
 from gradflow.instrument import statistics as gs
@@ -140,6 +140,16 @@ def test_eager(native):
     with references_alone():
         want = gf.value_grad_and_flow(small)(SMALL, X)
     assert_same_flow(want, gf.value_grad_and_flow(small)(SMALL, X))
+
+
+def test_a_program_to_export_is_traced_with_the_reference(native):
+    """JAX refuses to serialize calls of a library that it does not know."""
+    measured = jax.jit(lambda params, x: gf.value_grad_and_flow(small)(params, x))
+    with pytest.raises(ValueError, match="custom call"):
+        export.export(measured)(SMALL, X)
+    with references_alone():
+        alone = export.export(jax.jit(lambda params, x: gf.value_grad_and_flow(small)(params, x)))(SMALL, X)
+    assert_same_flow(measured(SMALL, X), alone.call(SMALL, X))
 
 
 def calls_in(text):
