@@ -34,7 +34,7 @@ def draw(
     for offset, ((tool, ratios), style) in enumerate(zip(series.items(), plots.line_styles(), strict=False)):
         rows = [k for k, name in enumerate(names) if name in ratios]
         low, middle, high = np.array([np.percentile(ratios[names[k]], [10, 50, 90]) for k in rows]).T
-        y = np.array(rows) + 0.2 * (offset - (len(series) - 1) / 2)
+        y = np.array(rows) + min(0.2, 0.8 / len(series)) * (offset - (len(series) - 1) / 2)
         marker = {"color": style["color"], "marker": style["marker"]}
         axes.errorbar(
             middle, y, xerr=(middle - low, high - middle), linestyle="none", capsize=2.5, label=tool, **marker

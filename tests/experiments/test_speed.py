@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.framework import ratio_figures
 from experiments.speed import cases as speed_cases
 from experiments.speed import experiment as speed
 from experiments.speed import grid as speed_grid
@@ -89,3 +90,15 @@ def test_a_batch_cut_over_devices_makes_the_step_of_the_whole_batch(name):
     whole = state_after(speed_cases.step(speed_cases.ours(name, size), size))
     cut = state_after(speed_cases.step_over_devices(name, size))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), whole, cut)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_marks_of_a_network_stay_in_its_row(count):
+    rows = {"one": np.ones(3), "two": np.full(3, 2.0)}
+    figure = ratio_figures.draw(
+        {f"tool {k}": rows for k in range(count)}, list(rows), [1.0, 1.0], title="Ratios", label="ratio"
+    )
+    heights = np.sort([line.get_ydata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 2
+                       and line.get_marker() not in ("None", "", "|")])  # fmt: skip
+    assert len(heights) == count
+    assert np.ptp(heights) < 1 - 0.1
