@@ -85,6 +85,30 @@ def test_an_experiment_without_new_results_keeps_its_page(root, monkeypatch):
     assert "| 1 of 1 |  | 2 of 3 |  | on seed 5, 3 hold: 1 paper, 2 pilot; 1 fails: 1 pilot |" in index
 
 
+def test_the_cost_of_the_preset_paper_stands_on_new_pages_and_on_kept_ones(root, monkeypatch):
+    first = dataclasses.replace(HEAD, paper_cost="10^6 steps of .03 s, 8 hours")
+    monkeypatch.setattr(gallery.catalogue, "heads", lambda: [first])
+    assert gallery.main(["--out", str(root / "seed0")]) == 0
+    page = root / "pages" / "toy.md"
+    text = page.read_text()
+    line = "**Minutes:** 1 on two cores; 1.0 in the run shown here.\\\n**Preset `paper`:** {}.\n\n**Expected:**"
+    assert line.format(first.paper_cost) in text
+    second, other = dataclasses.replace(first, paper_cost="3 days"), dataclasses.replace(HEAD, name="other")
+    monkeypatch.setattr(gallery.catalogue, "heads", lambda: [second, other])
+    (root / "seed0" / "toy").rename(root / "seed0" / "other")
+    assert gallery.main(["--out", str(root / "seed0")]) == 0
+    assert page.read_text() == text.replace(first.paper_cost, "3 days")
+    assert "Preset" not in (root / "pages" / "other.md").read_text()
+
+
+@pytest.mark.parametrize("head", [head for head in catalogue.heads() if not head.alone], ids=lambda head: head.name)
+def test_the_preset_paper_says_what_it_costs_in_numbers(head):
+    """How long, and a number before that from which it follows: steps and seconds a step, or networks."""
+    assert re.search(r"\d.* [\d.]+ (minutes|hours|days|months|years)\b", head.paper_cost), head.paper_cost
+    page = (ROOT / "docs" / "results" / f"{head.name}.md").read_text(encoding="utf-8")
+    assert f"**Preset `paper`:** {head.paper_cost}." in page
+
+
 def test_missing_results_and_claims_that_differ_between_seeds_are_bad_usage(root, capsys):
     assert gallery.main(["--out", str(root / "nowhere")]) == 2
     assert "python -m experiments --all makes them" in capsys.readouterr().err
