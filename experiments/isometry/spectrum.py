@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 import gradflow as gf
+from experiments.framework import resume
 from experiments.framework.progress import track
 from gradflow.theory.mean_field.ensembles import Ensemble
 
@@ -156,8 +157,22 @@ class Spectra:
     density: Float[np.ndarray, "networks depths points"]
 
 
+def decomposed(key: PRNGKeyArray, settings: Settings, depths: tuple[int, ...], width: int) -> list[list[float]]:
+    """Singular values of one network's Jacobians, (depths, width), as JSON holds them.
+
+    Args:
+        key: of the network, (1,).
+        settings: as `jacobians` takes them.
+        depths: the same.
+        width: the same.
+    """
+    (products,) = np.asarray(jacobians(key, settings, depths=depths, width=width), np.float64)
+    values: list[list[float]] = np.linalg.svd(products, compute_uv=False).tolist()
+    return values
+
+
 def measure(*, depths: tuple[int, ...], width: int, draws: int, seed: int) -> Spectra:
-    """Decompose Jacobians of every kind of network, and predict what comes out.
+    """Decompose Jacobians of every kind of network, and predict what comes out; draws are not done twice by `--resume`.
 
     Args:
         depths: numbers of layers, ascending.
@@ -166,14 +181,17 @@ def measure(*, depths: tuple[int, ...], width: int, draws: int, seed: int) -> Sp
         seed: of everything.
     """
     keys = jax.random.split(jax.random.key(seed), draws)
-    found: list[Any] = []
+    parts, found = resume.Parts("spectra"), []
     for network in track(NETWORKS, "spectra", lambda network: network.name):
         at = point(network)
-        products = jacobians(keys, settings(network, at), depths=depths, width=width)
-        values = np.linalg.svd(np.asarray(products, np.float64), compute_uv=False)
+        values = np.stack([
+            parts.part(f"{network.name}, draw {draw}", functools.partial(
+                decomposed, keys[draw : draw + 1], settings(network, at), depths, width))
+            for draw in range(draws)
+        ], axis=1)  # fmt: skip
         options: dict[str, Any] = {"weight_variance": at.weight_variance, "ensemble": network.ensemble}
         rows = [_theory(network, at, depth, width, options) for depth in depths]
-        found.append((values.swapaxes(0, 1), *(np.stack(column) for column in zip(*rows, strict=True))))
+        found.append((values, *(np.stack(column) for column in zip(*rows, strict=True))))
     values, second, largest, density = (np.stack(column) for column in zip(*found, strict=True))
     return Spectra(
         networks=np.array([network.name for network in NETWORKS]),
