@@ -3,7 +3,7 @@
 Paper:    Pascanu, Mikolov & Bengio 2013; Zhang et al. 2020; Brock et al. 2021
 Figure:   Pascanu et al. Figs 6 and 7; Zhang et al. Fig. 1; norms over training
 Command:  python -m experiments.clipping
-Minutes:  3.5 on two cores (smoke: 20 seconds; paper: about 8 days, 7 x 10^6 steps of .1 s)
+Minutes:  3.5 on two cores (smoke: 20 seconds; paper: 7 x 10^6 steps of .1 s, about 8 days)
 Expected: one recurrent unit: a cliff along b = .5 - w s(.5), s the logistic function; gradients over time vanish
           where the spectral radius is below 1 (Pascanu et al.), and may where it is above; temporal order over 50
           steps: clipping lowers the error by more than .2, and only clipped networks learn it.
