@@ -93,7 +93,8 @@ NEGATIVES = {
 @pytest.mark.quick_cases(15)
 def test_nothing_is_said(name, jit):
     loss, args = NEGATIVES[name]
-    value, grads = jax.value_and_grad(loss)(ROW, *args) if name != "constant_loss" else (1.0, 0.0)
+    with jax.debug_nans(False):  # some hold NaN where value and gradient do not
+        value, grads = jax.value_and_grad(loss)(ROW, *args) if name != "constant_loss" else (1.0, 0.0)
     assert np.isfinite(value)
     assert np.isfinite(grads).all()
     assert gf.find_nonfinite(jax.jit(loss) if jit else loss, ROW, *args) is None
