@@ -78,6 +78,7 @@ class Measurements:
         leaves: by path.
         trial: steps of the optimizer; None without one.
         later: the flow after these steps.
+        floor_book: the ledger at `Floor.enlarged` where the loss stands still there; else None.
         origin: where NaN or Inf began; None where loss and gradients are finite.
         adaptive: whether the optimizer scales each entry's step by its own gradients, as Adam does.
     """
@@ -89,6 +90,7 @@ class Measurements:
     leaves: dict[str, Leaf]
     trial: Trial | None
     later: Flow | None
+    floor_book: Book | None
     origin: Origin | None
     adaptive: bool
 
@@ -134,18 +136,20 @@ def measure(
         book = ledger(objective.of_tree, objective.tree(objective.leaves), objective.arrays)
         if _starts_from_zero(book, leaves):
             book = ledger(objective.of_tree, objective.tree(moved), objective.arrays)
-        trial, later, adaptive = None, None, False
+        trial, later, floor_book, adaptive = None, None, None, False
         if optimizer is not None and steps > 0:
             say(f"taking {steps} steps")
             arrays = [objective.arrays] if batches is None else [objective.arrays_of(batch) for batch in batches]
             adaptive = is_adaptive(optimizer, objective.rebuild(objective.leaves))
             trial = take_steps(objective, look, optimizer, arrays, steps)
             later = look(trial.leaves, objective.arrays).flow
+            if trial.stands_still and trial.floor is not None:
+                floor_book = ledger(objective.of_tree, objective.tree(trial.floor.enlarged), objective.arrays)
         origin = None
         if not _finite(float(value), leaves):
             say("looking for where NaN or Inf began")
             origin = find_nonfinite(loss_fn, params, *args, has_aux=has_aux, **kwargs)
-    return Measurements(objective, float(value), flow, book, leaves, trial, later, origin, adaptive)
+    return Measurements(objective, float(value), flow, book, leaves, trial, later, floor_book, origin, adaptive)
 
 
 def is_adaptive(optimizer: Any, params: Any) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from gradflow.diagnosis.finding import Remedy
 
 __all__ = [
+    "AGAINST_BOUNDS",
     "AGAINST_COLLAPSE",
     "AGAINST_CONSTANT_NORMALIZATION",
     "AGAINST_CUTS",
     "AGAINST_DEATH",
     "AGAINST_EXPLODING",
     "AGAINST_FLUSHING",
+    "AGAINST_LARGE_OUTPUTS",
     "AGAINST_LARGE_STEPS",
     "AGAINST_OUTLYING",
     "AGAINST_SATURATION",
@@ -68,6 +70,15 @@ AGAINST_SATURATION = (
     Remedy("Scale the data to mean 0 and variance 1.", "x = (x - x.mean(0)) / x.std(0)"),
     _CRITICAL,
     _NORMALIZE,
+)
+AGAINST_BOUNDS = (
+    Remedy("Leave it out: a loss of logits has its own softmax or sigmoid, and numbers need no activation.",
+           "loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)"),
+    Remedy("Bring the targets within its bounds.", "y = (y - y.mean()) / y.std()"),
+)  # fmt: skip
+AGAINST_LARGE_OUTPUTS = (
+    Remedy("Scale the data to mean 0 and variance 1.", "x = (x - x.mean(0)) / x.std(0)"),
+    _CRITICAL,
 )
 AGAINST_DEATH = (
     Remedy("Look at biases and at the mean of the data; both have to be near 0.", "x = x - x.mean(0)"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gradflow.diagnosis import path_rules, rate_rules, remedies, thresholds
+from gradflow.diagnosis import floor_rules, path_rules, rate_rules, remedies, thresholds
 from gradflow.diagnosis.finding import Evidence, Finding, Remedy, Severity
 from gradflow.diagnosis.measurements import Measurements
 from gradflow.instrument import Flow
@@ -238,7 +238,8 @@ def stalled(m: Measurements) -> Iterator[Finding]:
 Rules = tuple[Callable[[Measurements], Iterator[Finding]], ...]
 # Complaints about how signals pass the network as it starts, which are withdrawn where the steps learn.
 OF_THE_START: Rules = (path_rules.path, rank_collapse, dead_units, saturation, shattered)
-OF_ALL: Rules = (zeros, symmetry, path_rules.severed, underflow, died, steps, *rate_rules.RULES, stalled)
+OF_ALL: Rules = (zeros, symmetry, path_rules.severed, underflow, died, steps, *rate_rules.RULES, stalled,
+                 *floor_rules.RULES)  # fmt: skip
 # What equal or zero weights bring with them, and what says nothing of the network once they are drawn.
 _CONSEQUENCES = ("vanishing", "exploding", "rank_collapse", "shattered", "stalled_layer", "dead_units", "learning_rate")
 _ORDER = {"fatal": 0, "severe": 1, "mild": 2}
@@ -256,7 +257,7 @@ def findings(m: Measurements) -> tuple[Finding, ...]:
     learns = m.trial is not None and m.trial.learns
     rules = OF_ALL if learns else (*OF_THE_START, *OF_ALL)
     found = _joined([finding for rule in rules for finding in rule(m)])
-    if any(finding.kind == "poor_initialization" for finding in found):
+    if any(finding.kind == "poor_initialization" and finding.confidence == "certain" for finding in found):
         found = [finding for finding in found if finding.kind not in _CONSEQUENCES]
     if m.adaptive:  # no use to advise what is there
         found = [dataclasses.replace(f, remedies=tuple(r for r in f.remedies if r != remedies.BY_LEAF)) for f in found]

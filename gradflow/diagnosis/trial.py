@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,12 +19,29 @@ from gradflow.diagnosis.walk import Walk
 if TYPE_CHECKING:
     import optax
 
-__all__ = ["ADAM_RATES", "MULTIPLES", "Trial", "loss_of_ignorance", "take_steps"]
+__all__ = ["ADAM_RATES", "MULTIPLES", "Floor", "Trial", "loss_of_ignorance", "take_steps"]
 
 MULTIPLES = tuple(4.0**k for k in range(-6, 7))  # of an update at which the loss is looked at
 ADAM_RATES = (1e-3, 1e-2)  # its author's rate (Kingma & Ba 2015, algorithm 1), and ten times that for a short way
+_FAR = 0.1  # Adam's rate that takes outputs as far as they go in a few steps
+_ONWARDS = (0.0, 1.0, 4.0, 16.0)  # multiples of a course's way by which it is prolonged
+_ENLARGED = 4.0  # what all parameters are multiplied by, to see whether an output is at a bound
 _SMALL = 2.0**-20  # Adam's epsilon over the rms of the first gradient
 LARGER, SMALLER = (4.0, 16.0, 64.0, 256.0), (1 / 4, 1 / 16)  # multiples at which the steps are taken again
+
+
+class Floor(NamedTuple):
+    """Where Adam ends at the rate with which the loss falls furthest, or beyond, if it falls further that way.
+
+    Attributes:
+        loss: there.
+        change: of that loss when all parameters are multiplied by 4, over the loss.
+        enlarged: these parameters.
+    """
+
+    loss: float
+    change: float
+    enlarged: list[Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,6 +61,7 @@ class Trial:
             inf where it is not finite. Only 1 where the steps learn enough at that.
         growth: of updates at a constant gradient, see `thresholds.GROWING`; NaN where no other rate was tried.
         adam: the least such loss with Adam at `ADAM_RATES`; NaN where some multiple learns enough.
+        floor: where Adam ends if it does not learn enough either, at these rates and at a far larger one; else None.
         leaves: the parameters in the end.
     """
 
@@ -58,6 +76,7 @@ class Trial:
     rates: Mapping[float, float]
     growth: float
     adam: float
+    floor: Floor | None
     leaves: list[Any]
 
     @property
@@ -82,7 +101,22 @@ class Trial:
         Args:
             loss: in the end.
         """
-        return float(np.mean(self.before)) - loss
+        return self.start_loss - loss
+
+    @property
+    def start_loss(self) -> float:
+        """Mean loss at the start."""
+        return float(np.mean(self.before))
+
+    @property
+    def blank_loss(self) -> float:
+        """Mean loss with all parameters 0."""
+        return float(np.mean(self.blank))
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether the loss stays where it is on its floor, though little is learned."""
+        return self.floor is not None and not self.trained and self.floor.change < thresholds.FLAT
 
     @property
     def learns(self) -> bool:
@@ -118,11 +152,12 @@ def take_steps(
     reference = _reference(before, blank)
     rates = {1.0: _mean(course.after)}
     growth = adam = math.nan
+    floor = None
     if _learned(rates[1.0], reference) < thresholds.LEARNT and not _trained(before, blank):
         _other_rates(walk, _mean(before), reference, rates)
         growth = walk.growth()
         if _learned(min(rates.values()), reference) < thresholds.LEARNT:
-            adam = _adam(objective, look, batches, steps)
+            adam, floor = _adam(objective, look, batches, steps, reference)
     leaves, direction = course.last
     return Trial(
         np.append(course.losses, course.after[0]),
@@ -136,6 +171,7 @@ def take_steps(
         rates,
         growth,
         adam,
+        floor,
         course.leaves,
     )
 
@@ -183,15 +219,36 @@ def _other_rates(walk: Walk, start: float, reference: float, rates: dict[float, 
             return
 
 
-def _adam(objective: Objective, look: Look, batches: Sequence[list[Any]], steps: int) -> float:
-    """Return the least loss with Adam, whose epsilon is a part of the gradient, so that no scale matters."""
+def _adam(
+    objective: Objective, look: Look, batches: Sequence[list[Any]], steps: int, reference: float
+) -> tuple[float, Floor | None]:
+    """Return the least loss with Adam, and the floor if it does not learn enough.
+
+    Its epsilon is a part of the gradient, so that no scale matters.
+    """
     import optax
 
     gradients = look(objective.leaves, batches[0]).gradients
     entries = np.concatenate([np.abs(np.asarray(g)).astype(np.float64).reshape(-1) for g in gradients])
     epsilon = _SMALL * float(np.sqrt(np.mean(np.square(entries))))
     walk = Walk(objective, look, optax.adam(ADAM_RATES[0], eps=epsilon), batches, steps)
-    return min(_mean(walk.course(rate / ADAM_RATES[0]).after) for rate in ADAM_RATES)
+    courses = [walk.course(rate / ADAM_RATES[0]) for rate in ADAM_RATES]
+    least = min(_mean(course.after) for course in courses)
+    if not _learned(least, reference) < thresholds.LEARNT:
+        return least, None
+    lowest = min([*courses, walk.course(_FAR / ADAM_RATES[0])], key=lambda course: _mean(course.after))
+    return least, _floor(walk, objective.leaves, lowest.leaves)
+
+
+def _floor(walk: Walk, start: Sequence[Any], end: Sequence[Any]) -> Floor:
+    """Go on in the direction of a course as long as the loss falls: a few steps need not reach a bound."""
+    way = [e - s for s, e in zip(start, end, strict=True)]
+    places = [[(e + multiple * w).astype(e.dtype) for e, w in zip(end, way, strict=True)] for multiple in _ONWARDS]
+    losses = [_mean(walk.compared(leaves)) for leaves in places]
+    loss = min(losses)
+    enlarged = [(_ENLARGED * leaf).astype(leaf.dtype) for leaf in places[losses.index(loss)]]
+    change = abs(_mean(walk.compared(enlarged)) - loss)
+    return Floor(loss, change / abs(loss) if loss else math.nan, enlarged)
 
 
 def _moved(start: Any, end: Any) -> float:

@@ -14,10 +14,11 @@ import pytest
 import gradflow as gf
 from gradflow.diagnosis import KINDS, Diagnosis
 from gradflow.diagnosis.thresholds import dead_limit
-from tests.diagnosis import cases, rate_cases
+from tests.diagnosis import cases, output_cases, rate_cases
 from tests.diagnosis.cases import Case, mlp, too_steep
 
-SICK, HEALTHY = cases.SICK | rate_cases.SICK, cases.HEALTHY | rate_cases.HEALTHY
+SICK = cases.SICK | rate_cases.SICK | output_cases.SICK
+HEALTHY = cases.HEALTHY | rate_cases.HEALTHY | output_cases.HEALTHY
 
 
 def diagnosed(case: Case, **options) -> Diagnosis:

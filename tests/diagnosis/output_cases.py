@@ -1,0 +1,60 @@
+"""Small networks whose output cannot reach its targets, and some whose loss cannot fall far for another reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tests.diagnosis.cases import CLASSES, Case, data, forward, mlp
+
+
+def _through(output, loss, targets, scale=2**0.5, optimizer=None) -> Case:
+    """A chain of three layers with an operation behind the last one."""
+    case = mlp(3, scale=scale, optimizer=optimizer or optax.adam(1e-2))
+
+    def loss_fn(params, x, y):
+        return loss(output(forward(params, x, jax.nn.relu)), y)
+
+    return case._replace(loss=loss_fn, args=(case.args[0], targets))
+
+
+def _squared(p, y):
+    return jnp.mean((p - y) ** 2)
+
+
+def _sigmoid_entropy(logits, y):
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, y))
+
+
+def _entropy(logits, y):
+    return -jnp.mean(jnp.sum(y * jax.nn.log_softmax(logits), axis=-1))
+
+
+X, LABELS = data()
+HOT = np.eye(CLASSES, dtype=np.float32)[np.asarray(LABELS)]
+NUMBERS = np.asarray(X[:, :CLASSES])
+SOFT = np.asarray(jax.nn.softmax(NUMBERS))
+
+SICK: dict[str, tuple[str, Callable[[], Case]]] = {
+    "softmax before sigmoid": ("saturation", lambda: _through(jax.nn.softmax, _sigmoid_entropy, HOT)),
+    "sigmoid for numbers": ("saturation", lambda: _through(jax.nn.sigmoid, _squared, 200 * NUMBERS)),
+    "tanh for numbers, sgd": (
+        "saturation",
+        lambda: _through(jnp.tanh, _squared, 200 * NUMBERS, optimizer=optax.sgd(1e-3)),
+    ),
+    "outputs of 1000": (
+        "poor_initialization",
+        lambda: _through(lambda x: 1e3 * x, _entropy, SOFT, scale=4.0, optimizer=optax.adam(1e-4)),
+    ),
+}
+
+HEALTHY: dict[str, Callable[[], Case]] = {
+    "soft targets": lambda: _through(lambda x: x, _entropy, SOFT),
+    "soft targets, sgd": lambda: _through(lambda x: x, _entropy, SOFT, optimizer=optax.sgd(0.1)),
+    "nearly uniform targets": lambda: _through(lambda x: x, _entropy, np.asarray(jax.nn.softmax(NUMBERS / 10))),
+    "doubled softmax": lambda: _through(jax.nn.softmax, _entropy, HOT),
+}
