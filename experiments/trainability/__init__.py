@@ -3,7 +3,8 @@
 Paper:    Poole et al. 2016; Schoenholz et al. 2017; Yang et al. 2019; Zhang et al. 2022
 Figure:   Schoenholz et al. Fig. 5 (heat map with 6 xi_c); Poole et al. Figs 1, 2 (q*, c*, chi_1, convergence)
 Command:  python -m experiments.trainability
-Minutes:  2.5 on two cores (smoke: 20 seconds; paper: 45,000 steps of 30 x 31 networks of 10 to 300 layers, not timed)
+Minutes:  2.5 on two cores (smoke: 20 seconds; paper: 45,000 steps of .5 s at 10 layers and 1.2 s at 100,
+          of 31 networks on one core, 1 to 1.6 s with a remedy; at 10 to 300 layers about 120 days)
 Expected: tanh networks learn where depth < 6 xi_c (Schoenholz et al.) and stay at chance beyond twice that, 6 xi_c
           22 ... 151 ... 42 over sigma_w^2 = 1 ... 4; ReLU is at its best at sigma_w^2 = 2 (He et al.); squared
           gradients of finite networks follow chi within the law of finite widths; 1.467 a layer with batch norm and
