@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from experiments.framework import catalogue, commandline, html_report
@@ -122,7 +123,7 @@ def page(head: Head, preset: str, runs: Runs) -> str:
     rows = [_Row.over_seeds(records) for records in zip(*(run["claims"] for run in runs), strict=True)]
     minutes = sorted(run["seconds"] / 60 for run in runs)[len(runs) // 2]
     option = "" if preset == commandline.DEFAULT_PRESET else f" --preset {preset}"
-    return layout(head, option, seeds, rows, f"{minutes:.1f} in the run shown here")
+    return layout(head, option, seeds, rows, f"{minutes:.1f} in the run shown here", runs[0].get("tables", {}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,14 @@ class _Row:
         return [self.claim, self.source, self.basis, self.band, *self.measured, self.margin, held]
 
 
-def layout(head: Head, option: str, seeds: Sequence[int], rows: Sequence[_Row], minutes: str = "") -> str:
+def layout(
+    head: Head,
+    option: str,
+    seeds: Sequence[int],
+    rows: Sequence[_Row],
+    minutes: str = "",
+    tables: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Lay a page out.
 
     Args:
@@ -165,6 +173,7 @@ def layout(head: Head, option: str, seeds: Sequence[int], rows: Sequence[_Row], 
         seeds: that it was run with.
         rows: its claims.
         minutes: what the runs took, in words; nothing where that is not known.
+        tables: of the first run, by name.
     """
     verdicts = [{"basis": row.basis, "holds": row.held == len(seeds)} for row in rows]
     on = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds[:-1]))} and {seeds[-1]}"
@@ -185,6 +194,7 @@ def layout(head: Head, option: str, seeds: Sequence[int], rows: Sequence[_Row], 
             _row(columns),
             "|---" * len(columns) + "|",
             *(_row(row.cells()) for row in rows),
+            *(f"\n## {name.capitalize()}\n\n{table.rstrip()}" for name, table in tables.items()),
             "\n[All experiments](index.md)\n",
         ]
     )

@@ -56,7 +56,8 @@ def load(folder: Path) -> dict[str, Any] | None:
         folder: results/NAME/PRESET.
 
     Returns:
-        Its settings, with its `claims` (records) and its figures' files (`images`); None if there is no run.
+        Its settings, with its `claims` (records), the files of its figures (`images`) and the texts of its tables by
+        name, the shortest first (`tables`); None if there is no run.
     """
     claims = storage.read_claims(folder)
     if claims is None:
@@ -64,6 +65,8 @@ def load(folder: Path) -> dict[str, Any] | None:
     run = json.loads((folder / storage.CONFIG_FILE).read_text(encoding="utf-8"))
     run["claims"] = claims
     run["images"] = [folder / f"figure_{name}.png" for name in run["figures"]]
+    tables = sorted(folder.glob("*.md"), key=lambda file: file.stat().st_size)
+    run["tables"] = {file.stem: file.read_text(encoding="utf-8") for file in tables}
     return run
 
 

@@ -71,6 +71,14 @@ def test_one_seed_is_a_column_of_its_own(root):
     assert "| 1.5 | -100 % | **no** |" in text
 
 
+def test_tables_of_the_first_run_stand_on_the_page_the_shortest_first(root):
+    for name, text in (("networks", "| long | table |\n|---|---|\n"), ("rates", "| short |\n|---|\n")):
+        (root / "seed0" / "toy" / "laptop" / f"{name}.md").write_text(text)
+    assert gallery.main(["--out", str(root / "seed0")]) == 0
+    text = (root / "pages" / "toy.md").read_text()
+    assert "\n\n## Rates\n\n| short |\n|---|\n\n## Networks\n\n| long | table |\n|---|---|\n\n[All exp" in text
+
+
 def test_an_experiment_without_new_results_keeps_its_page(root, monkeypatch):
     other, without = (dataclasses.replace(HEAD, name=name) for name in ("other", "without"))
     monkeypatch.setattr(gallery.catalogue, "heads", lambda: [other, HEAD, without])
