@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from gradflow.diagnosis import remedies, thresholds
 from gradflow.diagnosis.book import Book, Entry
 from gradflow.diagnosis.finding import Evidence, Finding
 from gradflow.diagnosis.measurements import Measurements
 
-__all__ = ["RULES", "bounded", "worse_than_nothing"]
+__all__ = ["RULES", "bounded", "held_back", "worse_than_nothing"]
 
 _INF = math.inf
 _OF_SOFTMAX = 0.5  # norm of its Jacobian where two of its outputs are 1/2
@@ -59,7 +61,25 @@ def worse_than_nothing(m: Measurements) -> Iterator[Finding]:
                       remedies.AGAINST_LARGE_OUTPUTS, "likely", "depth")  # fmt: skip
 
 
-RULES = (bounded, worse_than_nothing)
+def held_back(m: Measurements) -> Iterator[Finding]:
+    """Layers behind a stop_gradient, in a network that learns nothing without them.
+
+    A stop_gradient is somebody's intention, and says nothing where the other layers learn.
+    """
+    t = m.trial
+    if t is None or t.floor is None or t.trained:
+        return
+    layers = [name for name in m.flow.layers if "stop_gradient" in m.flow[name].cut]
+    layers = [name for name in layers if not np.any(m.flow[name].backward_calls)]
+    if layers:
+        evidence = Evidence("part of the loss that is learned at the best rate, Adam's among them",
+                            t.learned(min(t.floor.loss, *t.rates.values())), thresholds.LEARNT, 1.0)  # fmt: skip
+        cause = "a stop_gradient between them and the loss, and the layers behind it cannot learn alone"
+        yield Finding("vanishing", "severe", tuple(layers), (evidence,), cause, remedies.AGAINST_CUTS, "likely",
+                      "depth")  # fmt: skip
+
+
+RULES = (bounded, worse_than_nothing, held_back)
 
 
 def _relative(entry: Entry) -> float:

@@ -123,8 +123,12 @@ def dead_units(m: Measurements) -> Iterator[Finding]:
 
 
 def died(m: Measurements) -> Iterator[Finding]:
-    """Units that lost their gradient in the steps, more than chance allows."""
-    if m.later is not None:
+    """Units that lost their gradient in the steps, more than chance allows, while the loss did not fall enough.
+
+    Where it did, others do the work: the units of an expert that no example of the batch chose are none that died.
+    """
+    t = m.trial
+    if m.later is not None and t is not None and not t.learned(t.rates[1.0]) >= thresholds.LEARNT:
         began = _dead(m.flow)
         lost = {name: found for name, found in _dead(m.later).items() if name not in began}
         if lost:

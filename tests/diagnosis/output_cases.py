@@ -46,6 +46,7 @@ SICK: dict[str, tuple[str, Callable[[], Case]]] = {
         "saturation",
         lambda: _through(jnp.tanh, _squared, 200 * NUMBERS, optimizer=optax.sgd(1e-3)),
     ),
+    "all layers behind a stop": ("vanishing", lambda: _through(jax.lax.stop_gradient, _entropy, HOT)),
     "outputs of 1000": (
         "poor_initialization",
         lambda: _through(lambda x: 1e3 * x, _entropy, SOFT, scale=4.0, optimizer=optax.adam(1e-4)),
