@@ -21,10 +21,11 @@ class Head:
         title: its first line.
         paper: the papers it reproduces.
         figure: which of their figures and tables.
-        minutes: cost of the default preset on two cores.
+        minutes: cost of the default preset on `machine`.
         expected: what a run should find, in words and numbers.
         alone: whether it measures the machine, so that nothing else may run beside it ("Alone: yes", optional).
         paper_cost: of the preset `paper`: what stands behind "paper:" in the line `Minutes:`; "" where nothing does.
+        machine: that took these minutes: what stands behind "on" there.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Head:
     expected: str
     alone: bool
     paper_cost: str = ""
+    machine: str = "two cores"
 
 
 def read_head(file: Path) -> Head | None:
@@ -59,6 +61,7 @@ def read_head(file: Path) -> Head | None:
             raise ValueError(f"the docstring of {file.parent.name} has no line '{field}: ...'. Fix: add it to {file}")
         fields[field] = value
     paper_cost = re.search(r"paper: ([^)]*)", fields["Minutes"])
+    machine = re.match(r"\S+ on ([^(,]*\w)", fields["Minutes"])
     return Head(
         name=file.parent.name,
         title=docstring.splitlines()[0],
@@ -68,6 +71,7 @@ def read_head(file: Path) -> Head | None:
         expected=fields["Expected"],
         alone=(_field("Alone", docstring) or "no").startswith("yes"),
         paper_cost=paper_cost[1].strip() if paper_cost else "",
+        machine=machine[1] if machine else Head.machine,
     )
 
 

@@ -14,7 +14,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from experiments.framework import catalogue, commandline, html_report
@@ -123,7 +122,7 @@ def page(head: Head, preset: str, runs: Runs) -> str:
     rows = [_Row.over_seeds(records) for records in zip(*(run["claims"] for run in runs), strict=True)]
     minutes = sorted(run["seconds"] / 60 for run in runs)[len(runs) // 2]
     option = "" if preset == commandline.DEFAULT_PRESET else f" --preset {preset}"
-    return layout(head, option, seeds, rows, f"{minutes:.1f} in the run shown here", runs[0].get("tables", {}))
+    return layout(head, option, seeds, rows, f"{minutes:.1f} in the run shown here", runs[0]["tables"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +161,8 @@ def layout(
     option: str,
     seeds: Sequence[int],
     rows: Sequence[_Row],
-    minutes: str = "",
-    tables: Mapping[str, str] = MappingProxyType({}),
+    minutes: str,
+    tables: Mapping[str, str],
 ) -> str:
     """Lay a page out.
 
@@ -172,12 +171,12 @@ def layout(
         option: what follows the command.
         seeds: that it was run with.
         rows: its claims.
-        minutes: what the runs took, in words; nothing where that is not known.
+        minutes: what the runs took, in words.
         tables: of the first run, by name.
     """
     verdicts = [{"basis": row.basis, "holds": row.held == len(seeds)} for row in rows]
     on = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds[:-1]))} and {seeds[-1]}"
-    took = f"{head.minutes} on two cores" + (f"; {minutes}" if minutes else "")
+    took = f"{head.minutes} on {head.machine}" + f"; {minutes}"
     columns = ["claim", "source", "basis", "band", *(f"seed {seed}" for seed in seeds), "margin", "holds"]
     text = "\n".join(
         [

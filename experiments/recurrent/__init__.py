@@ -3,7 +3,7 @@
 Paper:    Bengio et al. 1994; Hochreiter & Schmidhuber 1997; Pascanu et al. 2013; Le et al. 2015; Tallec & Ollivier 2018
 Figure:   gradient over time steps, learning curves of the adding problem and of copy memory
 Command:  python -m experiments.recurrent
-Minutes:  14 on two cores (smoke: 20 seconds; paper: 1.6 x 10^6 steps of .1 s for an LSTM over 150 time
+Minutes:  14 on one core (smoke: 20 seconds; paper: 1.6 x 10^6 steps of .1 s for an LSTM over 150 time
           steps, in proportion for others, on one core; about 95 hours)
 Expected: dL/dc_t of an LSTM of small weights falls by sigma(b) a step back: 7.9e-31, 2.5e-14, 3.1e-6 after 100 steps
           for a forget bias of 0, 1, 2, but .19 with chrono; on the adding problem (T = 100) LSTM, GRU and IRNN get

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import numpy as np
-
-from gradflow.diagnosis import remedies, thresholds
+from gradflow.diagnosis import path_rules, remedies, thresholds
 from gradflow.diagnosis.book import Book, Entry
 from gradflow.diagnosis.finding import Evidence, Finding
 from gradflow.diagnosis.measurements import Measurements
@@ -67,10 +65,9 @@ def held_back(m: Measurements) -> Iterator[Finding]:
     A stop_gradient is somebody's intention, and says nothing where the other layers learn.
     """
     t = m.trial
-    if t is None or t.floor is None or t.trained:
+    if t is None or t.floor is None:
         return
-    layers = [name for name in m.flow.layers if "stop_gradient" in m.flow[name].cut]
-    layers = [name for name in layers if not np.any(m.flow[name].backward_calls)]
+    layers = [name for name, by in path_rules.cut_off(m.flow).items() if "stop_gradient" in by]
     if layers:
         evidence = Evidence("part of the loss that is learned at the best rate, Adam's among them",
                             t.learned(min(t.floor.loss, *t.rates.values())), thresholds.LEARNT, 1.0)  # fmt: skip

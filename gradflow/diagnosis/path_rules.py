@@ -11,8 +11,9 @@ from gradflow.diagnosis import remedies, thresholds
 from gradflow.diagnosis.book import Book, Entry
 from gradflow.diagnosis.finding import Evidence, Finding
 from gradflow.diagnosis.measurements import Measurements
+from gradflow.instrument import Flow
 
-__all__ = ["outlying", "path", "severed"]
+__all__ = ["cut_off", "outlying", "path", "severed"]
 
 _INF = math.inf
 _CELLS = ("recurrent state",)
@@ -109,10 +110,18 @@ def _centres(entry: Entry) -> bool:
     return entry.cause == "normalization" or (entry.cause == "loss" and ops[0] == "reduce_sum" and "sub" in ops)
 
 
+def cut_off(flow: Flow) -> dict[str, tuple[str, ...]]:
+    """Return the layers that no cotangent reaches, with the operations without a derivative behind each.
+
+    Args:
+        flow: of a batch.
+    """
+    return {name: flow[name].cut for name in flow.layers if flow[name].cut and not np.any(flow[name].backward_calls)}
+
+
 def severed(m: Measurements) -> Iterator[Finding]:
     """Layers behind which an operation without a derivative stands; a stop_gradient is somebody's intention."""
-    cut = {name: m.flow[name].cut for name in m.flow.layers if set(m.flow[name].cut) - {"stop_gradient"}}
-    cut = {name: by for name, by in cut.items() if not np.any(m.flow[name].backward_calls)}
+    cut = {name: by for name, by in cut_off(m.flow).items() if set(by) - {"stop_gradient"}}
     if cut:
         by = ", ".join(dict.fromkeys(op for ops in cut.values() for op in ops if op != "stop_gradient"))
         evidence = Evidence("layers that no cotangent reaches", float(len(cut)), 0.0, 0.0)

@@ -83,9 +83,9 @@ TRAINED = 0.5
 in the loss, from knowing nothing to knowing all. How fast such a network learns on says nothing of its rate."""
 
 FLAT = LEARNT / LONGER
-"""Relative change of the loss below which it stands still when all parameters are multiplied by 4: what `LONGER` times
-as many steps have to learn, each trial of them. Of outputs at a bound 6e-7 to 5e-3 was measured (softmax before a
-sigmoid loss, sigmoid and tanh for large numbers), and .08 to 24 where soft targets leave little to learn."""
+"""Relative change of the loss below which it stands still when all parameters are multiplied by 4: a tenth
+of what the steps have to learn. Of outputs at a bound 6e-7 to 5e-3 was measured (softmax before a sigmoid loss, sigmoid
+and tanh for large numbers), and .08 to 24 where soft targets leave little to learn."""
 
 HESITANT = 16.0
 """Multiple of all updates with which the loss falls half as far as with the best multiple. As long as steps are small,

@@ -116,7 +116,7 @@ class Trial:
     @property
     def stands_still(self) -> bool:
         """Whether the loss stays where it is on its floor, though little is learned."""
-        return self.floor is not None and not self.trained and self.floor.change < thresholds.FLAT
+        return self.floor is not None and self.floor.change < thresholds.FLAT
 
     @property
     def learns(self) -> bool:

@@ -71,6 +71,17 @@ def test_one_seed_is_a_column_of_its_own(root):
     assert "| 1.5 | -100 % | **no** |" in text
 
 
+def test_a_head_says_which_machine_took_the_minutes():
+    machines = {head.name: head.machine for head in catalogue.heads()}
+    assert (machines["recurrent"], machines["vanishing"]) == ("one core", "two cores")
+
+
+def test_the_page_says_which_machine_took_the_minutes(root, monkeypatch):
+    monkeypatch.setattr(gallery.catalogue, "heads", lambda: [dataclasses.replace(HEAD, machine="one core")])
+    assert gallery.main(["--out", str(root / "seed0")]) == 0
+    assert "**Minutes:** 1 on one core; 1.0 in the run shown here." in (root / "pages" / "toy.md").read_text()
+
+
 def test_tables_of_the_first_run_stand_on_the_page_the_shortest_first(root):
     for name, text in (("networks", "| long | table |\n|---|---|\n"), ("rates", "| short |\n|---|\n")):
         (root / "seed0" / "toy" / "laptop" / f"{name}.md").write_text(text)
@@ -111,9 +122,8 @@ def test_the_cost_of_the_preset_paper_stands_on_new_pages_and_on_kept_ones(root,
 
 @pytest.mark.parametrize("head", [head for head in catalogue.heads() if not head.alone], ids=lambda head: head.name)
 def test_the_preset_paper_says_what_it_costs_in_numbers(head):
-    """How long, and a number before that from which it follows, steps and seconds a step, or that it was not timed."""
-    timed = re.search(r"\d.* [\d.]+ (minutes|hours|days|months|years)\b", head.paper_cost)
-    assert timed or head.paper_cost.endswith("not timed"), head.paper_cost
+    """How long, and a number before that from which it follows: steps and seconds a step, or networks."""
+    assert re.search(r"\d.* [\d.]+ (minutes|hours|days|months|years)\b", head.paper_cost), head.paper_cost
     page = (ROOT / "docs" / "results" / f"{head.name}.md").read_text(encoding="utf-8")
     assert f"**Preset `paper`:** {head.paper_cost}." in page
 
