@@ -365,7 +365,7 @@ def test_heads_are_read_from_docstrings(tmp_path):
     file.write_text(HEAD)
     head = read_head(file)
     assert dataclasses.astuple(head) == (
-        "one", "Title.", "A 2010, and B 2015.", "3", "2", "nothing.", False, "",
+        "one", "Title.", "A 2010, and B 2015.", "3", "2", "nothing.", False, "", "two cores",
     )  # fmt: skip
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "__init__.py").write_text('"""A part of `python -m experiments.one`."""')
