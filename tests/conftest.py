@@ -39,6 +39,7 @@ QUICK_EXPERIMENTS = (
     "test_gallery.py",
     "test_html_report.py",
     "test_bands.py",
+    "test_processes.py",
     "test_progress.py",
     "test_published_records.py",
     "test_roofline.py",

@@ -19,7 +19,7 @@ import numpy as np
 from experiments.diagnosis.labels import TREATMENTS, UNTREATED, Label
 from experiments.diagnosis.specimen import Specimen
 
-__all__ = ["COMMAND", "FILE", "VERSION", "Key", "append", "find", "read", "size"]
+__all__ = ["COMMAND", "FILE", "VERSION", "Key", "append", "find", "read", "row", "size"]
 
 FILE = Path(__file__).with_name("labels.csv")
 COMMAND = "python -m experiments.diagnosis.make_labels"
@@ -117,18 +117,27 @@ def find(rows: Mapping[Key, Row], key: Key, specimen: Specimen) -> Label | None:
     return row.label
 
 
-def append(key: Key, specimen: Specimen, label: Label, file: Path = FILE) -> None:
+def row(specimen: Specimen, label: Label) -> Row:
+    """Return what is to be kept of a label.
+
+    Args:
+        specimen: the network.
+        label: of it.
+    """
+    return Row(VERSION, specimen.name, size(specimen), label)
+
+
+def append(key: Key, made: Row, file: Path = FILE) -> None:
     """Write one label.
 
     Args:
         key: of the network.
-        specimen: the network.
-        label: of it.
+        made: from `row`.
         file: to which a row is added.
     """
     new = not file.exists()
-    values: dict[str, Any] = key._asdict() | {"version": VERSION, "name": specimen.name}
-    values |= {"size": f"{size(specimen):.9g}"} | {name: f"{gain:.6g}" for name, gain in label.gains.items()}
+    values: dict[str, Any] = key._asdict() | {"version": made.version, "name": made.name}
+    values |= {"size": f"{made.size:.9g}"} | {name: f"{gain:.6g}" for name, gain in made.label.gains.items()}
     with file.open("a", newline="") as lines:
         table = csv.DictWriter(lines, COLUMNS, restval="", lineterminator="\n")
         if new:

@@ -32,6 +32,8 @@ class Config:
     """Public programs that are judged, each with its repaired form."""
     steps: int = 20
     """Steps that the verdict may take."""
+    workers: int = 0
+    """Processes that judge networks side by side; 0 for one a core, at most eight. The results are the same."""
     seed: int = 0
     """Of everything."""
 
@@ -40,7 +42,7 @@ class Config:
         for name in self.families:
             if name not in FAMILIES:
                 raise ValueError(unknown("family", name, FAMILIES))
-        for field in ("relabelled", "treated", "programs", "tuned"):
+        for field in ("relabelled", "treated", "programs", "tuned", "workers"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field} must be at least 0, got {getattr(self, field)}")
         for field in ("specimens", "budget", "orders", "steps"):
@@ -57,6 +59,7 @@ PRESETS = {
         orders=2,
         treated=1,
         programs=0,
+        workers=1,
     ),
     "laptop": Config(),
     "paper": Config(specimens=10, tuned=10, relabelled=20, treated=100),

@@ -109,6 +109,25 @@ def _with_lines(items: Sequence[Item], what: str, label: Callable[[Item], str]) 
         print(f"{what} {number}/{len(items)}: {label(item)} ({seconds:.1f} s)", flush=True)
 
 
+def track_made(made: Iterator[tuple[str, Item]], count: int, what: str) -> Iterator[tuple[str, Item]]:
+    """Yield what others make, with its key, and show after each how far they have come.
+
+    Args:
+        made: yields a key and what was made, as soon as it is there.
+        count: how many there will be.
+        what: name of the whole, e.g. "networks".
+
+    Yields:
+        The same pairs.
+    """
+    last = ""
+    numbers = track(range(count), what, lambda _: last)
+    next(numbers, None)
+    for last, item in made:
+        yield last, item
+        next(numbers, None)
+
+
 def side_by_side(
     calls: Mapping[Key, Callable[[], Item]], what: str, label: Callable[[Key], str] = str
 ) -> dict[Key, Item]:

@@ -12,12 +12,14 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import gradflow as gf
 from experiments.framework.commandline import UsageError
+from experiments.framework.processes import in_processes
+from experiments.framework.progress import track_made
 
 __all__ = ["Parts", "checkpoints", "file", "keep_checkpoints", "place"]
 
@@ -119,9 +121,25 @@ class Parts:
             make: returns it, made of what JSON holds.
         """
         if key not in self._done:
-            self._done[key] = made = make()
-            if self._file is not None:
-                self._file.parent.mkdir(parents=True, exist_ok=True)
-                with self._file.open("ab") as file:
-                    file.write(json.dumps([key, made]).encode() + b"\n")
+            self._keep(key, make())
         return self._done[key]
+
+    def parts(self, makes: Mapping[str, Callable[[], Any]], what: str, workers: int) -> dict[str, Any]:
+        """Return parts that do not depend on each other; those that are missing are made in processes of their own.
+
+        Args:
+            makes: returns a part, by its key; see `processes.in_processes`.
+            what: they are, for the display of progress.
+            workers: processes; 1 for this one.
+        """
+        missing = {key: make for key, make in makes.items() if key not in self._done}
+        for key, made in track_made(in_processes(missing, workers), len(missing), what):
+            self._keep(key, made)
+        return {key: self._done[key] for key in makes}
+
+    def _keep(self, key: str, made: Any) -> None:
+        self._done[key] = made
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with self._file.open("ab") as file:
+                file.write(json.dumps([key, made]).encode() + b"\n")

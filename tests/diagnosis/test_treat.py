@@ -14,8 +14,8 @@ import pytest
 import gradflow as gf
 from gradflow.diagnosis.objective import Objective
 from gradflow.diagnosis.treatment import CHANGES, Arm, Plan
-from gradflow.diagnosis.treatment.changes import promising
-from gradflow.diagnosis.treatment.therapy import _worth
+from gradflow.diagnosis.treatment.changes import ADAM, RATES, STARTS, promising
+from gradflow.diagnosis.treatment.therapy import _best, _made_certain, _worth
 from gradflow.diagnosis.treatment.trials import Outcome, Trials
 from tests.diagnosis.cases import CLASSES, INPUTS, cross_entropy, forward, layers, mlp
 
@@ -180,6 +180,49 @@ def test_an_arm_that_left_its_range_is_worse():
     assert finite.better_by(lost) == (math.inf, math.inf)
     assert lost.better_by(finite) == (-math.inf, -math.inf)
     assert lost.better_by(lost)[0] < 0
+
+
+def test_what_no_finding_promised_is_tried_over_one_order_and_the_best_of_it_over_all(sick):
+    """Nothing is promised by a diagnosis that found nothing, and still the network is brought to learn."""
+    case, known = sick
+    nothing = dataclasses.replace(known.diagnosis, findings=())
+    found = gf.treat(
+        case.loss, case.params, *case.args, optimizer=optax.sgd(0.1), batches=batches(), budget=BUDGET,
+        diagnosis=nothing,
+    )  # fmt: skip
+    assert found.improved
+    assert found.chosen.loss == pytest.approx(known.chosen.loss, rel=1e-3)
+    alone = [arm for arm in found.trials if len(arm.changes) == 1 and not arm.random]
+    assert {arm.changes[0] for arm in alone} == {*STARTS, ADAM, *RATES}
+    best = min(alone, key=lambda arm: arm.outcome.ends[0])
+    assert [arm for arm in alone if len(arm.outcome.ends) == 3] == [best]
+    assert all(len(arm.outcome.ends) == 1 for arm in alone if arm is not best)
+
+
+class Again(Trials):
+    """Trials of three orders, whose further orders end at the mean loss of those before."""
+
+    def __init__(self, arms):
+        self.seeds, self.arms = 3, arms
+
+    def run(self, plan, seeds=None):
+        (known,) = (a.outcome for a in self.arms if a.plan is plan)
+        ends = np.full(len(seeds), known.ends.mean())
+        return dataclasses.replace(known, ends=ends, norms=np.zeros((len(seeds), 1)))
+
+
+def test_what_is_better_but_not_for_certain_is_tried_over_as_many_orders_again():
+    untreated, mild, unsure = arm(2.0, [1.0, 1.0, 1.0]), arm(2.0, [0.8, 0.8, 0.8]), arm(2.0, [0.1, 0.2, 0.7])
+    by_chance, short = dataclasses.replace(arm(2.0, [0.0, 0.0, 0.9]), random=True), arm(2.0, [0.0])
+    arms = [untreated, unsure, mild, by_chance, short]
+    trials = Again(arms)
+    assert unsure.better_by(untreated)[0] < 0
+    found = _made_certain(trials, arms)
+    assert [len(a.outcome.ends) for a in found] == [6, 6, 3, 3, 1]
+    assert found[1].better_by(found[0])[0] > 0
+    assert _best(found, trials) is found[1]
+    assert _made_certain(trials, [untreated, mild]) == [untreated, mild]
+    assert _best([untreated, arm(2.0, [1.2, 0.9, 1.1]), short, by_chance], trials) is untreated
 
 
 def test_every_change_says_what_it_is():

@@ -199,8 +199,9 @@ KEY = committed.Key("rates, ReLU", 0, 10, 200, 3)
 def test_committed_label_is_read_as_it_was_written(tmp_path):
     specimen, file = zoo.draw(*KEY[:3]), tmp_path / "labels.csv"
     gains = {labels.UNTREATED: 0.25, "Adam": -np.inf, "ten times the rate": 0.5}
-    committed.append(KEY, specimen, labels.Label(gains), file)
-    committed.append(KEY._replace(number=1), specimen, labels.Label(gains), file)
+    row = committed.row(specimen, labels.Label(gains))
+    committed.append(KEY, row, file)
+    committed.append(KEY._replace(number=1), row, file)
     rows = committed.read(file)
     assert len(rows) == 2
     found = committed.find(rows, KEY, specimen)
@@ -219,7 +220,7 @@ def test_labels_are_made_once(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(make_labels, "FAMILIES", {"rates, ReLU": None, "rates, tanh": None})
     monkeypatch.setattr(make_labels, "label", lambda *args: made.append(args) or labels.Label({"untreated": 1.0}))
-    command = ["--seeds", "10", "--out", str(tmp_path / "labels.csv")]
+    command = ["--seeds", "10", "--workers", "1", "--out", str(tmp_path / "labels.csv")]
     assert make_labels.main(command) == make_labels.main(command) == 0
     assert len(made) == 1
     assert list(committed.read(tmp_path / "labels.csv")) == [KEY]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from gradflow.diagnosis.objective import Objective
-from gradflow.diagnosis.treatment.changes import CHANGES, RATES, Change, Context, at_random, promising
+from gradflow.diagnosis.treatment.changes import ADAM, CHANGES, RATES, STARTS, Change, Context, at_random, promising
 from gradflow.diagnosis.treatment.model_changes import Build, model_changes
 from gradflow.diagnosis.treatment.plan import Plan
 from gradflow.diagnosis.treatment.trials import Outcome, Trials
@@ -60,12 +60,14 @@ class Arm:
         """Return limits of how much lower the loss is than another arm's, seed by seed; equal numbers for one seed.
 
         Args:
-            other: the arm to compare with.
+            other: the arm to compare with, over the seeds that both were trained on.
         """
+        both = min(len(self.outcome.ends), len(other.outcome.ends))
+        ends = self.outcome.ends[:both]
         with np.errstate(invalid="ignore"):
-            differences = other.outcome.ends - self.outcome.ends
+            differences = other.outcome.ends[:both] - ends
         if not np.all(np.isfinite(differences)):
-            won = np.isfinite(self.outcome.ends).all()
+            won = np.isfinite(ends).all()
             return (math.inf, math.inf) if won else (-math.inf, -math.inf)
         middle, count = float(np.mean(differences)), len(differences)
         if count == 1:
@@ -150,9 +152,14 @@ def treat(
     """Try the remedies that a diagnosis promises, and return the best, if it is better than no remedy for certain.
 
     Each promising change is tried alone for `budget` steps, over `seeds` orders of the batches, beside the untreated
-    network and beside one change drawn by chance from all there are; then the best one together with other rates. What
-    is returned is better than the untreated network by the lower 95 % limit of Student's t over the seeds, and by more
-    than a tenth of what lies between knowing nothing and the lowest loss; or it is the untreated network. The same
+    network and beside one change drawn by chance from all there are. A diagnosis of some steps does not see all that
+    goes wrong later. So the changes of start, optimizer and rate that it does not promise are tried over the first
+    order, and the best of them over all orders, if it ends lower there than what was tried before. Then the best change
+    is tried together with other rates.
+
+    What is returned is better than the untreated network by the lower 95 % limit of Student's t over the seeds, and by
+    more than a tenth of what lies between knowing nothing and the lowest loss; or it is the untreated network. Where
+    the best mean is not better for certain, it and the untreated network are tried over as many orders again. The same
     batches and orders serve all arms. What was passed stays as it is.
 
     Args:
@@ -163,7 +170,7 @@ def treat(
         batches: of the trials: an iterable of tuples, each in the place of `*args`. None: `*args` at every step.
         diagnosis: of the same call; None: it is made.
         budget: steps of a trial.
-        seeds: orders of the batches; a single batch has one.
+        seeds: orders of the batches, and as many again for what is not certain; a single batch has one.
         variants: other versions of the model to try, by name: (loss_fn, params) of each.
         model: the configuration of the network, such as `gf.models.MLP(...)`: what the diagnosis promises of another
             activation, normalization, skips or a cell is tried, too, where the model has a field of that name.
@@ -210,16 +217,19 @@ def treat(
     norms = arms[0].outcome.norms
     context = Context(objective.arrays, jax.random.fold_in(key, 0), norms[np.isfinite(norms)], budget)
     by_chance = at_random(jax.random.fold_in(key, 1), known)
-    arms += _tried(trials, plain, context, [(change,) for change in promising(diagnosis.findings, known)])
+    promised = promising(diagnosis.findings, known)
+    arms += _tried(trials, plain, context, [(change,) for change in promised])
     arms += _tried(trials, plain, context, [(by_chance,)], random=True)
     for name, (other, start) in (variants or {}).items():
         version = Objective.of(other, start, args, kwargs, has_aux)
         plan = Plan(version, version.leaves)
         arms.append(Arm((), plan, trials.run(plan), variant=name))
-    best = _best(arms)
+    arms += _not_promised(trials, plain, context, promised, arms)
+    best = min(_compared(arms, trials), key=lambda arm: arm.loss)
     if best is not arms[0] and best.variant == "":
         arms += _tried(trials, plain, context, [(*best.changes, rate) for rate in RATES if rate not in best.changes])
-    return Treatment(_best(arms), tuple(arms), diagnosis, optimizer, budget)
+    arms = _made_certain(trials, arms)
+    return Treatment(_best(arms, trials), tuple(arms), diagnosis, optimizer, budget)
 
 
 def _check(budget: int, seeds: int, model: Any, build: Build | None) -> None:
@@ -234,17 +244,64 @@ def _check(budget: int, seeds: int, model: Any, build: Build | None) -> None:
 
 
 def _tried(
-    trials: Trials, plan: Plan, context: Context, remedies: Iterable[tuple[Change, ...]], *, random: bool = False
+    trials: Trials,
+    plan: Plan,
+    context: Context,
+    remedies: Iterable[tuple[Change, ...]],
+    *,
+    random: bool = False,
+    seeds: Sequence[int] | None = None,
 ) -> list[Arm]:
-    """Run each list of changes; those that do not apply are left out."""
+    """Run each list of changes over some orders, by default all; those that do not apply are left out."""
     arms = []
     for changes in remedies:
         changed: Plan | None = plan
         for change in changes:
             changed = None if changed is None else change.apply(changed, context)
         if changed is not None:
-            arms.append(Arm(changes, changed, trials.run(changed), random=random))
+            arms.append(Arm(changes, changed, trials.run(changed, seeds), random=random))
     return arms
+
+
+def _not_promised(
+    trials: Trials, plan: Plan, context: Context, promised: tuple[Change, ...], arms: list[Arm]
+) -> list[Arm]:
+    """Try the common changes that no finding promised over the first order, and the best one over the others.
+
+    The others are left out if what was tried before ends lower.
+    """
+    rest = [(change,) for change in (*STARTS, ADAM, *RATES) if change not in promised]
+    found = _tried(trials, plan, context, rest, seeds=range(1))
+    best = min(found, key=lambda arm: arm.loss, default=None)
+    known = min(float(arm.outcome.ends[0]) for arm in arms if not arm.random)
+    if best is not None and best.loss < known and trials.seeds > 1:
+        found[found.index(best)] = _longer(trials, best, range(1, trials.seeds))
+    return found
+
+
+def _longer(trials: Trials, arm: Arm, seeds: Sequence[int]) -> Arm:
+    """Return an arm that was tried over more orders."""
+    return dataclasses.replace(arm, outcome=arm.outcome.and_then(trials.run(arm.plan, seeds)))
+
+
+def _compared(arms: Iterable[Arm], trials: Trials) -> list[Arm]:
+    """Return the arms that were tried over all orders, without the one drawn by chance."""
+    return [arm for arm in arms if not arm.random and len(arm.outcome.ends) >= trials.seeds]
+
+
+def _worthy(arms: list[Arm], trials: Trials) -> list[Arm]:
+    """Return those of them that are worth it, certain or not."""
+    return [arm for arm in _compared(arms[1:], trials) if _worth(arm, arms[0])]
+
+
+def _made_certain(trials: Trials, arms: list[Arm]) -> list[Arm]:
+    """Try the arm of the lowest loss, and the untreated one, over as many orders again, if it is not certain."""
+    untreated = arms[0]
+    best = min(_worthy(arms, trials), key=lambda arm: arm.loss, default=untreated)
+    if trials.seeds == 1 or best is untreated or best.better_by(untreated)[0] > 0:
+        return arms
+    again = range(trials.seeds, 2 * trials.seeds)
+    return [_longer(trials, arm, again) if arm in (untreated, best) else arm for arm in arms]
 
 
 def _worth(arm: Arm, untreated: Arm) -> bool:
@@ -259,8 +316,8 @@ def _worth(arm: Arm, untreated: Arm) -> bool:
     return untreated.loss - arm.loss > WORTH * (max(losses) - min(losses))
 
 
-def _best(arms: list[Arm]) -> Arm:
+def _best(arms: list[Arm], trials: Trials) -> Arm:
     """Return the arm of the lowest loss among those better than the untreated one for certain and by enough."""
     untreated = arms[0]
-    better = [arm for arm in arms[1:] if not arm.random and arm.better_by(untreated)[0] > 0 and _worth(arm, untreated)]
+    better = [arm for arm in _worthy(arms, trials) if arm.better_by(untreated)[0] > 0]
     return min(better, key=lambda arm: arm.loss, default=untreated)

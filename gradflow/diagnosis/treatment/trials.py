@@ -49,6 +49,16 @@ class Outcome:
         """How far the loss fell; -inf where it left its range."""
         return self.start - self.ends
 
+    def and_then(self, more: Outcome) -> Outcome:
+        """Return the outcome over these seeds and others of the same plan.
+
+        Args:
+            more: over the seeds that follow.
+        """
+        return dataclasses.replace(
+            self, ends=np.append(self.ends, more.ends), norms=np.concatenate([self.norms, more.norms])
+        )
+
 
 class Trials:
     """Trains plans on the same batches.
@@ -68,15 +78,16 @@ class Trials:
         self.seeds = seeds if len(batches) > 1 else 1
         self._programs: dict[tuple[Objective, bool], tuple[Callable[..., Any], ...]] = {}
 
-    def run(self, plan: Plan) -> Outcome:
+    def run(self, plan: Plan, seeds: Sequence[int] | None = None) -> Outcome:
         """Train a plan from its start, once for each seed.
 
         Args:
             plan: to be tried.
+            seeds: of the orders; None for all.
         """
         starts, ends, norms = [], [], []
         with jax.debug_nans(False):
-            for seed in range(self.seeds):
+            for seed in range(self.seeds) if seeds is None else seeds:
                 started, ended, norm = self._run(plan, self._order(seed))
                 starts.append(started)
                 ends.append(ended if np.isfinite(ended) else np.inf)
