@@ -3,7 +3,7 @@
 Paper:    none; the figures of merit are the targets below
 Figure:   step time over PyTorch's, by network; a scan over convolutions; many runs as one program
 Command:  python -m experiments.speed
-Minutes:  10 on two cores, compilation included, and nothing else running (smoke: 20 seconds)
+Minutes:  4 on two cores, compilation included, and nothing else running (smoke: 20 seconds)
 Expected: step time over PyTorch's at most 1.0 (LSTM), .7 (GRU), .7 (simple RNN), 1.0 (MLP), 1.3 (ResNet-20); a scanned
           stack of convolutions at most 1.5 of the unrolled one; 8 x 8 small runs in one program at least 5 times as
           fast as one after the other, compilation included; 10,000 scanned layers compiled in at most 1.3 of the time
