@@ -14,7 +14,7 @@ from gradflow.instrument import Flow, value_grad_and_flow
 
 __all__ = ["Look", "Seen"]
 
-STATISTICS = ("output_rms", "output_grad_rms", "dead_fraction", "similarity", "nonfinite")
+STATISTICS = ("input_rms", "output_rms", "output_grad_rms", "dead_fraction", "similarity", "nonfinite")
 
 
 class Seen(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from gradflow.diagnosis.book import Book, Entry
 from gradflow.diagnosis.finding import Evidence, Finding
 from gradflow.diagnosis.measurements import Measurements
 from gradflow.instrument import Flow
+from gradflow.instrument.layer_flow import LayerFlow
 
-__all__ = ["cut_off", "outlying", "path", "severed"]
+__all__ = ["cut_off", "in_words", "outlying", "path", "severed"]
 
 _INF = math.inf
 _CELLS = ("recurrent state",)
@@ -90,18 +91,45 @@ def _cut(entry: Entry, m: Measurements) -> Iterator[Finding]:
                       remedies.against_vanishing(entry.cause, over_time=False), "certain")  # fmt: skip
 
 
-def outlying(book: Book) -> dict[str, float]:
+def outlying(book: Book, flow: Flow) -> dict[str, float]:
     """Return the layers whose weights multiply a signal far more than the median layer's, and how many times.
+
+    By the ledger; where its path passes no such layer, by the rms of each layer's output over that of its input.
 
     Args:
         book: a ledger.
+        flow: of the same batch.
     """
-    gains = {e.where: e.log10_gain for e in book.entries if e.cause == "weights" and math.isfinite(e.log10_gain)}
-    if len(gains) < _SEVERAL:
+    of_path = {e.where: e.log10_gain for e in book.entries if e.cause == "weights"}
+    return _far_above_the_median(of_path) or _far_above_the_median({name: _gain(flow[name]) for name in flow.layers})
+
+
+def _gain(layer: LayerFlow) -> float:
+    """Return log10 of the rms of a layer's output over that of its input, of its largest call; NaN without either."""
+    with np.errstate(all="ignore"):
+        gains = np.log10(np.asarray(layer.output_rms) / np.asarray(layer.input_rms))
+    return float(np.max(gains, initial=-_INF, where=np.isfinite(gains))) if layer.kind == "layer" else math.nan
+
+
+def _far_above_the_median(gains: Mapping[str, float]) -> dict[str, float]:
+    finite = {name: gain for name, gain in gains.items() if math.isfinite(gain)}
+    if len(finite) < _SEVERAL:
         return {}
-    middle = float(np.median(list(gains.values())))
-    most = sorted(gains, key=lambda name: -gains[name])
-    return {name: 10 ** (gains[name] - middle) for name in most if gains[name] - middle > thresholds.OUTLYING}
+    middle = float(np.median(list(finite.values())))
+    most = sorted(finite, key=lambda name: -finite[name])
+    return {name: 10 ** (finite[name] - middle) for name in most if finite[name] - middle > thresholds.OUTLYING}
+
+
+def in_words(large: Mapping[str, float]) -> str:
+    """Return what to add to a cause: the most outlying layer; "" without one.
+
+    Args:
+        large: from `outlying`.
+    """
+    if not large:
+        return ""
+    name, times = next(iter(large.items()))
+    return f"; the weights of {name} multiply a signal {times:.0f} times as much as those of the median layer"
 
 
 def _centres(entry: Entry) -> bool:

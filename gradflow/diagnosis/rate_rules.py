@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gradflow.diagnosis import remedies, thresholds
+from gradflow.diagnosis import path_rules, remedies, thresholds
 from gradflow.diagnosis.finding import Evidence, Finding
 from gradflow.diagnosis.measurements import Measurements
 from gradflow.diagnosis.trial import MULTIPLES, Trial
@@ -18,7 +18,7 @@ _INF = math.inf
 
 
 def too_large(m: Measurements) -> Iterator[Finding]:
-    """Steps that make the loss worse where smaller ones make it better."""
+    """Steps that make the loss worse where smaller ones make it better, or less good than a quarter of each does."""
     t = m.trial
     if t is None or not t.finite:
         return
@@ -27,14 +27,18 @@ def too_large(m: Measurements) -> Iterator[Finding]:
     if change > 0 and smaller >= thresholds.LEARNT:
         better = Evidence(f"part of the loss that the steps learn away; at a smaller rate {smaller:.2g}",
                           t.learned(t.rates[1.0]), thresholds.LEARNT, 1.0)  # fmt: skip
-        yield _rate((better,), "a rate that is too large", remedies.AGAINST_LARGE_STEPS)
+        yield _rate(m, (better,), "a rate that is too large", remedies.AGAINST_LARGE_STEPS)
+    elif change <= 0 and _wasted(t) >= thresholds.WASTED:
+        wasted = Evidence("fall of the loss with a quarter of every update over that with all of it", _wasted(t), 0.0,
+                          thresholds.WASTED)  # fmt: skip
+        yield _rate(m, (wasted,), "a rate that is too large for the curvature", remedies.AGAINST_LARGE_STEPS)
     elif change > 0 and overshoot <= thresholds.OVERSHOT:
         evidence = (
             Evidence("change of the loss on the same batches over the steps", change, -_INF, 0.0),
             Evidence("multiple of an update from which on the loss is no lower than before", overshoot,
                      MULTIPLES[MULTIPLES.index(thresholds.OVERSHOT) + 1], _INF),
         )  # fmt: skip
-        yield _rate(evidence, "a rate that is too large for the curvature", remedies.AGAINST_LARGE_STEPS)
+        yield _rate(m, evidence, "a rate that is too large for the curvature", remedies.AGAINST_LARGE_STEPS)
 
 
 def too_small(m: Measurements) -> Iterator[Finding]:
@@ -45,7 +49,7 @@ def too_small(m: Measurements) -> Iterator[Finding]:
     best, sizes = _best(t.probe, t.probe_start), _sizes(t.update_ratios)
     if best > thresholds.TIMID and len(sizes) > 1 and not np.all(np.diff(sizes) > 0):
         evidence = Evidence("multiple of an update at which the loss is lowest", best, 0.0, thresholds.TIMID)
-        yield _rate((evidence,), "a rate that is too small", remedies.AGAINST_SMALL_STEPS)
+        yield _rate(m, (evidence,), "a rate that is too small", remedies.AGAINST_SMALL_STEPS)
         return
     if not t.learns or t.growth > thresholds.GROWING:
         return
@@ -57,7 +61,7 @@ def too_small(m: Measurements) -> Iterator[Finding]:
             Evidence(f"part of the loss that {len(t.losses) - 1} steps learn away; at the best multiple {learned:.2g}",
                      t.learned(t.rates[1.0]), thresholds.LEARNT, 1.0),
         )  # fmt: skip
-        yield _rate(half, "a rate that is too small", remedies.AGAINST_SMALL_STEPS)
+        yield _rate(m, half, "a rate that is too small", remedies.AGAINST_SMALL_STEPS)
 
 
 def uneven(m: Measurements) -> Iterator[Finding]:
@@ -75,14 +79,30 @@ def uneven(m: Measurements) -> Iterator[Finding]:
     if way < of_adam / thresholds.LONGER:
         evidence = Evidence("fall of the loss at the best multiple of the updates over that with Adam",
                             max(way, 0.0) / of_adam, 1 / thresholds.LONGER, _INF)  # fmt: skip
-        yield _rate((evidence,), "no one rate suits all weights", remedies.AGAINST_STALLING)
+        yield _rate(m, (evidence,), "no one rate suits all weights", remedies.AGAINST_STALLING)
 
 
 RULES = (too_large, too_small, uneven)
 
 
-def _rate(evidence: tuple[Evidence, ...], cause: str, help_: tuple[remedies.Remedy, ...]) -> Finding:
-    return Finding("learning_rate", "severe", (), evidence, cause, help_, "likely")
+def _rate(m: Measurements, evidence: tuple[Evidence, ...], cause: str, help_: tuple[remedies.Remedy, ...]) -> Finding:
+    """Return the finding; a layer of another scale asks for another rate than the others."""
+    large = path_rules.outlying(m.book, m.flow)
+    help_ = (*(remedies.AGAINST_OUTLYING if large else ()), *help_)
+    cause += path_rules.in_words(large)
+    return Finding("learning_rate", "severe", tuple(large), evidence, cause, help_, "likely")
+
+
+def _wasted(t: Trial) -> float:
+    """Return the fall of the loss with a quarter of every update over that with all of it.
+
+    0 where the quarter was not tried, as the steps learn half of the loss, and where it does not learn enough itself.
+    """
+    quarter = t.rates.get(0.25, _INF)
+    if not t.learned(quarter) >= thresholds.LEARNT or t.learned(t.rates[1.0]) >= 1 - thresholds.TRAINED:
+        return 0.0
+    whole = t.way(t.rates[1.0])
+    return t.way(quarter) / whole if whole > 0 else _INF
 
 
 def _half(t: Trial) -> float:

@@ -203,12 +203,9 @@ def steps(m: Measurements) -> Iterator[Finding]:
     if t is not None and not t.finite:
         at = int(np.argmin(np.isfinite(t.losses)))
         evidence = Evidence(f"loss after {at} steps", float(t.losses[at]), -_INF, _INF)
-        large, cause = path_rules.outlying(m.book), "steps that carry the loss out of its type's range"
-        help_: tuple[Remedy, ...] = remedies.AGAINST_LARGE_STEPS
-        if large:
-            name, times = next(iter(large.items()))
-            cause += f"; the weights of {name} multiply a signal {times:.0f} times as much as those of the median layer"
-            help_ = (*remedies.AGAINST_OUTLYING, *help_)
+        large = path_rules.outlying(m.book, m.flow)
+        cause = "steps that carry the loss out of its type's range" + path_rules.in_words(large)
+        help_ = (*(remedies.AGAINST_OUTLYING if large else ()), *remedies.AGAINST_LARGE_STEPS)
         yield Finding("unstable_update", "fatal", tuple(large), (evidence,), cause, help_, "certain")
 
 

@@ -28,6 +28,7 @@ _ONWARDS = (0.0, 1.0, 4.0, 16.0)  # multiples of a course's way by which it is p
 _ENLARGED = 4.0  # what all parameters are multiplied by, to see whether an output is at a bound
 _SMALL = 2.0**-20  # Adam's epsilon over the rms of the first gradient
 LARGER, SMALLER = (4.0, 16.0, 64.0, 256.0), (1 / 4, 1 / 16)  # multiples at which the steps are taken again
+_LESS = SMALLER[0]
 
 
 class Floor(NamedTuple):
@@ -58,7 +59,8 @@ class Trial:
             last one, the optimizer's state has settled and a weight that started from 0 has a size.
         probe_start: loss on the first batch from where the probe starts.
         rates: by multiple of the updates, 1 among them, mean of `after` when the same steps are taken from the start;
-            inf where it is not finite. Only 1 where the steps learn enough at that.
+            inf where it is not finite. Only 1 where the steps learn half of the loss at that; 1 and 1/4 where they
+            learn enough.
         growth: of updates at a constant gradient, see `thresholds.GROWING`; NaN where no other rate was tried.
         adam: the least such loss with Adam at `ADAM_RATES`; NaN where some multiple learns enough.
         floor: where Adam ends if it does not learn enough either, at these rates and at a far larger one; else None.
@@ -153,7 +155,10 @@ def take_steps(
     rates = {1.0: _mean(course.after)}
     growth = adam = math.nan
     floor = None
-    if _learned(rates[1.0], reference) < thresholds.LEARNT and not _trained(before, blank):
+    begins = not _trained(before, blank)
+    if begins and _learned(rates[1.0], reference) < 1 - thresholds.TRAINED:
+        rates[_LESS] = _mean(walk.course(_LESS).after)
+    if begins and _learned(rates[1.0], reference) < thresholds.LEARNT:
         _other_rates(walk, _mean(before), reference, rates)
         growth = walk.growth()
         if _learned(min(rates.values()), reference) < thresholds.LEARNT:
@@ -214,7 +219,8 @@ def _other_rates(walk: Walk, start: float, reference: float, rates: dict[float, 
     """
     rose = not rates[1.0] < start
     for multiple in SMALLER if rose else LARGER:
-        rates[multiple] = _mean(walk.course(multiple).after)
+        if multiple not in rates:
+            rates[multiple] = _mean(walk.course(multiple).after)
         if rates[multiple] < reference / 2 or (not rose and not rates[multiple] < start):
             return
 

@@ -64,7 +64,9 @@ def test_a_rate_that_is_too_large_has_no_place() -> None:
 
 @pytest.mark.parametrize(("factor", "names"), [(5.0, []), (20.0, ["third"])])
 def test_tenfold_is_another_scale(factor: float, names: list[str]) -> None:
-    assert list(path_rules.outlying(gf.ledger(loss_behind(lambda z: z), params("third", factor), X, Y))) == names
+    start = params("third", factor)
+    _, _, flow = gf.value_grad_and_flow(loss_behind(lambda z: z))(start, X, Y)
+    assert list(path_rules.outlying(gf.ledger(loss_behind(lambda z: z), start, X, Y), flow)) == names
 
 
 def over_one_entry(z: jax.Array) -> jax.Array:
@@ -120,3 +122,30 @@ def test_no_remedy_is_what_is_there_already() -> None:
     )
     assert "vanishing" in [f.kind for f in d.findings]
     assert BY_LEAF not in [remedy for f in d.findings for remedy in f.remedies]
+
+
+@pytest.mark.parametrize("part", ["input", "recurrent"])
+def test_a_kernel_inside_a_scan_that_is_of_another_scale_is_named(part: str) -> None:
+    """The ledger follows the state as a whole; each layer's own signals tell."""
+    model = gf.models.Recurrent("gru", 8, 4, layers=2)
+    x = jax.random.normal(jax.random.key(0), (16, 5, 3))
+    y = jnp.argmax(x[:, 0], axis=-1)
+
+    def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        return optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(model.apply(params, x)), y).mean()
+
+    sound = model.init(jax.random.key(1), x)
+    for factor, names in ((5.0, []), (100.0, [f"Layer_1/{part}"])):
+        layers = sound["params"]
+        kernel = {"kernel": factor * layers["Layer_1"][part]["kernel"]}
+        scaled = {**layers["Layer_1"], part: {**layers["Layer_1"][part], **kernel}}
+        start = {"params": {**layers, "Layer_1": scaled}}
+        _, _, flow = gf.value_grad_and_flow(loss)(start, x, y)
+        assert list(path_rules.outlying(gf.ledger(loss, start, x, y), flow)) == names
+
+
+def test_a_rate_that_suits_no_layer_of_another_scale_names_the_layer() -> None:
+    d = diagnosed(lambda z: z, params("third", 300.0), 3e-2)
+    found = [f for f in d.findings if f.kind in ("learning_rate", "unstable_update")]
+    assert found
+    assert all(f.layers == ("third",) and "scale of the others" in f.remedies[0].what for f in found)

@@ -63,13 +63,25 @@ def test_rate_is_too_small_where_sixteen_times_it_is_needed(measured, rates, gro
 
 
 @pytest.mark.parametrize(
-    ("rates", "change", "large"),
-    [({1.0: -3.0, 0.25: 0.4}, 1.0, True), ({1.0: -3.0, 0.25: 0.1}, 1.0, False), ({1.0: 0.1, 0.25: 0.4}, -1.0, False)],
+    ("rates", "change", "said"),
+    [
+        ({1.0: -3.0, 0.25: 0.4}, 1.0, ["a rate that is too large"]),
+        ({1.0: -3.0, 0.25: 0.1}, 1.0, []),
+        ({1.0: 0.1, 0.25: 0.4}, -1.0, ["a rate that is too large for the curvature"]),
+        ({1.0: 0.4, 0.25: 0.45}, -1.0, ["a rate that is too large for the curvature"]),
+        ({1.0: 0.4, 0.25: 0.44}, -1.0, []),  # both may have learnt all there is
+        ({1.0: 0.1, 0.25: 0.2}, -1.0, []),  # the quarter does not learn enough, either
+        ({1.0: 0.6, 0.25: 0.9}, -1.0, []),  # half of the loss is learnt
+        ({1.0: 0.0, 0.25: 0.9}, 0.0, ["a rate that is too large for the curvature"]),
+        ({1.0: 0.4}, -1.0, []),
+    ],
 )
-def test_rate_is_too_large_where_a_smaller_one_learns(measured, rates, change, large):
+def test_rate_is_too_large_where_a_smaller_one_learns(measured, rates, change, said):
     t = measured.trial
-    m = with_trial(measured, rates=losses(t, rates), after=t.before + change, probe=np.zeros_like(t.probe))
-    assert kinds(rate_rules.too_large(m)) == ["a rate that is too large"] * large
+    m = with_trial(
+        measured, before=t.blank, rates=losses(t, rates), after=t.blank + change, probe=np.zeros_like(t.probe)
+    )
+    assert kinds(rate_rules.too_large(m)) == said
 
 
 @pytest.mark.parametrize(
@@ -127,7 +139,9 @@ def test_growth_is_that_of_the_optimizer(optimizer, growth):
     assert walk.growth() == pytest.approx(growth, rel=0.04)
 
 
-@pytest.mark.parametrize(("rate", "tried"), [(1e-6, {1.0, *LARGER}), (1.0, {1.0, *SMALLER}), (0.1, {1.0, 4.0})])
+@pytest.mark.parametrize(
+    ("rate", "tried"), [(1e-6, {0.25, 1.0, *LARGER}), (1.0, {1.0, *SMALLER}), (0.1, {0.25, 1.0, 4.0})]
+)
 def test_rates_that_are_tried(rate, tried):
     """A step multiplies the way to the minimum by 1 - 12 * rate. There the loss is what it is with all parameters 0."""
     objective, look, _ = walk_of(quadratic, W, optax.sgd(rate))
