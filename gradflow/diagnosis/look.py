@@ -73,7 +73,9 @@ class Look:
 
         @jax.jit
         def loss(leaves: list[Any], direction: list[Any], multiple: Any, arrays: list[Any]) -> Any:
-            there = [o + (multiple * d).astype(o.dtype) for o, d in zip(leaves, direction, strict=True)]
+            with jax.numpy_dtype_promotion("standard"):  # a multiple in single precision, of leaves of any type
+                steps = [multiple * d for d in direction]
+            there = [o + step.astype(o.dtype) for o, step in zip(leaves, steps, strict=True)]
             return objective.value(there, arrays).astype(jnp.float32)
 
         return cls(measure, loss)

@@ -47,7 +47,7 @@ def too_small(m: Measurements) -> Iterator[Finding]:
     if t is None or not t.finite or t.trained:
         return
     best, sizes = _best(t.probe, t.probe_start), _sizes(t.update_ratios)
-    if best > thresholds.TIMID and len(sizes) > 1 and not np.all(np.diff(sizes) > 0):
+    if not t.stands_still and best > thresholds.TIMID and len(sizes) > 1 and not np.all(np.diff(sizes) > 0):
         evidence = Evidence("multiple of an update at which the loss is lowest", best, 0.0, thresholds.TIMID)
         yield _rate(m, (evidence,), "a rate that is too small", remedies.AGAINST_SMALL_STEPS)
         return

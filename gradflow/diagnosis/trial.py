@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -237,13 +238,28 @@ def _adam(
     gradients = look(objective.leaves, batches[0]).gradients
     entries = np.concatenate([np.abs(np.asarray(g)).astype(np.float64).reshape(-1) for g in gradients])
     epsilon = _SMALL * float(np.sqrt(np.mean(np.square(entries))))
-    walk = Walk(objective, look, optax.adam(ADAM_RATES[0], eps=epsilon), batches, steps)
+    walk = Walk(objective, look, _in_float32(optax.adam(ADAM_RATES[0], eps=epsilon)), batches, steps)
     courses = [walk.course(rate / ADAM_RATES[0]) for rate in ADAM_RATES]
     least = min(_mean(course.after) for course in courses)
     if not _learned(least, reference) < thresholds.LEARNT:
         return least, None
     lowest = min([*courses, walk.course(_FAR / ADAM_RATES[0])], key=lambda course: _mean(course.after))
     return least, _floor(walk, objective.leaves, lowest.leaves)
+
+
+def _in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Return an optimizer that works in single precision: in half precision squares of small gradients are 0."""
+    import optax
+
+    def wide(tree: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        updates, state = optimizer.update(wide(gradients), state, wide(params))
+        return jax.tree.map(lambda u, g: u.astype(g.dtype), updates, gradients), state
+
+    return optax.GradientTransformation(lambda params: optimizer.init(wide(params)), update)
 
 
 def _floor(walk: Walk, start: Sequence[Any], end: Sequence[Any]) -> Floor:

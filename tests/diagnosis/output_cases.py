@@ -22,8 +22,22 @@ def _through(output, loss, targets, scale=2**0.5, optimizer=None) -> Case:
     return case._replace(loss=loss_fn, args=(case.args[0], targets))
 
 
+def _in_half(case: Case, dtype) -> Case:
+    """The same in half precision, but for the loss: squares of its gradients are 0 there."""
+    half = jax.tree.map(lambda leaf: leaf.astype(dtype), case.params)
+
+    def loss_fn(params, x, y):
+        return case.loss(params, x.astype(dtype), y)
+
+    return case._replace(loss=loss_fn, params=half, optimizer=optax.sgd(0.01, momentum=0.9))
+
+
 def _squared(p, y):
-    return jnp.mean((p - y) ** 2)
+    return jnp.mean((p.astype(jnp.float32) - y) ** 2)
+
+
+def _squared_share(p, y):
+    return _squared(p, y) / 200**2
 
 
 def _sigmoid_entropy(logits, y):
@@ -46,6 +60,14 @@ SICK: dict[str, tuple[str, Callable[[], Case]]] = {
         "saturation",
         lambda: _through(jnp.tanh, _squared, 200 * NUMBERS, optimizer=optax.sgd(1e-3)),
     ),
+    "sigmoid for numbers, float16": (
+        "saturation",
+        lambda: _in_half(_through(jax.nn.sigmoid, _squared_share, 200 * NUMBERS), jnp.float16),
+    ),
+    "sigmoid for numbers, bfloat16": (
+        "saturation",
+        lambda: _in_half(_through(jax.nn.sigmoid, _squared_share, 200 * NUMBERS), jnp.bfloat16),
+    ),
     "all layers behind a stop": ("vanishing", lambda: _through(jax.lax.stop_gradient, _entropy, HOT)),
     "outputs of 1000": (
         "poor_initialization",
@@ -54,6 +76,7 @@ SICK: dict[str, tuple[str, Callable[[], Case]]] = {
 }
 
 HEALTHY: dict[str, Callable[[], Case]] = {
+    "numbers, float16": lambda: _in_half(_through(lambda x: x, _squared, NUMBERS), jnp.float16),
     "soft targets": lambda: _through(lambda x: x, _entropy, SOFT),
     "soft targets, sgd": lambda: _through(lambda x: x, _entropy, SOFT, optimizer=optax.sgd(0.1)),
     "nearly uniform targets": lambda: _through(lambda x: x, _entropy, np.asarray(jax.nn.softmax(NUMBERS / 10))),
