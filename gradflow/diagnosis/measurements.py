@@ -16,13 +16,14 @@ from gradflow.diagnosis.book import Book, ledger
 from gradflow.diagnosis.look import Look
 from gradflow.diagnosis.nonfinite import Origin, find_nonfinite
 from gradflow.diagnosis.objective import Objective
-from gradflow.diagnosis.thresholds import INCOHERENT
 from gradflow.diagnosis.trial import Trial, take_steps
 from gradflow.instrument import Flow
 
 __all__ = ["Leaf", "Measurements", "is_adaptive", "measure"]
 
 NEARBY = 1e-2  # relative size of the change of all weights after which the gradient is looked at again
+RESOLVED = 0.9  # cosine of a gradient with itself, rounded anew, below which it is rounding: .44 of it differs
+ROUNDED = 8.0  # epsilons of its type by which each weight is changed, so that forward and backward pass round anew
 SMALL_STEPS = 3  # along the gradient, after which a factor of 0 has a gradient if the others of its product have moved
 SCALES = (2.0**40, 2.0**24, 2.0**16, 2.0**8)  # of the loss; the largest that keeps all gradients finite is used
 _LEAST_RANK = 2  # of a leaf that is a matrix or a kernel
@@ -39,7 +40,7 @@ class Leaf:
         same: axes along which all slices of the leaf are equal, and all slices of its gradient, while that is not 0:
             units that compute the same and stay the same.
         coherence: cosine between its gradient and that with all weights changed by `NEARBY`, at random, over the cosine
-            that rounding alone leaves; NaN where a gradient is 0, or rounding for the most part.
+            that rounding alone leaves; NaN where a gradient is 0, or rounding for a large part.
         later_gradient_norm: of the gradient after `SMALL_STEPS` along the gradients, each `NEARBY` of the parameters'
             norm.
         lost: how much of its gradient was flushed to 0: norm of (gradient - gradient of a scaled loss over the scale)
@@ -192,7 +193,8 @@ def _leaves(objective: Objective, look: Look, here: Sequence[Any]) -> tuple[dict
     here = later = [_host(g) for g in here]
     moved = objective.leaves
     there = gradients(_nearby(objective.leaves))
-    rounded = gradients(objective.leaves, 3.0)  # the same up to rounding, which a factor that is no power of 2 changes
+    # A factor that is no power of 2 rounds the backward pass anew, also where weights cannot be changed by so little.
+    rounded = [gradients(_nearby(objective.leaves, ROUNDED, seed=k), 2.0 * k + 1) for k in (1, 2)]
     large = here
     for scale in SCALES:
         large = gradients(objective.leaves, scale)
@@ -202,8 +204,8 @@ def _leaves(objective: Objective, look: Look, here: Sequence[Any]) -> tuple[dict
         moved = _downhill(moved, later)
         later = gradients(moved)
     out = {}
-    found = zip(objective.paths, objective.leaves, here, there, rounded, large, later, strict=True)
-    for path, leaf, g, n, r, s, after in found:
+    found = zip(objective.paths, objective.leaves, here, there, *rounded, large, later, strict=True)
+    for path, leaf, g, n, *r, s, after in found:
         w = _host(leaf)
         out[path] = Leaf(path, w.shape, _norm(w), _norm(g), _same(w, g), _coherence(g, n, r), _norm(after), _lost(g, s))
     return out, moved
@@ -218,13 +220,21 @@ def _downhill(leaves: Sequence[Any], gradients: Sequence[Float[np.ndarray, "..."
     return [jnp.asarray((_host(w) - rate * g).astype(w.dtype)) for w, g in zip(leaves, gradients, strict=True)]
 
 
-def _nearby(leaves: Sequence[Any]) -> list[Any]:
-    """Return the leaves with every entry changed at random, by `NEARBY` of the leaf's rms."""
-    rng = np.random.default_rng(0)
+def _nearby(leaves: Sequence[Any], epsilons: float = math.inf, seed: int = 0) -> list[Any]:
+    """Return the leaves with every entry changed at random, by a part of the leaf's rms.
+
+    Args:
+        leaves: that are changed.
+        epsilons: of the leaf's type, that the part is; it is `NEARBY` by default, and 0 if it came near to that.
+        seed: of the change.
+    """
+    rng = np.random.default_rng(seed)
     out = []
     for leaf in leaves:
         w = np.asarray(leaf)
-        change = NEARBY * _norm(_host(leaf)) / math.sqrt(max(w.size, 1)) * rng.standard_normal(w.shape)
+        part = NEARBY if math.isinf(epsilons) else epsilons * float(jnp.finfo(w.dtype).eps)
+        part = part if math.isinf(epsilons) or part < NEARBY / 10 else 0.0
+        change = part * _norm(_host(leaf)) / math.sqrt(max(w.size, 1)) * rng.standard_normal(w.shape)
         out.append(jnp.asarray((_host(leaf) + change).astype(w.dtype)))
     return out
 
@@ -244,16 +254,17 @@ def _cosine(a: Float[np.ndarray, "..."], b: Float[np.ndarray, "..."]) -> float:
 
 
 def _coherence(
-    here: Float[np.ndarray, "..."], nearby: Float[np.ndarray, "..."], rounded: Float[np.ndarray, "..."]
+    here: Float[np.ndarray, "..."], nearby: Float[np.ndarray, "..."], rounded: Sequence[Float[np.ndarray, "..."]]
 ) -> float:
     """Return the cosine of two gradients without what rounding takes from it.
 
     A gradient that is 0 in exact arithmetic, as that of the bias of attention's keys, is rounding, and turns by itself.
+    Of few entries it may be like the first by chance, so that it is looked at twice.
     """
-    turned, own = _cosine(here, nearby), _cosine(here, rounded)
-    if math.isnan(turned) or math.isnan(own):  # three times the loss may be out of range
+    turned, own = _cosine(here, nearby), [_cosine(here, other) for other in rounded]
+    if math.isnan(turned) or any(map(math.isnan, own)):  # a multiple of the loss may be out of range
         return turned
-    return min(1.0, turned / own) if own >= INCOHERENT else math.nan
+    return min(1.0, turned / min(own)) if min(own) >= RESOLVED else math.nan
 
 
 def _lost(small: Float[np.ndarray, "..."], whole: Float[np.ndarray, "..."]) -> float:

@@ -304,13 +304,13 @@ def frozen():
     return case._replace(loss=loss)
 
 
-def wide_and_narrow():
+def wide_and_narrow(rate=0.02):
     params = layers([INPUTS, 8, 1024, 16, 512, CLASSES], 2**0.5)
 
     def loss(params, x, y):
         return cross_entropy(forward(params, x, jax.nn.relu), y)
 
-    return Case(loss, params, data(), optax.sgd(0.05))
+    return Case(loss, params, data(), optax.sgd(rate))
 
 
 def large_targets():
