@@ -15,7 +15,7 @@ class Config:
 
     families: tuple[str, ...] = tuple(FAMILIES)
     """Families of the zoo."""
-    specimens: int = 4
+    specimens: int = 10
     """Networks drawn from each family that was held out."""
     tuned: int = 1
     """Networks drawn from each other family."""
@@ -62,5 +62,5 @@ PRESETS = {
         workers=1,
     ),
     "laptop": Config(),
-    "paper": Config(specimens=10, tuned=10, relabelled=20, treated=100),
+    "paper": Config(specimens=20, tuned=10, relabelled=20, treated=100),
 }
