@@ -105,10 +105,11 @@ def diagnose(
     """Say what is wrong with a network that does not train, where, why, and what helps.
 
     The batch is sent through once forward and backward, with its flow and its ledger. The gradient is formed again
-    with all weights changed by 1 %, beside the same after a change by rounding alone, and with the loss times a power
-    of 2, which changes nothing but what is flushed to 0. With an optimizer some steps are taken, and the last update is tried at multiples from 1/4096 to 4096.
-    Where the steps learn less than half of the loss, they are taken again from the start at a quarter of the rate; where
-    they learn little, at up to four other rates and with Adam, too. The parameters that were passed stay as they are.
+    with all weights changed by 1 %, beside the same after a change by rounding alone, and with the loss times a
+    power of 2, which changes nothing but what is flushed to 0. With an optimizer some steps are taken, and the last
+    update is tried at multiples from 1/4096 to 4096. Where the steps learn less than half of the loss, they are
+    taken again from the start at a quarter of the rate; where they learn little, at up to four other rates and with
+    Adam, too. The parameters that were passed stay as they are.
 
     No rule reads a number that a factor of the loss would move. Limits and what they rest on:
     `gradflow.diagnosis.thresholds`.
