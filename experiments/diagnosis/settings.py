@@ -26,7 +26,7 @@ class Config:
     relabelled: int = 3
     """Networks, drawn by chance, that are trained although their label is committed, to see that it comes out the same.
     """
-    treated: int = 12
+    treated: int = 24
     """Sick networks of the held-out families, drawn by chance among those that a treatment helps, that are treated."""
     programs: int = len(PROGRAMS)
     """Public programs that are judged, each with its repaired form."""

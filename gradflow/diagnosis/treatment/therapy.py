@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Arm", "Treatment", "treat"]
 
 _CHANCE = 0.95
+_CANDIDATES = 3  # that are tried over more orders at most
 WORTH = 0.1  # the tenth that `experiments.diagnosis` parts sick networks from healthy ones by
 
 
@@ -154,13 +155,12 @@ def treat(
     Each promising change is tried alone for `budget` steps, over `seeds` orders of the batches, beside the untreated
     network and beside one change drawn by chance from all there are. A diagnosis of some steps does not see all that
     goes wrong later. So the changes of start, optimizer and rate that it does not promise are tried over the first
-    order, and the best of them over all orders, if it ends lower there than what was tried before. Then the best change
-    is tried together with other rates.
+    order, and the best of them over all orders. Then the best change is tried together with other rates.
 
     What is returned is better than the untreated network by the lower 95 % limit of Student's t over the seeds, and by
     more than a tenth of what lies between knowing nothing and the lowest loss; or it is the untreated network. Where
-    the best mean is not better for certain, it and the untreated network are tried over as many orders again. The same
-    batches and orders serve all arms. What was passed stays as it is.
+    the lowest mean is not better for certain, up to three of the lowest ones are tried over as many orders again, and
+    the untreated network, too. The same batches and orders serve all arms. What was passed stays as it is.
 
     Args:
         loss_fn: a loss, as for `jax.value_and_grad`.
@@ -224,7 +224,7 @@ def treat(
         version = Objective.of(other, start, args, kwargs, has_aux)
         plan = Plan(version, version.leaves)
         arms.append(Arm((), plan, trials.run(plan), variant=name))
-    arms += _not_promised(trials, plain, context, promised, arms)
+    arms += _not_promised(trials, plain, context, promised)
     best = min(_compared(arms, trials), key=lambda arm: arm.loss)
     if best is not arms[0] and best.variant == "":
         arms += _tried(trials, plain, context, [(*best.changes, rate) for rate in RATES if rate not in best.changes])
@@ -263,24 +263,18 @@ def _tried(
     return arms
 
 
-def _not_promised(
-    trials: Trials, plan: Plan, context: Context, promised: tuple[Change, ...], arms: list[Arm]
-) -> list[Arm]:
-    """Try the common changes that no finding promised over the first order, and the best one over the others.
-
-    The others are left out if what was tried before ends lower.
-    """
+def _not_promised(trials: Trials, plan: Plan, context: Context, promised: tuple[Change, ...]) -> list[Arm]:
+    """Try the common changes that no finding promised over the first order, and the best of them over the others."""
     rest = [(change,) for change in (*STARTS, ADAM, *RATES) if change not in promised]
     found = _tried(trials, plan, context, rest, seeds=range(1))
     best = min(found, key=lambda arm: arm.loss, default=None)
-    known = min(float(arm.outcome.ends[0]) for arm in arms if not arm.random)
-    if best is not None and best.loss < known and trials.seeds > 1:
-        found[found.index(best)] = _longer(trials, best, range(1, trials.seeds))
-    return found
+    return [_longer(trials, arm, range(1, trials.seeds)) if arm is best else arm for arm in found]
 
 
 def _longer(trials: Trials, arm: Arm, seeds: Sequence[int]) -> Arm:
     """Return an arm that was tried over more orders."""
+    if not seeds:
+        return arm
     return dataclasses.replace(arm, outcome=arm.outcome.and_then(trials.run(arm.plan, seeds)))
 
 
@@ -295,13 +289,21 @@ def _worthy(arms: list[Arm], trials: Trials) -> list[Arm]:
 
 
 def _made_certain(trials: Trials, arms: list[Arm]) -> list[Arm]:
-    """Try the arm of the lowest loss, and the untreated one, over as many orders again, if it is not certain."""
-    untreated = arms[0]
-    best = min(_worthy(arms, trials), key=lambda arm: arm.loss, default=untreated)
-    if trials.seeds == 1 or best is untreated or best.better_by(untreated)[0] > 0:
-        return arms
+    """Try the arms of the lowest losses over as many orders again, until one is better than no treatment for certain.
+
+    The untreated network is tried over them, too. The arm of the lowest loss is often the least steady one.
+    """
     again = range(trials.seeds, 2 * trials.seeds)
-    return [_longer(trials, arm, again) if arm in (untreated, best) else arm for arm in arms]
+    out = list(arms)
+    for arm in sorted(_worthy(arms, trials), key=lambda arm: arm.loss)[: _CANDIDATES if trials.seeds > 1 else 0]:
+        if arm.better_by(out[0])[0] > 0:
+            break
+        if len(out[0].outcome.ends) == trials.seeds:
+            out[0] = _longer(trials, out[0], again)
+        longer = out[arms.index(arm)] = _longer(trials, arm, again)
+        if longer.better_by(out[0])[0] > 0:
+            break
+    return out
 
 
 def _worth(arm: Arm, untreated: Arm) -> bool:
