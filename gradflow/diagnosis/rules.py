@@ -101,7 +101,7 @@ def _collapse(flow: Flow) -> tuple[list[LayerFlow], float, float]:
 
 
 _TWO = 2
-_FINEST = 2.0**-23  # what a similarity in float32 can tell from 1
+_FINEST = 2.0**-21  # what a similarity in float32 can tell from 1: its sums leave some units of the last place
 
 
 def _compares(layer: LayerFlow) -> bool:
