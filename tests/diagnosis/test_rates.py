@@ -151,6 +151,21 @@ def test_rates_that_are_tried(rate, tried):
     assert trial.learned(trial.rates[1.0]) <= 0
 
 
+@pytest.mark.parametrize(("kept", "tried"), [(0.6, {0.25, 1.0}), (0.4, {1.0})])
+def test_a_quarter_of_the_rate_is_tried_where_the_steps_learn_less_than_half(kept, tried):
+    """A step multiplies the way to the minimum by 1 - 2 * rate."""
+
+    def loss(params):
+        return jnp.sum(jnp.square(params["w"] - 2.0)) + 1e-3
+
+    params = {"w": jnp.zeros((4, 3))}
+    rate = (1 - kept**0.5) / 2
+    objective, look, _ = walk_of(loss, params, optax.sgd(rate))
+    trial = take_steps(objective, look, optax.sgd(rate), [objective.arrays], 1)
+    assert trial.learned(trial.rates[1.0]) == pytest.approx(1 - kept, abs=1e-3)
+    assert set(trial.rates) == tried
+
+
 def test_what_is_learnt_is_counted_from_what_a_blank_network_knows():
     def loss(params):
         return jnp.square(params["w"] @ jnp.ones((3, 2)) - 1.0).mean()
