@@ -3,7 +3,7 @@
 Paper:    Cao et al. 2022 (DeepDiagnosis), Zhang et al. 2021 (AutoTrainer), Amazon SageMaker Debugger's built-in rules
 Figure:   detection and false alarms of their rules, and of this project's verdict, on the same networks
 Command:  python -m experiments.diagnosis
-Minutes:  24 on two cores, a process each (smoke: 2; paper: 950 networks of 4 s, 440 new labels of 4 s, 100 treatments
+Minutes:  24 on two cores, a process each (smoke: 2; paper: 950 networks of 4 s, 440 new labels of 6 s, 100 treatments
           of 10 s, about 2 hours)
 Expected: the targets are that at least 95 % of the sick networks of the held-out families are found and at most 2 % of
           the healthy ones are called sick. They are missed so far; docs/results/diagnosis.md says by how much.
