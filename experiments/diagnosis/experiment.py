@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,8 +23,6 @@ from experiments.framework.processes import cores
 from experiments.framework.resume import Parts
 from experiments.framework.runner import Experiment
 
-Made = TypeVar("Made")
-
 
 def run(config: Config) -> Results:
     """Draw, train, treat and diagnose.
@@ -34,31 +32,19 @@ def run(config: Config) -> Results:
     """
     counts = {family: config.specimens if family in HELD_OUT else config.tuned for family in config.families}
     wanted = [(family, number) for family, count in counts.items() for number in range(count)]
-    again = _relabelled(config, wanted, committed.read())
-    networks = {_name(*which): functools.partial(_row, config, *which, which in again) for which in wanted}
+    known = committed.read()
+    again = _relabelled(config, wanted, known)
+    networks = {_name(*which): functools.partial(_row, config, *which, known, which in again) for which in wanted}
     programs = {f"public: {name}": functools.partial(_of_program, config, name)
                 for name in list(PROGRAMS)[: config.programs]}  # fmt: skip
     parts, workers = Parts("networks"), config.workers or cores()
-    rows: list[dict[str, Any]] = [*parts.parts(networks, "networks", workers).values()]
-    for forms in parts.parts(programs, "public programs", workers).values():
+    rows: list[dict[str, Any]] = [*parts.several(networks, "networks", workers).values()]
+    for forms in parts.several(programs, "public programs", workers).values():
         rows += forms
     _treat(config, rows, parts, workers)
     names = rows[0].keys() - {"numbers"}
     columns: dict[str, Any] = {name: np.array([row[name] for row in rows]) for name in names}
     return Results(**columns | {"rules": np.array(list(peers.RULES)), "rule_flags": columns["rule_flags"].T})
-
-
-def _alone(make: Callable[..., Made]) -> Callable[..., Made]:
-    """Forget the compiled programs afterwards: those of hundreds of networks would fill the memory."""
-
-    @functools.wraps(make)
-    def made(*args: Any) -> Made:
-        try:
-            return make(*args)
-        finally:
-            jax.clear_caches()
-
-    return made
 
 
 def _key(config: Config, family: str, number: int) -> committed.Key:
@@ -81,7 +67,7 @@ def _treat(config: Config, rows: Sequence[dict[str, Any]], parts: Parts, workers
     chosen = {f"treated: {_name(row['families'], row['numbers'])}": row for row in (helped[k] for k in drawn)}
     treatments = {key: functools.partial(_treated, config, row["families"], row["numbers"])
                   for key, row in chosen.items()}  # fmt: skip
-    gains = parts.parts(treatments, "treatments", workers)
+    gains = parts.several(treatments, "treatments", workers)
     for row in rows:
         row |= {"treated_gains": np.nan, "random_gains": np.nan}
     for key, row in chosen.items():
@@ -97,7 +83,6 @@ def _is_helped(row: Mapping[str, Any]) -> bool:
     return bool(labels.is_sick(row["gains"], row["twin_gains"])) and row["twin_gains"] >= labels.LEARNT
 
 
-@_alone
 def _treated(config: Config, family: str, number: int) -> dict[str, Any]:
     """Return the gains of the treatment that `gradflow.treat` chooses, and of the one drawn by chance."""
     specimen = draw(family, number, config.seed)
@@ -109,11 +94,12 @@ def _treated(config: Config, family: str, number: int) -> dict[str, Any]:
     return {name: 1 - loss / specimen.chance for name, loss in losses.items()}
 
 
-@_alone
-def _row(config: Config, family: str, number: int, again: bool) -> dict[str, Any]:
+def _row(
+    config: Config, family: str, number: int, known: Mapping[committed.Key, committed.Row], again: bool
+) -> dict[str, Any]:
     """Return what is known of one network."""
     specimen = draw(family, number, config.seed)
-    kept = committed.find(committed.read(), _key(config, family, number), specimen)
+    kept = committed.find(known, _key(config, family, number), specimen)
     found = kept
     if found is None or again:
         found = labels.label(specimen, config.budget, config.orders, config.seed)
@@ -123,7 +109,6 @@ def _row(config: Config, family: str, number: int, again: bool) -> dict[str, Any
     return _judged(specimen, config) | of_label | held_out | {"relabelled": again, "same": again and same}
 
 
-@_alone
 def _of_program(config: Config, name: str) -> list[dict[str, Any]]:
     """Return what is known of a public program and of its repaired form, which is the twin of both."""
     program = PROGRAMS[name]

@@ -124,7 +124,7 @@ class Parts:
             self._keep(key, make())
         return self._done[key]
 
-    def parts(self, makes: Mapping[str, Callable[[], Any]], what: str, workers: int) -> dict[str, Any]:
+    def several(self, makes: Mapping[str, Callable[[], Any]], what: str, workers: int) -> dict[str, Any]:
         """Return parts that do not depend on each other; those that are missing are made in processes of their own.
 
         Args:

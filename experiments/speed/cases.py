@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 import gradflow as gf
+from experiments.framework.processes import usable_cores
 
 OUTPUTS = 10
 RATE = 0.01  # small enough for every network to stay finite however often it is stepped
@@ -182,7 +182,7 @@ def ours(name: Any, size: Sizes, *, scan: bool = False, axis_name: str | None = 
 def ask_for_a_device_a_core() -> None:
     """Ask for as many CPU devices as this process may use cores; without effect once JAX has begun."""
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", max(1, len(os.sched_getaffinity(0))))
+        jax.config.update("jax_num_cpu_devices", usable_cores())
 
 
 def step(model: nn.Module, size: Sizes) -> Callable[[], object]:

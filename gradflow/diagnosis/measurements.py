@@ -192,9 +192,9 @@ def _leaves(objective: Objective, look: Look, here: Sequence[Any]) -> tuple[dict
 
     here = later = [_host(g) for g in here]
     moved = objective.leaves
-    there = gradients(_nearby(objective.leaves))
+    there = gradients(_changed(objective.leaves, lambda dtype: NEARBY, seed=0))
     # A factor that is no power of 2 rounds the backward pass anew, also where weights cannot be changed by so little.
-    rounded = [gradients(_nearby(objective.leaves, ROUNDED, seed=k), 2.0 * k + 1) for k in (1, 2)]
+    rounded = [gradients(_changed(objective.leaves, _rounding, seed=k), 2.0 * k + 1) for k in (1, 2)]
     large = here
     for scale in SCALES:
         large = gradients(objective.leaves, scale)
@@ -220,23 +220,27 @@ def _downhill(leaves: Sequence[Any], gradients: Sequence[Float[np.ndarray, "..."
     return [jnp.asarray((_host(w) - rate * g).astype(w.dtype)) for w, g in zip(leaves, gradients, strict=True)]
 
 
-def _nearby(leaves: Sequence[Any], epsilons: float = math.inf, seed: int = 0) -> list[Any]:
-    """Return the leaves with every entry changed at random, by a part of the leaf's rms.
+def _changed(leaves: Sequence[Any], part: Callable[[Any], float], seed: int) -> list[Any]:
+    """Return the leaves with every entry changed at random.
 
     Args:
         leaves: that are changed.
-        epsilons: of the leaf's type, that the part is; it is `NEARBY` by default, and 0 if it came near to that.
+        part: from a leaf's type to the size of the change, as a part of the leaf's rms.
         seed: of the change.
     """
     rng = np.random.default_rng(seed)
     out = []
     for leaf in leaves:
         w = np.asarray(leaf)
-        part = NEARBY if math.isinf(epsilons) else epsilons * float(jnp.finfo(w.dtype).eps)
-        part = part if math.isinf(epsilons) or part < NEARBY / 10 else 0.0
-        change = part * _norm(_host(leaf)) / math.sqrt(max(w.size, 1)) * rng.standard_normal(w.shape)
+        change = part(w.dtype) * _norm(_host(leaf)) / math.sqrt(max(w.size, 1)) * rng.standard_normal(w.shape)
         out.append(jnp.asarray((_host(leaf) + change).astype(w.dtype)))
     return out
+
+
+def _rounding(dtype: Any) -> float:
+    """Return the relative size of a change by rounding; 0 for a type that is so coarse that it comes near `NEARBY`."""
+    size = ROUNDED * float(jnp.finfo(dtype).eps)
+    return size if size < NEARBY / 10 else 0.0
 
 
 def _host(x: Any) -> Float[np.ndarray, "..."]:

@@ -10,7 +10,7 @@ import numpy as np
 from gradflow.diagnosis import path_rules, remedies, thresholds
 from gradflow.diagnosis.finding import Evidence, Finding
 from gradflow.diagnosis.measurements import Measurements
-from gradflow.diagnosis.trial import MULTIPLES, Trial
+from gradflow.diagnosis.trial import MULTIPLES, QUARTER, Trial
 
 __all__ = ["RULES", "too_large", "too_small", "uneven"]
 
@@ -98,7 +98,7 @@ def _wasted(t: Trial) -> float:
 
     0 where the quarter was not tried, as the steps learn half of the loss, and where it does not learn enough itself.
     """
-    quarter = t.rates.get(0.25, _INF)
+    quarter = t.rates.get(QUARTER, _INF)
     if not t.learned(quarter) >= thresholds.LEARNT or t.learned(t.rates[1.0]) >= 1 - thresholds.TRAINED:
         return 0.0
     whole = t.way(t.rates[1.0])

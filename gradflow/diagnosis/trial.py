@@ -20,7 +20,7 @@ from gradflow.diagnosis.walk import Walk
 if TYPE_CHECKING:
     import optax
 
-__all__ = ["ADAM_RATES", "MULTIPLES", "Floor", "Trial", "loss_of_ignorance", "take_steps"]
+__all__ = ["ADAM_RATES", "MULTIPLES", "QUARTER", "Floor", "Trial", "loss_of_ignorance", "take_steps"]
 
 MULTIPLES = tuple(4.0**k for k in range(-6, 7))  # of an update at which the loss is looked at
 ADAM_RATES = (1e-3, 1e-2)  # its author's rate (Kingma & Ba 2015, algorithm 1), and ten times that for a short way
@@ -28,8 +28,8 @@ _FAR = 0.1  # Adam's rate that takes outputs as far as they go in a few steps
 _ONWARDS = (0.0, 1.0, 4.0, 16.0)  # multiples of a course's way by which it is prolonged
 _ENLARGED = 4.0  # what all parameters are multiplied by, to see whether an output is at a bound
 _SMALL = 2.0**-20  # Adam's epsilon over the rms of the first gradient
-LARGER, SMALLER = (4.0, 16.0, 64.0, 256.0), (1 / 4, 1 / 16)  # multiples at which the steps are taken again
-_LESS = SMALLER[0]
+QUARTER = 1 / 4
+LARGER, SMALLER = (4.0, 16.0, 64.0, 256.0), (QUARTER, 1 / 16)  # multiples at which the steps are taken again
 
 
 class Floor(NamedTuple):
@@ -158,7 +158,7 @@ def take_steps(
     floor = None
     begins = not _trained(before, blank)
     if begins and _learned(rates[1.0], reference) < 1 - thresholds.TRAINED:
-        rates[_LESS] = _mean(walk.course(_LESS).after)
+        rates[QUARTER] = _mean(walk.course(QUARTER).after)
     if begins and _learned(rates[1.0], reference) < thresholds.LEARNT:
         _other_rates(walk, _mean(before), reference, rates)
         growth = walk.growth()

@@ -12,6 +12,8 @@ import pytest
 
 from experiments.framework import processes, resume
 
+SETTING = "jax_disable_most_optimizations"
+
 
 def square(x):
     return {"of": float(jnp.square(jnp.float32(x))), "process": os.getpid(), "setting": jax.config.read(SETTING)}
@@ -22,9 +24,6 @@ def fail_at(number, file):
         file.write_text(str(os.getpid()))
         raise ArithmeticError("zero")
     time.sleep(120)
-
-
-SETTING = "jax_disable_most_optimizations"
 
 
 def is_alive(process):
@@ -67,7 +66,9 @@ def test_parts_are_kept_in_their_order_and_not_made_again(tmp_path, capsys):
 
     def made():
         with resume.keep_checkpoints(tmp_path / "run", resume=True):
-            return resume.Parts("parts").parts({f"part {k}": functools.partial(make, k) for k in (2, 1, 3)}, "part", 1)
+            return resume.Parts("parts").several(
+                {f"part {k}": functools.partial(make, k) for k in (2, 1, 3)}, "part", 1
+            )
 
     with pytest.raises(ArithmeticError):
         made()

@@ -293,9 +293,11 @@ def _made_certain(trials: Trials, arms: list[Arm]) -> list[Arm]:
 
     The untreated network is tried over them, too. The arm of the lowest loss is often the least steady one.
     """
+    if trials.seeds == 1:  # a single batch has no other order
+        return arms
     again = range(trials.seeds, 2 * trials.seeds)
     out = list(arms)
-    for arm in sorted(_worthy(arms, trials), key=lambda arm: arm.loss)[: _CANDIDATES if trials.seeds > 1 else 0]:
+    for arm in sorted(_worthy(arms, trials), key=lambda arm: arm.loss)[:_CANDIDATES]:
         if arm.better_by(out[0])[0] > 0:
             break
         if len(out[0].outcome.ends) == trials.seeds:
